@@ -1,0 +1,219 @@
+//! `agent.toml`: every key, its default and the reason for it. The example file and the reference
+//! in docs/ are generated from these types.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The gateway daemon's configuration file.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub steering: Steering,
+    pub customers: Customers,
+    pub filter: Filter,
+    #[serde(default)]
+    pub relay: Relay,
+    #[serde(default)]
+    pub spool: Spool,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// How port 25 reaches the agent.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Steering {
+    /// `ebpf` (tc programs, kernel 5.10 or newer), `tproxy` (nftables rules), or `external` (rules of your own:
+    /// nothing is installed on the host).
+    pub backend: Backend,
+    /// Interfaces on which customers' packets arrive.
+    pub customer_interfaces: Vec<String>,
+    /// Interfaces on which the destinations' answers arrive.
+    pub internet_interfaces: Vec<String>,
+    /// Local TCP port of the transparent listener.
+    #[serde(default = "defaults::listen_port")]
+    pub listen_port: u16,
+    /// What becomes of port 25 when the agent is dead: `open` (mail goes straight to its destination)
+    /// or `closed` (new connections of customers are dropped until `weir-agent cleanup`).
+    #[serde(default)]
+    pub when_agent_dies: WhenAgentDies,
+    /// Packet mark of steered packets; only the upper 16 bits are used, so that marks of others in the
+    /// lower 16 stay.
+    #[serde(default = "defaults::mark")]
+    pub mark: u32,
+    /// Routing table that delivers marked packets locally.
+    #[serde(default = "defaults::table")]
+    pub table: u32,
+    /// First and last source port of connections to destinations. Apart from the customers' usual
+    /// ports, so that connection tracking never sees two flows as one.
+    #[serde(default = "defaults::upstream_ports")]
+    pub upstream_ports: [u16; 2],
+    /// Where the kernel objects of the `ebpf` backend are pinned: a directory in a BPF file system.
+    #[serde(default = "defaults::pin_directory")]
+    pub pin_directory: PathBuf,
+}
+
+impl Steering {
+    pub fn upstream_port_range(&self) -> RangeInclusive<u16> {
+        self.upstream_ports[0]..=self.upstream_ports[1]
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Ebpf,
+    Tproxy,
+    External,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenAgentDies {
+    #[default]
+    Open,
+    Closed,
+}
+
+/// Whose mail is intercepted.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Customers {
+    /// Source addresses whose connections to TCP port 25 are intercepted, IPv4 and IPv6.
+    #[schemars(with = "Vec<String>")]
+    pub prefixes: Vec<IpNet>,
+}
+
+/// The filter nodes that judge messages.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Addresses of the filter nodes, `address:port`, tried in turn.
+    pub nodes: Vec<SocketAddr>,
+    /// The answer to a message when no node could be reached: `defer` (451, the customer's server
+    /// tries again) or `accept` (delivered unjudged).
+    #[serde(default)]
+    pub when_unavailable: WhenUnavailable,
+    /// Seconds from the customer's last byte to a verdict, all tries included. Customers' programs
+    /// often wait no longer than 60 s.
+    #[serde(default = "defaults::verdict_budget")]
+    pub verdict_budget: u64,
+    /// Seconds a node may take to accept a connection.
+    #[serde(default = "defaults::node_connect_timeout")]
+    pub connect_timeout: u64,
+    /// Seconds a node may take to answer a command (the verdict has `verdict_budget`).
+    #[serde(default = "defaults::node_reply_timeout")]
+    pub reply_timeout: u64,
+    /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT.
+    #[serde(default = "defaults::probe_interval")]
+    pub probe_interval: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnavailable {
+    #[default]
+    Defer,
+    Accept,
+}
+
+/// Limits of one relayed session.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relay {
+    /// Connections at a time; further ones get 421.
+    pub max_sessions: usize,
+    /// Bytes of the largest message; larger ones get 552.
+    pub max_message_size: u64,
+    /// Seconds to reach the destination.
+    pub connect_timeout: u64,
+    /// Seconds the destination may take to answer a command (RFC 5321 section 4.5.3.2: 5 minutes).
+    pub reply_timeout: u64,
+    /// Seconds the destination may take to answer the end of data (RFC 5321 section 4.5.3.2.6: 10 minutes).
+    pub end_of_data_timeout: u64,
+    /// Seconds the customer may be silent (RFC 5321 section 4.5.3.2.7: 5 minutes).
+    pub idle_timeout: u64,
+    /// Seconds a stop waits for messages in flight.
+    pub shutdown_timeout: u64,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            max_sessions: 10_000,
+            max_message_size: 100 * 1024 * 1024,
+            connect_timeout: 30,
+            reply_timeout: 300,
+            end_of_data_timeout: 600,
+            idle_timeout: 300,
+            shutdown_timeout: 30,
+        }
+    }
+}
+
+/// Where a message's body waits for its verdict.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spool {
+    /// Bytes of one message kept in memory; the rest goes to an unlinked file.
+    pub memory_per_message: usize,
+    /// Bytes of all messages kept in memory; above it bodies go to files at once.
+    pub memory_total: usize,
+    /// Directory of the files.
+    pub directory: PathBuf,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            memory_per_message: 256 * 1024,
+            memory_total: 256 * 1024 * 1024,
+            directory: PathBuf::from("/var/tmp"),
+        }
+    }
+}
+
+/// What is logged, on standard error.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `json` (one object a line) or `text`.
+    pub format: weir_daemon::log::Format,
+}
+
+mod defaults {
+    use std::path::PathBuf;
+
+    pub(super) fn listen_port() -> u16 {
+        2525
+    }
+    pub(super) fn mark() -> u32 {
+        0x4d58_0000
+    }
+    pub(super) fn table() -> u32 {
+        100
+    }
+    pub(super) fn upstream_ports() -> [u16; 2] {
+        [16_384, 32_767]
+    }
+    pub(super) fn pin_directory() -> PathBuf {
+        PathBuf::from("/sys/fs/bpf/weir")
+    }
+    pub(super) fn verdict_budget() -> u64 {
+        55
+    }
+    pub(super) fn node_connect_timeout() -> u64 {
+        3
+    }
+    pub(super) fn node_reply_timeout() -> u64 {
+        20
+    }
+    pub(super) fn probe_interval() -> u64 {
+        10
+    }
+}

@@ -1,0 +1,235 @@
+//! Service extensions (RFC 5321 section 2.2): which EHLO keywords of a destination a customer gets to see.
+//!
+//! The table is an allow-list. A keyword is offered only when everything it promises is relayed; one
+//! that is not in the table is withheld.
+
+use crate::envelope::{Mailbox, Parameter};
+use crate::reply::Reply;
+
+/// One EHLO keyword.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub keyword: &'static str,
+    pub relayed: bool,
+    /// Parameters that the extension adds to MAIL.
+    pub mail: &'static [&'static str],
+    /// Parameters that the extension adds to RCPT.
+    pub rcpt: &'static [&'static str],
+    /// What relaying it needs, or why it is withheld.
+    pub reason: &'static str,
+}
+
+const fn relayed(
+    keyword: &'static str,
+    mail: &'static [&'static str],
+    rcpt: &'static [&'static str],
+    reason: &'static str,
+) -> Rule {
+    Rule { keyword, relayed: true, mail, rcpt, reason }
+}
+
+const fn withheld(keyword: &'static str, reason: &'static str) -> Rule {
+    Rule { keyword, relayed: false, mail: &[], rcpt: &[], reason }
+}
+
+/// Every keyword that was decided on.
+pub const RULES: &[Rule] = &[
+    relayed("8BITMIME", &["BODY"], &[], "RFC 6152: the body is passed on octet by octet"),
+    relayed("DSN", &["RET", "ENVID"], &["NOTIFY", "ORCPT"], "RFC 3461: parameters are passed on verbatim"),
+    relayed("ENHANCEDSTATUSCODES", &[], &[], "RFC 2034: the destination's replies are passed on verbatim"),
+    relayed("HELP", &[], &[], "RFC 5321 section 4.1.1.8: the command is relayed"),
+    relayed("PIPELINING", &[], &[], "RFC 2920: commands and replies keep their order"),
+    relayed("SIZE", &["SIZE"], &[], "RFC 1870: the smaller of the destination's limit and the agent's"),
+    relayed("SMTPUTF8", &["SMTPUTF8"], &[], "RFC 6531: paths and body are passed on octet by octet"),
+    relayed("VRFY", &[], &[], "RFC 5321 section 4.1.1.6: the command is relayed"),
+    withheld("ATRN", "RFC 2645: turns the session round, no message could be judged"),
+    withheld("AUTH", "RFC 4954: credentials would travel in clear where TLS was removed"),
+    withheld("BINARYMIME", "RFC 3030: needs CHUNKING"),
+    withheld("BURL", "RFC 4468: the body would not pass through the filter"),
+    withheld("CHUNKING", "RFC 3030: BDAT is not relayed"),
+    withheld("DELIVERBY", "RFC 2852: the time until a verdict is not in its account"),
+    withheld("ETRN", "RFC 1985: starts deliveries outside the session"),
+    withheld("FUTURERELEASE", "RFC 4865: for submission, not for relaying"),
+    withheld("LIMITS", "RFC 9422: the agent's own limits would have to be merged in"),
+    withheld("MT-PRIORITY", "RFC 6710: no priority is kept while a verdict is awaited"),
+    withheld("REQUIRETLS", "RFC 8689: the customer's side has no TLS"),
+    withheld("STARTTLS", "RFC 3207: a message in TLS could not be judged"),
+    withheld("XCLIENT", "nobody but the agent says who the customer is"),
+    withheld("XFORWARD", "nobody but the agent says who the customer is"),
+];
+
+/// What a server announced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions {
+    keywords: Vec<(String, Vec<u8>)>,
+}
+
+impl Extensions {
+    /// From the 250 reply to EHLO; its first line is the server's greeting.
+    pub fn from_reply(reply: &Reply) -> Self {
+        Self { keywords: reply.lines().skip(1).filter_map(split_keyword).collect() }
+    }
+
+    pub fn has(&self, keyword: &str) -> bool {
+        self.parameters(keyword).is_some()
+    }
+
+    /// What stands behind a keyword.
+    pub fn parameters(&self, keyword: &str) -> Option<&[u8]> {
+        self.keywords.iter().find(|(name, _)| name == keyword).map(|(_, rest)| rest.as_slice())
+    }
+
+    /// The limit of RFC 1870. `None`: there is none, or none is said.
+    pub fn size(&self) -> Option<u64> {
+        let digits = std::str::from_utf8(self.parameters("SIZE")?).ok()?;
+        digits.parse().ok().filter(|size| *size > 0)
+    }
+}
+
+/// What a customer was offered of it.
+#[derive(Debug, Clone, Default)]
+pub struct Offer {
+    rules: Vec<&'static Rule>,
+}
+
+impl Offer {
+    /// The destination's EHLO reply with only what is relayed, and the keywords left in it.
+    /// `max_size` is the agent's own limit in octets.
+    pub fn from_reply(reply: &Reply, max_size: u64) -> (Self, Reply) {
+        let announced = Extensions::from_reply(reply);
+        let mut rules = Vec::new();
+        let mut lines: Vec<Vec<u8>> = reply.lines().take(1).map(<[u8]>::to_vec).collect();
+        for line in reply.lines().skip(1) {
+            let Some(rule) = split_keyword(line).and_then(|(keyword, _)| rule(&keyword)) else { continue };
+            if !rule.relayed || rules.contains(&rule) {
+                continue;
+            }
+            rules.push(rule);
+            lines.push(match rule.keyword {
+                "SIZE" => {
+                    let size = announced.size().map_or(max_size, |size| size.min(max_size));
+                    format!("SIZE {size}").into_bytes()
+                }
+                _ => line.to_vec(),
+            });
+        }
+        let shown = Reply::from_lines(reply.code(), lines).unwrap_or_else(|| reply.clone());
+        (Self { rules }, shown)
+    }
+
+    pub fn has(&self, keyword: &str) -> bool {
+        self.rules.iter().any(|rule| rule.keyword == keyword)
+    }
+
+    /// The first parameter of MAIL that no offered extension defines.
+    pub fn unknown_in_mail<'a>(&self, sender: &'a Mailbox) -> Option<&'a Parameter> {
+        self.unknown(sender, |rule| rule.mail)
+    }
+
+    /// The first parameter of RCPT that no offered extension defines.
+    pub fn unknown_in_rcpt<'a>(&self, recipient: &'a Mailbox) -> Option<&'a Parameter> {
+        self.unknown(recipient, |rule| rule.rcpt)
+    }
+
+    fn unknown<'a>(
+        &self,
+        mailbox: &'a Mailbox,
+        defined: impl Fn(&Rule) -> &'static [&'static str],
+    ) -> Option<&'a Parameter> {
+        let known = |parameter: &Parameter| {
+            self.rules.iter().any(|rule| defined(rule).iter().any(|keyword| parameter.is(keyword)))
+        };
+        mailbox.parameters.iter().find(|parameter| !known(parameter))
+    }
+}
+
+fn rule(keyword: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.keyword == keyword)
+}
+
+/// The parameters of `mailbox` that a server with these extensions understands, to be said to it.
+pub fn understood(mailbox: &Mailbox, announced: &Extensions) -> Vec<Parameter> {
+    let known = |parameter: &&Parameter| {
+        RULES
+            .iter()
+            .filter(|rule| rule.relayed && announced.has(rule.keyword))
+            .any(|rule| rule.mail.iter().chain(rule.rcpt).any(|keyword| parameter.is(keyword)))
+    };
+    mailbox.parameters.iter().filter(known).cloned().collect()
+}
+
+fn split_keyword(line: &[u8]) -> Option<(String, Vec<u8>)> {
+    let line = line.trim_ascii();
+    // Old servers announce `AUTH=LOGIN` with an equals sign.
+    let end = line.iter().position(|octet| matches!(octet, b' ' | b'=')).unwrap_or(line.len());
+    let keyword = std::str::from_utf8(&line[..end]).ok()?.to_ascii_uppercase();
+    let rest = line.get(end + 1..).unwrap_or_default().trim_ascii().to_vec();
+    (!keyword.is_empty()).then_some((keyword, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+
+    fn ehlo(keywords: &str) -> Reply {
+        Reply::new(250, format!("mx.example greets you\n{keywords}"))
+    }
+
+    fn mailbox(line: &str) -> Mailbox {
+        match Command::parse(line.as_bytes()) {
+            Ok(Command::Mail(mailbox) | Command::Rcpt(mailbox)) => mailbox,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn starttls_and_unknown_keywords_are_withheld_and_the_rest_is_as_it_was() {
+        let reply =
+            ehlo("PIPELINING\nSIZE 1000\nStartTLS\nX-NEW\nAUTH PLAIN\nAUTH=PLAIN\n8bitmime\nCHUNKING");
+        let (offer, shown) = Offer::from_reply(&reply, 10_000);
+        assert_eq!(
+            shown.to_bytes(),
+            b"250-mx.example greets you\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8bitmime\r\n"
+        );
+        assert!(offer.has("8BITMIME") && !offer.has("STARTTLS"));
+    }
+
+    #[test]
+    fn the_smaller_size_is_offered() {
+        for (announced, offered) in [("SIZE", "50"), ("SIZE 0", "50"), ("SIZE 49", "49"), ("SIZE 51", "50")] {
+            let (_, shown) = Offer::from_reply(&ehlo(announced), 50);
+            assert_eq!(shown.lines().nth(1).unwrap(), format!("SIZE {offered}").as_bytes(), "{announced}");
+        }
+        let (offer, shown) = Offer::from_reply(&ehlo("HELP"), 50);
+        assert!(!offer.has("SIZE"));
+        assert_eq!(shown.lines().count(), 2);
+    }
+
+    #[test]
+    fn parameters_of_what_was_not_offered_are_unknown() {
+        let (offer, _) = Offer::from_reply(&ehlo("SIZE\nDSN\nREQUIRETLS"), 50);
+        assert_eq!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> size=3 RET=HDRS")), None);
+        let mail = mailbox("MAIL FROM:<a@b> SIZE=3 REQUIRETLS");
+        assert_eq!(offer.unknown_in_mail(&mail).unwrap().as_bytes(), b"REQUIRETLS");
+        assert!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> NOTIFY=NEVER")).is_some());
+        assert_eq!(offer.unknown_in_rcpt(&mailbox("RCPT TO:<a@b> NOTIFY=NEVER")), None);
+    }
+
+    #[test]
+    fn a_filter_node_hears_only_what_it_announced() {
+        let announced = Extensions::from_reply(&ehlo("SIZE\n8BITMIME"));
+        let sender = mailbox("MAIL FROM:<a@b> SIZE=3 RET=HDRS BODY=8BITMIME SMTPUTF8");
+        let said: Vec<_> = understood(&sender, &announced).iter().map(|p| p.as_bytes().to_vec()).collect();
+        assert_eq!(said, [b"SIZE=3".to_vec(), b"BODY=8BITMIME".to_vec()]);
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_gives_a_reason_for_everything() {
+        for half in [true, false] {
+            let keywords: Vec<_> = RULES.iter().filter(|r| r.relayed == half).map(|r| r.keyword).collect();
+            assert!(keywords.is_sorted(), "{keywords:?}");
+        }
+        assert!(RULES.iter().all(|rule| !rule.reason.is_empty()));
+    }
+}

@@ -1,0 +1,40 @@
+//! What the service manager and the operator are told, and when to stop.
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+/// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd.
+pub fn ready(name: &str) {
+    info!(program = name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
+    notify(&[NotifyState::Ready]);
+}
+
+/// Says that the daemon accepts nothing new.
+pub fn stopping() {
+    info!("stopping");
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Without systemd there is no socket to notify, which is no error.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(cause) = sd_notify::notify(states) {
+        warn!(%cause, "the service manager could not be notified");
+    }
+}
+
+/// A future that is ready at SIGTERM or SIGINT. Called before `ready`, so that no signal meets the
+/// default action; needs tokio.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

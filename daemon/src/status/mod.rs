@@ -1,0 +1,28 @@
+//! The status of a running daemon: a Unix socket in /run/weir that answers each connection with
+//! one JSON object.
+//!
+//! Several instances may run on one machine, in network namespaces that share the file system, so
+//! each socket carries its process's number.
+
+mod client;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+pub use client::{Error, query};
+pub use server::{Server, serve};
+
+/// Where the sockets are.
+pub const DIRECTORY: &str = "/run/weir";
+
+fn socket_path(directory: &Path, program: &str, pid: u32) -> PathBuf {
+    directory.join(format!("{program}.{pid}.sock"))
+}
+
+/// The process number in a socket's name, if it is one of this program.
+fn pid_of(name: &str, program: &str) -> Option<u32> {
+    name.strip_prefix(program)?.strip_prefix('.')?.strip_suffix(".sock")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! The daemon's side of the status socket.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use super::{DIRECTORY, pid_of, socket_path};
+
+/// A client that does not read is left after this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After a failed accept (no descriptors left, as a rule) the next try waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The running server; its socket is removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Answers status queries of `program` (`agent`, `filter`) until the returned server is dropped;
+/// needs tokio. A daemon without status is better than none: a failure is a warning in the log and
+/// `None`.
+pub fn serve(program: &str, answer: impl Fn() -> Value + Send + Sync + 'static) -> Option<Server> {
+    match serve_in(Path::new(DIRECTORY), program, Arc::new(answer)) {
+        Ok(server) => Some(server),
+        Err(cause) => {
+            warn!(%cause, directory = DIRECTORY, "no status socket: `status` will not find this process");
+            None
+        }
+    }
+}
+
+pub(super) fn serve_in(
+    directory: &Path,
+    program: &str,
+    answer: Arc<dyn Fn() -> Value + Send + Sync>,
+) -> io::Result<Server> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    remove_stale(directory, program);
+    let path = socket_path(directory, program, std::process::id());
+    // Left by an earlier process with this number.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let task = tokio::spawn(accept(listener, answer));
+    Ok(Server { path, task })
+}
+
+async fn accept(listener: UnixListener, answer: Arc<dyn Fn() -> Value + Send + Sync>) {
+    loop {
+        let mut stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(cause) => {
+                warn!(%cause, "status socket");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // One at a time: the owner alone may connect, and each is cut off after WRITE_TIMEOUT.
+        let text = format!("{}\n", answer());
+        if tokio::time::timeout(WRITE_TIMEOUT, stream.write_all(text.as_bytes())).await.is_err() {
+            debug!("a status client did not read its answer");
+        }
+    }
+}
+
+/// Removes sockets of this program on which nobody listens any more.
+fn remove_stale(directory: &Path, program: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| pid_of(name, program)) else { continue };
+        let dead = !Path::new(&format!("/proc/{pid}")).exists();
+        let refused = || {
+            UnixStream::connect(entry.path())
+                .is_err_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        if dead || refused() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

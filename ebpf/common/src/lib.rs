@@ -1,2 +1,40 @@
-//! x
+//! What the kernel program and the agent share: the names of the maps and globals, the parser of
+//! packet headers, and the decision what becomes of a packet.
+//!
+//! Parser and decision know no kernel helper. They see the packet and the host through the traits
+//! [`Bytes`] and [`Host`], so the very source that runs in the kernel is unit-tested on the host.
+//! All functions are `inline(always)`: the kernel's verifier then sees one flat program.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+mod decide;
+mod parse;
+mod verdict;
+
+pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
+pub use parse::{Bytes, Flow, IpVersion, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, Segment, parse};
+pub use verdict::{Action, Verdict};
+
+/// Names of the maps, globals and programs in the object file.
+pub mod names {
+    /// LPM trie: customers' IPv4 prefixes. Key: 4 bytes of address; value: the prefix's policy.
+    pub const CUSTOMERS_V4: &str = "CUSTOMERS_V4";
+    /// LPM trie: customers' IPv6 prefixes. Key: 16 bytes of address; value: the prefix's policy.
+    pub const CUSTOMERS_V6: &str = "CUSTOMERS_V6";
+    /// Socket map with one entry, the agent's listener. The kernel empties it when the socket closes.
+    pub const LISTENER: &str = "LISTENER";
+    /// Per-CPU array of `u64`, indexed by [`Verdict`](crate::Verdict).
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `u32`: the mark of steered packets.
+    pub const MARK: &str = "MARK";
+    /// `u32`: the bits of the mark that are ours.
+    pub const MARK_MASK: &str = "MARK_MASK";
+    /// `u32`: 1 where new connections are dropped while there is no listener.
+    pub const CLOSED: &str = "CLOSED";
+    /// Program for customers' interfaces.
+    pub const CUSTOMER_PROGRAM: &str = "weir_customer";
+    /// Program for interfaces towards the internet.
+    pub const INTERNET_PROGRAM: &str = "weir_internet";
+}

@@ -1,0 +1,148 @@
+//! What becomes of a packet: one function over parsed headers and what the host says about them.
+
+use crate::{Flow, IpVersion, Packet, Segment, Verdict};
+
+/// Where the interface leads on which the packet arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Connections may start here.
+    Customer,
+    /// Only answers are expected here.
+    Internet,
+}
+
+/// What becomes of new connections while the agent does not listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutListener {
+    Pass,
+    Drop,
+}
+
+/// Where the kernel would route a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Forwarded,
+    /// To this host, or nowhere: the kernel's own answer is the right one.
+    LocalOrNone,
+}
+
+/// How a packet may reach the listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    Syn,
+    /// Only if the listener confirms that it acknowledges one of its SYN cookies.
+    CookieAcknowledgement,
+}
+
+/// The outcome of giving a packet to the listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerAssignment {
+    Done,
+    NoListener,
+    /// The kernel said no.
+    Refused,
+    /// The packet acknowledges no cookie of ours.
+    NoCookie,
+}
+
+/// What the decision needs to know of, and do on, the host.
+pub trait Host {
+    /// Whether mail from this address is intercepted.
+    fn is_customer(&self, version: IpVersion, address: &[u32; 4]) -> bool;
+    /// Gives the packet to the connection (not a listener) it belongs to, if there is one on this host.
+    fn assign_connection(&self, flow: &Flow) -> bool;
+    /// Whether packets of this flow belong to a connection of this host.
+    fn has_connection(&self, flow: &Flow) -> bool;
+    /// Whether this host is itself opening the connection of which this flow would be the answers.
+    fn is_opening(&self, answers: &Flow) -> bool;
+    fn route(&self, flow: &Flow) -> Route;
+    fn has_listener(&self) -> bool;
+    fn assign_listener(&self, segment: &Segment, handshake: Handshake) -> ListenerAssignment;
+}
+
+/// Decides on one packet.
+#[inline(always)]
+pub fn decide<H: Host>(packet: &Packet, side: Side, without_listener: WithoutListener, host: &H) -> Verdict {
+    match packet {
+        Packet::IcmpError(flow) if host.has_connection(flow) => Verdict::IcmpError,
+        Packet::Unrelated | Packet::IcmpError(_) => Verdict::Unrelated,
+        Packet::Segment(segment) => decide_segment(segment, side, without_listener, host),
+        Packet::Fragment(version, source) => {
+            let verdict = Verdict::FragmentDropped;
+            decide_evasion(verdict, *version, source, side, without_listener, host)
+        }
+        Packet::ShortFragment(version, source) => {
+            let verdict = Verdict::ShortFragmentDropped;
+            decide_evasion(verdict, *version, source, side, without_listener, host)
+        }
+        Packet::ExtensionHeaders(version, source) => {
+            let verdict = Verdict::ExtensionHeadersDropped;
+            decide_evasion(verdict, *version, source, side, without_listener, host)
+        }
+    }
+}
+
+#[inline(always)]
+fn decide_segment<H: Host>(
+    segment: &Segment,
+    side: Side,
+    without_listener: WithoutListener,
+    host: &H,
+) -> Verdict {
+    let flow = &segment.flow;
+    if host.assign_connection(flow) {
+        return Verdict::Established;
+    }
+    let opens = segment.opens() && flow.to_smtp();
+    // Only while the connection is being opened: later, the customer himself may use the same ports.
+    if opens && host.is_opening(&flow.reversed()) {
+        return Verdict::LoopedBackDropped;
+    }
+    if side == Side::Internet || !flow.to_smtp() || !(opens || segment.acknowledges()) {
+        return Verdict::NotOurs;
+    }
+    if !host.is_customer(flow.version, &flow.source) {
+        return if opens { Verdict::OutsidePrefixes } else { Verdict::NotOurs };
+    }
+    if !opens {
+        return match host.assign_listener(segment, Handshake::CookieAcknowledgement) {
+            ListenerAssignment::Done => Verdict::SynCookie,
+            ListenerAssignment::NoCookie | ListenerAssignment::NoListener | ListenerAssignment::Refused => {
+                Verdict::NotOurs
+            }
+        };
+    }
+    if host.route(flow) == Route::LocalOrNone {
+        return Verdict::LocalOrUnroutable;
+    }
+    match (host.assign_listener(segment, Handshake::Syn), without_listener) {
+        (ListenerAssignment::Done, _) => Verdict::NewConnection,
+        (ListenerAssignment::NoListener, WithoutListener::Pass) => Verdict::NoListenerPassed,
+        (ListenerAssignment::NoListener, WithoutListener::Drop) => Verdict::NoListenerDropped,
+        (ListenerAssignment::Refused | ListenerAssignment::NoCookie, WithoutListener::Pass) => {
+            Verdict::RefusedPassed
+        }
+        (ListenerAssignment::Refused | ListenerAssignment::NoCookie, WithoutListener::Drop) => {
+            Verdict::RefusedDropped
+        }
+    }
+}
+
+/// Packets in which a SYN to port 25 could hide: passed on, they would reach the destination unjudged.
+/// Where new connections are passed anyway there is nothing to evade.
+#[inline(always)]
+fn decide_evasion<H: Host>(
+    dropped: Verdict,
+    version: IpVersion,
+    source: &[u32; 4],
+    side: Side,
+    without_listener: WithoutListener,
+    host: &H,
+) -> Verdict {
+    let intercepting = without_listener == WithoutListener::Drop || host.has_listener();
+    if side == Side::Customer && host.is_customer(version, source) && intercepting {
+        dropped
+    } else {
+        Verdict::Unrelated
+    }
+}

@@ -88,7 +88,8 @@ fn markdown_section(text: &mut String, section: Node<'_>, path: &str, defaults: 
     for (name, node) in sections {
         let below = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
         let note = if section.requires(name) { "" } else { " (optional)" };
-        let _ = writeln!(text, "\n## `[{below}]`{note}\n");
+        text.truncate(text.trim_end().len());
+        let _ = writeln!(text, "\n\n## `[{below}]`{note}\n");
         for paragraph in node.description() {
             let _ = writeln!(text, "{paragraph}\n");
         }

@@ -1,1 +1,125 @@
-fn main() {}
+//! The command line of weir-filter.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::sync::watch;
+use weir_daemon::{config, log, reference, service, status};
+use weir_filter::config::Config;
+use weir_filter::serve::{self, Node};
+
+/// How often counters that have run out are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A filter node: judges the messages that weir-agent intercepts. It cannot send mail.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM.
+    Run {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration file: exit 0, or 1 and every error with its line and key.
+    Check {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what the running node did since its start.
+    Status {
+        /// The whole object as JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which instance, if several run: /run/weir/filter.PID.sock
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+    /// Print an annotated configuration file with every key.
+    #[command(hide = true)]
+    ExampleConfig,
+    /// Print the configuration reference in Markdown.
+    #[command(hide = true)]
+    Reference,
+}
+
+fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run { config } => run(&config),
+        Command::Check { config } => {
+            config::load::<Config>(&config)?;
+            println!("{}: no problems", config.display());
+            Ok(())
+        }
+        Command::Status { json, socket } => {
+            let answer = status::query("filter", socket.as_deref())?;
+            println!("{}", if json { answer.to_string() } else { status::summary(&answer) });
+            Ok(())
+        }
+        Command::ExampleConfig => {
+            print!("{}", reference::example::<Config>());
+            Ok(())
+        }
+        Command::Reference => {
+            print!("{}", reference::markdown::<Config>());
+            Ok(())
+        }
+    }
+}
+
+fn run(path: &Path) -> anyhow::Result<()> {
+    let config: Config = config::load(path)?;
+    log::init(config.log.format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(serve_until_stopped(&config))
+}
+
+async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
+    let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
+    let listeners = serve::listen(&config.smtp.listen).await?;
+    let node = Arc::new(Node::new(config));
+    let listen: Vec<String> =
+        listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
+    let asked = (node.clone(), listen.clone());
+    let status = status::serve("filter", move || weir_filter::status::status(&asked.0, &asked.1));
+    let (stop, stopped) = watch::channel(false);
+    let grace = Duration::from_secs(config.smtp.shutdown_timeout);
+    let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));
+    let sweeping = tokio::spawn(sweep(node));
+    tracing::info!(listen = listen.join(" "), "listening");
+    service::ready("weir-filter");
+    shutdown.await;
+    service::stopping();
+    stop.send_replace(true);
+    serving.await.context("the server failed")?;
+    sweeping.abort();
+    drop(status);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn sweep(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        node.policy.counters().sweep(node.clock.now());
+    }
+}

@@ -6,11 +6,13 @@
 
 mod client;
 mod server;
+mod summary;
 
 use std::path::{Path, PathBuf};
 
 pub use client::{Error, query};
 pub use server::{Server, serve};
+pub use summary::summary;
 
 /// Where the sockets are.
 pub const DIRECTORY: &str = "/run/weir";

@@ -1,0 +1,151 @@
+//! A message's body: in memory while it is short, in an unlinked file when it is long. Nothing is
+//! left on disk, whatever happens to the process.
+
+use std::io::{self, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+
+use crate::config::Spool;
+
+/// A body that is being received.
+#[derive(Debug)]
+pub struct Receiving {
+    spool: Arc<Spool>,
+    memory: BytesMut,
+    file: Option<File>,
+    failed: Option<io::Error>,
+}
+
+/// A body that is complete.
+#[derive(Debug)]
+pub enum Body {
+    Memory(Bytes),
+    File(Mutex<File>),
+}
+
+impl Receiving {
+    pub fn new(spool: Arc<Spool>) -> Self {
+        Self { spool, memory: BytesMut::new(), file: None, failed: None }
+    }
+
+    /// Appends. An error is kept for [`Self::finish`], since the rest of the message has to be read
+    /// before it can be answered.
+    pub async fn append(&mut self, octets: &[u8]) {
+        if self.failed.is_none()
+            && let Err(cause) = self.try_append(octets).await
+        {
+            self.memory = BytesMut::new();
+            self.file = None;
+            self.failed = Some(cause);
+        }
+    }
+
+    async fn try_append(&mut self, octets: &[u8]) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            return file.write_all(octets).await;
+        }
+        self.memory.extend_from_slice(octets);
+        if self.memory.len() > self.spool.memory_per_message {
+            let mut file = unlinked(&self.spool.directory).await?;
+            file.write_all(&std::mem::take(&mut self.memory)).await?;
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The first one met while the body was written.
+    pub async fn finish(self) -> io::Result<Body> {
+        match (self.failed, self.file) {
+            (Some(cause), _) => Err(cause),
+            (None, None) => Ok(Body::Memory(self.memory.freeze())),
+            (None, Some(mut file)) => {
+                file.flush().await?;
+                Ok(Body::File(Mutex::new(file)))
+            }
+        }
+    }
+}
+
+impl Body {
+    /// The body, or its first `limit` octets.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn head(&self, limit: u64) -> io::Result<Bytes> {
+        match self {
+            Self::Memory(octets) => {
+                let end = usize::try_from(limit).unwrap_or(usize::MAX).min(octets.len());
+                Ok(octets.slice(..end))
+            }
+            Self::File(file) => {
+                let mut file = file.lock().await;
+                file.seek(SeekFrom::Start(0)).await?;
+                let mut octets = Vec::new();
+                (&mut *file).take(limit).read_to_end(&mut octets).await?;
+                Ok(octets.into())
+            }
+        }
+    }
+}
+
+/// A file without a name. O_TMPFILE would do it in one step, but not on every file system.
+async fn unlinked(directory: &Path) -> io::Result<File> {
+    let name = format!("weir-filter.{:016x}", rand::random::<u64>());
+    let path = directory.join(name);
+    let explain = |cause: io::Error| io::Error::new(cause.kind(), format!("{}: {cause}", path.display()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let file = options.open(&path).await.map_err(explain)?;
+    tokio::fs::remove_file(&path).await.map_err(explain)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::{Body, Receiving};
+    use crate::config::Spool;
+
+    fn spool(directory: PathBuf) -> Arc<Spool> {
+        Arc::new(Spool { memory_per_message: 10, directory })
+    }
+
+    #[tokio::test]
+    async fn a_short_body_stays_in_memory_and_a_long_one_has_a_file_without_name() {
+        let directory = std::env::temp_dir().join(format!("weir-body-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut short = Receiving::new(spool(directory.clone()));
+        short.append(b"0123456789").await;
+        let short = short.finish().await.unwrap();
+        assert!(matches!(short, Body::Memory(_)));
+        assert_eq!(short.head(4).await.unwrap().as_ref(), b"0123");
+
+        let mut long = Receiving::new(spool(directory.clone()));
+        long.append(b"01234567").await;
+        long.append(b"89ab").await;
+        long.append(b"cd").await;
+        let long = long.finish().await.unwrap();
+        assert!(matches!(long, Body::File(_)));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+        assert_eq!(long.head(1000).await.unwrap().as_ref(), b"0123456789abcd");
+        assert_eq!(long.head(3).await.unwrap().as_ref(), b"012");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_an_error_at_the_end() {
+        let mut body = Receiving::new(spool("/nonexistent".into()));
+        body.append(b"0123456789abcd").await;
+        body.append(b"more").await;
+        let cause = body.finish().await.unwrap_err().to_string();
+        assert!(cause.contains("/nonexistent/weir-filter."), "{cause}");
+    }
+}

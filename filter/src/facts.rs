@@ -1,0 +1,34 @@
+//! What is known of a message while it is judged. What costs time is found out when first asked
+//! for, and once.
+
+use tokio::sync::OnceCell;
+
+use crate::message::{Message, Transaction};
+use crate::scan::{Scanned, Scanners};
+
+#[derive(Debug)]
+pub struct Facts<'m> {
+    message: &'m Message,
+    scanners: &'m Scanners,
+    spamassassin: OnceCell<Scanned>,
+}
+
+impl<'m> Facts<'m> {
+    pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
+        Self { message, scanners, spamassassin: OnceCell::new() }
+    }
+
+    pub fn transaction(&self) -> &Transaction {
+        &self.message.transaction
+    }
+
+    /// SpamAssassin's report; asks it now if nobody did before.
+    pub async fn spamassassin(&self) -> &Scanned {
+        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message)).await
+    }
+
+    /// SpamAssassin's report if it was asked.
+    pub fn spamassassin_if_known(&self) -> Option<&Scanned> {
+        self.spamassassin.get()
+    }
+}

@@ -1,0 +1,22 @@
+//! The filter node: takes messages from weir-agent (or another proxy that speaks XCLIENT), judges
+//! each at its end of data, and answers accept, defer or reject. It has no way to send mail.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`serve`] | SMTP: a session without I/O, and its driver |
+//! | [`body`] | a message's body, in memory or in an unlinked file |
+//! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
+//! | [`policy`] | the verdict |
+//! | [`rate`] | counts in sliding windows |
+//! | [`scan`] | scanners, with their limits in one place |
+//! | [`config`], [`status`] | what the operator says and sees |
+
+pub mod body;
+pub mod config;
+pub mod facts;
+pub mod message;
+pub mod policy;
+pub mod rate;
+pub mod scan;
+pub mod serve;
+pub mod status;

@@ -1,0 +1,61 @@
+//! Accept, or refuse with a reason.
+
+use weir_smtp::Reply;
+
+/// What becomes of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    Refuse(Refusal),
+}
+
+/// Why not, and what the customer is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule's name, for logs and counts.
+    pub rule: &'static str,
+    pub code: u16,
+    /// Enhanced status code (RFC 3463).
+    pub status: &'static str,
+    pub text: String,
+}
+
+impl Refusal {
+    /// 451 4.7.1: the customer's server tries again.
+    pub fn defer(rule: &'static str, text: impl Into<String>) -> Self {
+        Self { rule, code: 451, status: "4.7.1", text: text.into() }
+    }
+
+    /// 550 5.7.1: the customer's server tells the sender.
+    pub fn reject(rule: &'static str, text: impl Into<String>) -> Self {
+        Self { rule, code: 550, status: "5.7.1", text: text.into() }
+    }
+}
+
+impl Verdict {
+    /// `accept`, `defer` or `reject`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Refuse(refusal) if refusal.code < 500 => "defer",
+            Self::Refuse(_) => "reject",
+        }
+    }
+
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Accept => None,
+            Self::Refuse(refusal) => Some(refusal),
+        }
+    }
+
+    /// The answer to the end of data. It carries the id, so that whoever reads it can be helped.
+    pub fn reply(&self, id: &str) -> Reply {
+        match self {
+            Self::Accept => Reply::enhanced(250, "2.0.0", format!("accepted ({id})")),
+            Self::Refuse(refusal) => {
+                Reply::enhanced(refusal.code, refusal.status, format!("{} ({id})", refusal.text))
+            }
+        }
+    }
+}

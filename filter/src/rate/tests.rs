@@ -1,0 +1,115 @@
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::{Answer, Ask, BUCKETS, Memory, Moment, Once, Source};
+
+fn ask(limit: u64, seconds: u64) -> Ask<'static> {
+    Ask { namespace: "outbound", key: "10.1.0.2", limit, seconds, weight: 1 }
+}
+
+fn passes(memory: &Memory, ask: Ask<'_>, now: u64) -> bool {
+    memory.ask(ask, Moment(now)).within
+}
+
+#[test]
+fn the_hundred_and_first_in_a_minute_is_refused_and_refusals_do_not_count() {
+    let memory = Memory::new(10);
+    let start = 1_000_000_000;
+    assert!((0..100).all(|n| passes(&memory, ask(100, 60), start + n * 500)));
+    assert!(!passes(&memory, ask(100, 60), start + 50_000));
+    // 500 refused retries move nothing: a minute after the first ones there is room again.
+    assert!((0..500).all(|n| !passes(&memory, ask(100, 60), start + 50_000 + n)));
+    assert_eq!(memory.ask(ask(0, 60), Moment(start + 50_500)), Answer { within: false, sum: 100 });
+    assert!(passes(&memory, ask(100, 60), start + 62_000));
+}
+
+#[test]
+fn what_is_counted_with_one_window_is_read_with_a_longer_one() {
+    let memory = Memory::new(10);
+    let start = 1_000_000_000;
+    assert_eq!(memory.ask(ask(0, 86_400), Moment(start)).sum, 0);
+    assert!((0..50).all(|n| passes(&memory, ask(200, 28_800), start + n * 1000)));
+    let ten_hours = start + 36_000_000;
+    assert_eq!(memory.ask(ask(0, 28_800), Moment(ten_hours)).sum, 0);
+    assert_eq!(memory.ask(ask(0, 86_400), Moment(ten_hours)).sum, 50);
+    // A window that is first asked later starts with what is known.
+    assert_eq!(memory.ask(ask(0, 172_800), Moment(ten_hours)).sum, 50);
+}
+
+#[test]
+fn memory_is_bounded_and_expired_keys_go_first() {
+    let memory = Memory::new(100);
+    for n in 0..1000u64 {
+        let key = n.to_string();
+        assert!(passes(&memory, Ask { key: &key, ..ask(1, 60) }, 1_000_000 + n));
+    }
+    assert_eq!((memory.usage().keys, memory.usage().evicted), (100, 900));
+    memory.sweep(Moment(1_000_000 + 1000 + 62_000));
+    assert_eq!(memory.usage().keys, 0);
+}
+
+#[test]
+fn a_source_is_an_address_or_a_slash_64() {
+    let of = |text: &str| Source::of(text.parse::<IpAddr>().unwrap()).to_string();
+    assert_eq!(of("10.1.0.2"), "10.1.0.2");
+    assert_eq!(of("::ffff:10.1.0.2"), "10.1.0.2");
+    assert_eq!(of("fd01:2:3:4:5:6:7:8"), "fd01:2:3:4::/64");
+}
+
+#[tokio::test]
+async fn a_message_counts_once() {
+    let once = Once::new(Memory::new(10), 2);
+    let now = Moment(1_000_000);
+    for _ in 0..3 {
+        assert!(once.rate("a", ask(1, 60), now).await.unwrap().within);
+    }
+    // One that was refused has not been counted, so its replay is judged anew.
+    assert!(!once.rate("b", ask(1, 60), now).await.unwrap().within);
+    assert!(once.rate("b", ask(2, 60), now).await.unwrap().within);
+    assert!(once.rate("c", ask(3, 60), now).await.unwrap().within);
+    // Only the latest are remembered.
+    assert!(!once.rate("a", ask(3, 60), now).await.unwrap().within);
+    assert_eq!(once.counters().ask(ask(0, 60), now).sum, 3);
+}
+
+/// Every event with its time: what the buckets approximate.
+#[derive(Default)]
+struct Log(Vec<(u64, u64)>);
+
+impl Log {
+    /// Sum over the half-open span (now - length, now].
+    fn sum(&self, now: u64, length: u64) -> u64 {
+        self.0.iter().filter(|(at, _)| at + length > now).map(|(_, weight)| weight).sum()
+    }
+}
+
+proptest! {
+    /// In no span of the window do more than `limit` pass, and a refusal lasts at most a bucket
+    /// longer than the exact log's.
+    #[test]
+    fn buckets_agree_with_an_exact_log(
+        start in 0u64..10_000_000_000,
+        seconds in prop_oneof![Just(60u64), Just(3600), 1u64..100_000],
+        limit in 1u64..20,
+        steps in prop::collection::vec((0.0f64..0.3, 1u64..4), 1..200),
+    ) {
+        let memory = Memory::new(10);
+        let mut log = Log::default();
+        let window = seconds * 1000;
+        let bucket = window.div_ceil(BUCKETS);
+        let mut now = start;
+        for (step, weight) in steps {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            { now += (window as f64 * step * step) as u64; }
+            let passed = passes(&memory, Ask { weight, ..ask(limit, seconds) }, now);
+            let exact = log.sum(now, window);
+            if passed {
+                prop_assert!(exact + weight <= limit);
+                log.0.push((now, weight));
+            } else {
+                prop_assert!(log.sum(now, window + bucket) + weight > limit);
+            }
+        }
+    }
+}

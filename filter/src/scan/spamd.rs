@@ -1,0 +1,166 @@
+//! SpamAssassin through spamd's protocol: SYMBOLS gives the score and the names of the tests that
+//! hit, and leaves the message alone.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Report, Sample, ScanError, Scanner, received};
+
+/// Longer answers are not SYMBOLS answers.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// Where spamd listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(format!("`{text}`: an absolute path must follow `unix:`")),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| format!("`{text}` is neither address:port nor unix:/path")),
+        }
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Spamd {
+    address: Address,
+}
+
+impl Spamd {
+    pub fn new(address: Address) -> Self {
+        Self { address }
+    }
+}
+
+impl Scanner for Spamd {
+    async fn scan(&self, sample: Sample<'_>) -> Result<Report, ScanError> {
+        match &self.address {
+            Address::Tcp(address) => {
+                ask(TcpStream::connect(address).await.map_err(ScanError::Connect)?, sample).await
+            }
+            Address::Unix(path) => {
+                ask(UnixStream::connect(path).await.map_err(ScanError::Connect)?, sample).await
+            }
+        }
+    }
+}
+
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    sample: Sample<'_>,
+) -> Result<Report, ScanError> {
+    let added = received::lines(sample.transaction, SystemTime::now());
+    let size = added.len() + sample.body.len();
+    let head = format!("SYMBOLS SPAMC/1.5\r\nContent-length: {size}\r\n\r\n{added}");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&sample.body).await?;
+    // spamd starts when it has seen the end of its input.
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    parse(&answer)
+}
+
+/// `SPAMD/1.1 0 EX_OK`, headers, an empty line, the names of the tests.
+fn parse(answer: &[u8]) -> Result<Report, ScanError> {
+    let text = String::from_utf8_lossy(answer);
+    let broken =
+        |what: &str| ScanError::Answer(format!("{what}: {:?}", text.chars().take(200).collect::<String>()));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| broken("no empty line"))?;
+    let mut lines = head.split("\r\n");
+    let mut status = lines.next().unwrap_or_default().split_ascii_whitespace();
+    if !status.next().is_some_and(|word| word.starts_with("SPAMD/")) {
+        return Err(broken("not spamd"));
+    }
+    if status.next() != Some("0") {
+        return Err(broken("spamd reports an error"));
+    }
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |name: &str| {
+        headers.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    };
+    // A body that is shorter than announced was cut.
+    let announced: Option<usize> = header("Content-length").and_then(|length| length.parse().ok());
+    if announced.is_some_and(|length| length > body.len()) {
+        return Err(broken("cut short"));
+    }
+    let score = header("Spam").and_then(parse_score).ok_or_else(|| broken("no score"))?;
+    Ok(Report { score, symbols: body.trim().to_string() })
+}
+
+/// `True ; 1000.0 / 5.0`
+fn parse_score(value: &str) -> Option<f64> {
+    let (_, numbers) = value.split_once(';')?;
+    let (score, _) = numbers.split_once('/')?;
+    score.trim().parse().ok().filter(|score: &f64| score.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, parse};
+
+    #[test]
+    fn an_answer_gives_score_and_symbols() {
+        let answer =
+            b"SPAMD/1.1 0 EX_OK\r\nContent-length: 13\r\nSpam: True ; 1000.1 / 5.0\r\n\r\nGTUBE,NO_RELA";
+        let report = parse(answer).unwrap();
+        assert_eq!((report.score, report.symbols.as_str()), (1000.1, "GTUBE,NO_RELA"));
+        let negative = parse(b"SPAMD/1.1 0 EX_OK\r\nspam: False ; -2.3 / 5.0\r\n\r\n").unwrap();
+        assert_eq!(negative.score, -2.3);
+    }
+
+    #[test]
+    fn broken_answers_are_errors() {
+        for answer in [
+            &b""[..],
+            b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 1000.1 / 5.0\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"SPAMD/1.1 76 Bad header line\r\n\r\n",
+            b"SPAMD/1.1 0 EX_OK\r\n\r\n",
+            b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; NaN / 5.0\r\n\r\n",
+            b"SPAMD/1.1 0 EX_OK\r\nContent-length: 13\r\nSpam: True ; 1 / 5.0\r\n\r\nGTU",
+        ] {
+            assert!(parse(answer).is_err(), "{}", answer.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn addresses_are_tcp_or_unix() {
+        let parse = |text: &str| Address::try_from(text.to_string());
+        assert_eq!(parse("10.3.0.11:783").unwrap().to_string(), "10.3.0.11:783");
+        assert_eq!(parse("unix:/run/spamd").unwrap(), Address::Unix("/run/spamd".into()));
+        assert!(parse("unix:run").is_err() && parse("localhost").is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! The driver of one session: the only place that touches its socket and the clock.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant as Deadline, timeout};
+use tracing::{debug, info, warn};
+
+use super::Node;
+use super::session::{Input, Output, Session};
+use crate::body::Receiving;
+use crate::facts::Facts;
+use crate::message::{Message, Transaction};
+use crate::policy::{Refusal, Verdict};
+use crate::scan::Scanned;
+
+/// Octets read at a time.
+const CHUNK: usize = 32 * 1024;
+
+/// A proxy that does not read its replies is left after this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time for a peer to hang up after our last word.
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// SpamAssassin's test names in a log line, at most.
+const MAX_SYMBOLS: usize = 500;
+
+pub(super) async fn run(node: Arc<Node>, stream: TcpStream, stop: watch::Receiver<bool>) {
+    let session = Session::new(node.settings.clone(), Box::new(make_id));
+    let body = Receiving::new(node.spool.clone());
+    let mut connection = Connection { node, stream, session, body, data_until: None };
+    if let Err(cause) = connection.run(stop).await {
+        debug!(%cause, "connection");
+    }
+    if let Some(transaction) = connection.session.transaction() {
+        connection.node.counters.incomplete();
+        let id = &transaction.id;
+        info!(id, customer = %transaction.customer.address, "message incomplete: the connection ended before it did");
+    }
+}
+
+/// An id of our own, for proxies that give none.
+fn make_id() -> String {
+    format!("f{:015x}", rand::random::<u64>() >> 4)
+}
+
+struct Connection {
+    node: Arc<Node>,
+    stream: TcpStream,
+    session: Session,
+    body: Receiving,
+    /// When the body has to be complete.
+    data_until: Option<Deadline>,
+}
+
+enum Read {
+    Octets(usize),
+    TimedOut,
+    Stop,
+}
+
+impl Connection {
+    async fn run(&mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+        self.stream.set_nodelay(true)?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            if !self.outputs().await? {
+                return self.close().await;
+            }
+            match self.read(&mut chunk, &mut stop).await? {
+                Read::Octets(0) => return Ok(()),
+                Read::Octets(count) => self.session.handle(Input::Bytes(&chunk[..count])),
+                Read::TimedOut => self.session.handle(Input::TimedOut),
+                Read::Stop => self.session.handle(Input::Shutdown),
+            }
+        }
+    }
+
+    async fn read(&mut self, chunk: &mut [u8], stop: &mut watch::Receiver<bool>) -> io::Result<Read> {
+        let idle = Deadline::now() + self.node.idle_timeout;
+        let until = self.data_until.map_or(idle, |data| data.min(idle));
+        tokio::select! {
+            count = self.stream.read(chunk) => Ok(Read::Octets(count?)),
+            () = tokio::time::sleep_until(until) => Ok(Read::TimedOut),
+            _ = stop.wait_for(|stop| *stop), if self.session.is_idle() => Ok(Read::Stop),
+        }
+    }
+
+    /// Does what the session wants. False: the session is over.
+    async fn outputs(&mut self) -> io::Result<bool> {
+        let mut replies = Vec::new();
+        while let Some(output) = self.session.poll() {
+            match output {
+                Output::Write(octets) => replies.extend_from_slice(&octets),
+                Output::BodyBegins => {
+                    self.body = Receiving::new(self.node.spool.clone());
+                    self.data_until = Some(Deadline::now() + self.node.data_timeout);
+                }
+                Output::Body(octets) => self.body.append(&octets).await,
+                Output::Judge(transaction) => {
+                    self.flush(&mut replies).await?;
+                    let verdict = self.judge(*transaction).await;
+                    self.session.handle(Input::Judged(&verdict));
+                }
+                Output::Close => {
+                    self.flush(&mut replies).await?;
+                    return Ok(false);
+                }
+            }
+        }
+        self.flush(&mut replies).await?;
+        Ok(true)
+    }
+
+    async fn flush(&mut self, replies: &mut Vec<u8>) -> io::Result<()> {
+        if !replies.is_empty() {
+            timeout(WRITE_TIMEOUT, self.stream.write_all(replies)).await??;
+            replies.clear();
+        }
+        Ok(())
+    }
+
+    /// Waits for the peer, so that what is unread does not turn our last word into a reset.
+    async fn close(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        drain(&mut self.stream).await
+    }
+
+    async fn judge(&mut self, transaction: Transaction) -> Verdict {
+        let began = Instant::now();
+        self.data_until = None;
+        let body = std::mem::replace(&mut self.body, Receiving::new(self.node.spool.clone()));
+        let node = &self.node;
+        let limit = node.settings.max_message_size;
+        if transaction.findings.size > limit {
+            let text = format!("message larger than {limit} octets");
+            let refusal = Refusal { rule: "size", code: 552, status: "5.3.4", text };
+            return conclude(node, &transaction, None, Verdict::Refuse(refusal), began);
+        }
+        match body.finish().await {
+            Ok(body) => {
+                let message = Message { transaction, body };
+                let facts = Facts::new(&message, &node.scanners);
+                let verdict = node.policy.at_end_of_data(&facts, node.clock.now()).await;
+                conclude(node, &message.transaction, facts.spamassassin_if_known(), verdict, began)
+            }
+            Err(cause) => {
+                warn!(id = transaction.id, %cause, "message could not be stored");
+                let text = "temporarily out of room for your message, try later".into();
+                let refusal = Refusal { rule: "spool", code: 451, status: "4.3.1", text };
+                conclude(node, &transaction, None, Verdict::Refuse(refusal), began)
+            }
+        }
+    }
+}
+
+/// Counts a verdict and writes its log line. No mail addresses: those are the customers' users'.
+fn conclude(
+    node: &Node,
+    transaction: &Transaction,
+    scanned: Option<&Scanned>,
+    verdict: Verdict,
+    began: Instant,
+) -> Verdict {
+    let (report, cause) = match scanned {
+        Some(Scanned::Report(report)) => (Some(report), None),
+        Some(Scanned::Unscanned(cause)) if *cause != crate::scan::Cause::NotConfigured => {
+            (None, Some(*cause))
+        }
+        Some(Scanned::Unscanned(_)) | None => (None, None),
+    };
+    node.counters.judged(&verdict, cause.is_some());
+    let refusal = verdict.refusal();
+    let findings = transaction.findings;
+    info!(
+        id = transaction.id,
+        customer = %transaction.customer.address,
+        helo = transaction.customer.helo,
+        destination = transaction.customer.destination.map(tracing::field::display),
+        size = findings.size,
+        recipients = transaction.envelope.recipients.len(),
+        bare_line_ends = Some(findings.bare_lf + findings.bare_cr).filter(|count| *count > 0),
+        verdict = verdict.name(),
+        rule = refusal.map(|refusal| refusal.rule),
+        reason = refusal.map(|refusal| refusal.text.as_str()),
+        score = report.map(|report| report.score),
+        symbols = report.map(|report| report.symbols.chars().take(MAX_SYMBOLS).collect::<String>()),
+        unscanned = cause.map(crate::scan::Cause::name),
+        duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "message judged"
+    );
+    verdict
+}
+
+/// Writes to a stream that nobody reads from.
+pub(super) async fn say(stream: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
+    while !octets.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(octets) {
+            Ok(count) => octets = octets.get(count..).unwrap_or_default(),
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn hang_up(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    drain(&mut stream).await
+}
+
+async fn drain(stream: &mut TcpStream) -> io::Result<()> {
+    let mut scrap = [0; 1024];
+    let gone = async {
+        while stream.read(&mut scrap).await? > 0 {}
+        io::Result::Ok(())
+    };
+    timeout(HANG_UP_TIMEOUT, gone).await.unwrap_or(Ok(()))
+}

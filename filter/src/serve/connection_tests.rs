@@ -1,0 +1,166 @@
+//! The server over real sockets, with a spamd that answers as it is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Node, listen, serve};
+use crate::config::Config;
+
+const LONG: Duration = Duration::from_secs(20);
+
+struct Running {
+    node: Arc<Node>,
+    address: std::net::SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn start(sections: &str) -> Running {
+    let text = format!("[smtp]\nlisten = [\"127.0.0.1:0\"]\nproxies = [\"127.0.0.1/32\"]\n{sections}");
+    let config: Config = weir_daemon::config::parse("test", &text).unwrap();
+    let node = Arc::new(Node::new(&config));
+    let listeners = listen(&config.smtp.listen).await.unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(serve(node.clone(), listeners, stopped, LONG));
+    Running { node, address, stop, task }
+}
+
+/// Says all of it and reads until the server closes.
+async fn talk(address: std::net::SocketAddr, text: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut replies = String::new();
+    tokio::time::timeout(LONG, stream.read_to_string(&mut replies)).await.unwrap().unwrap();
+    replies
+}
+
+fn message(id: &str, body: &str) -> String {
+    format!(
+        "XCLIENT ADDR=10.1.0.2 HELO=h DESTADDR=10.9.0.2 DESTPORT=25\r\nEHLO h\r\nXFORWARD IDENT={id}\r\n\
+         MAIL FROM:<s@example.org>\r\nRCPT TO:<r@example.net>\r\nDATA\r\n{body}\r\n.\r\nQUIT\r\n"
+    )
+}
+
+/// A spamd that gives every message this answer, and gives back what it was sent.
+async fn spamd(answer: &'static str) -> (std::net::SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = String::new();
+        stream.read_to_string(&mut request).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        request
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn messages_are_judged_counted_and_limited() {
+    let running = start("[limits]\nmessages_per_minute = 1\n").await;
+    let first = talk(running.address, &message("one", "hello")).await;
+    assert!(first.contains("250 2.0.0 accepted (one)\r\n221 "), "{first}");
+    let second = talk(running.address, &message("two", "hello")).await;
+    assert!(second.contains("451 4.7.1 You may only send 1 message a minute, try later (two)"), "{second}");
+    let status = crate::status::status(&running.node, &[]);
+    assert_eq!(status["messages"]["accepted"], 1);
+    assert_eq!(status["messages"]["deferred"], 1);
+    assert_eq!(status["counters"]["keys"], 2);
+}
+
+#[tokio::test]
+async fn strangers_get_554_at_connect() {
+    let running = start("").await;
+    let stranger = tokio::net::TcpSocket::new_v4().unwrap();
+    stranger.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = stranger.connect(running.address).await.unwrap();
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).await.unwrap();
+    assert_eq!(replies, "554 5.7.1 127.0.0.2 is none of the proxies that may use this node\r\n");
+}
+
+#[tokio::test]
+async fn spam_is_rejected_and_the_scanner_sees_who_sent_it() {
+    let (address, seen) = spamd("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 1000.0 / 5.0\r\n\r\nGTUBE").await;
+    let running = start(&format!("[spamassassin]\naddress = \"{address}\"\n")).await;
+    let replies = talk(running.address, &message("spam", "Subject: x\r\n\r\n..body")).await;
+    assert!(replies.contains("550 5.7.1 SpamAssassin score 1000.0 is at or above 6.0 (spam)"), "{replies}");
+    let request = seen.await.unwrap();
+    let (head, copy) = request.split_once("\r\n\r\n").unwrap();
+    assert_eq!(head, format!("SYMBOLS SPAMC/1.5\r\nContent-length: {}", copy.len()));
+    let start = "Return-Path: <s@example.org>\r\nReceived: from h (unknown [10.1.0.2])\r\n";
+    assert!(copy.starts_with(start) && copy.ends_with("+0000\r\nSubject: x\r\n\r\n.body\r\n"), "{copy}");
+}
+
+#[tokio::test]
+async fn a_scanner_that_is_away_is_treated_as_configured() {
+    let nobody = "[spamassassin]\naddress = \"127.0.0.1:1\"\n";
+    let lenient = start(nobody).await;
+    let replies = talk(lenient.address, &message("a", "x")).await;
+    assert!(replies.contains("250 2.0.0 accepted (a)"), "{replies}");
+    let status = crate::status::status(&lenient.node, &[]);
+    assert_eq!(
+        (&status["messages"]["unscanned"], &status["scanners"]["spamassassin"]["failed"]),
+        (&1.into(), &1.into())
+    );
+    let strict = start(&format!("{nobody}when_away = \"defer\"\n")).await;
+    let replies = talk(strict.address, &message("b", "x")).await;
+    assert!(
+        replies.contains("451 4.7.1 Temporarily unable to scan your message for spam, try later (b)"),
+        "{replies}"
+    );
+}
+
+#[tokio::test]
+async fn too_large_and_unstorable_messages_get_their_answers() {
+    let running =
+        start("max_message_size = 1000\n[spool]\nmemory_per_message = 100\ndirectory = \"/nonexistent\"\n")
+            .await;
+    let large = talk(running.address, &message("l", &"x".repeat(2000))).await;
+    assert!(large.contains("552 5.3.4 message larger than 1000 octets (l)\r\n221 "), "{large}");
+    let stored = talk(running.address, &message("s", &"x".repeat(500))).await;
+    assert!(stored.contains("451 4.3.1 temporarily out of room for your message, try later (s)"), "{stored}");
+}
+
+#[tokio::test]
+async fn sessions_are_bounded_and_silence_ends() {
+    let running = start("max_sessions = 1\nidle_timeout = 1\n").await;
+    let mut first = TcpStream::connect(running.address).await.unwrap();
+    let mut banner = [0; 4];
+    first.read_exact(&mut banner).await.unwrap();
+    let second = talk(running.address, "").await;
+    assert!(second.starts_with("421 4.3.2 too many connections"), "{second}");
+    let mut rest = String::new();
+    first.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("421 4.4.2 timed out, closing\r\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn a_stop_finishes_the_message_in_flight() {
+    let running = start("").await;
+    let text = message("last", "body");
+    let (before, after) = text.split_at(text.find("body").unwrap());
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    let mut busy = TcpStream::connect(running.address).await.unwrap();
+    busy.write_all(before.as_bytes()).await.unwrap();
+    let mut replies = Vec::new();
+    while !replies.ends_with(b"own\r\n") {
+        assert!(busy.read_buf(&mut replies).await.unwrap() > 0);
+    }
+    running.stop.send_replace(true);
+    let mut said = String::new();
+    idle.read_to_string(&mut said).await.unwrap();
+    assert!(said.ends_with("421 4.3.2 shutting down, closing\r\n"), "{said}");
+    busy.write_all(after.as_bytes()).await.unwrap();
+    let mut rest = String::new();
+    busy.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.starts_with("250 2.0.0 accepted (last)\r\n"), "{rest}");
+    tokio::time::timeout(LONG, running.task).await.unwrap().unwrap();
+    assert!(TcpStream::connect(running.address).await.is_err());
+}

@@ -1,0 +1,183 @@
+//! The SMTP server: listeners, who may connect, and the stop.
+
+mod connection;
+mod parameters;
+pub mod session;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+use weir_smtp::Reply;
+
+use crate::config::{Config, Spool};
+use crate::policy::Policy;
+use crate::rate::{Clock, Memory};
+use crate::scan::Scanners;
+use crate::status::Counters;
+use session::Settings;
+
+/// After a failed accept (no descriptors left, as a rule) the next try waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Time for a refusal at connect to reach a client that may not read.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Refusals under way at a time; more are closed without a word, so that strangers hold nothing.
+const MAX_REFUSALS: usize = 100;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Node {
+    pub settings: Arc<Settings>,
+    pub proxies: Vec<IpNet>,
+    pub max_sessions: usize,
+    pub idle_timeout: Duration,
+    pub data_timeout: Duration,
+    pub spool: Arc<Spool>,
+    pub policy: Policy<Memory>,
+    pub scanners: Scanners,
+    pub clock: Clock,
+    pub counters: Counters,
+}
+
+impl Node {
+    pub fn new(config: &Config) -> Self {
+        let smtp = &config.smtp;
+        let settings = Settings {
+            name: smtp.name.clone(),
+            max_message_size: smtp.max_message_size,
+            max_recipients: smtp.max_recipients,
+            max_command_line: smtp.max_command_line,
+        };
+        let counters = Memory::new(config.limits.max_counters);
+        Self {
+            settings: Arc::new(settings),
+            proxies: smtp.proxies.clone(),
+            max_sessions: smtp.max_sessions,
+            idle_timeout: Duration::from_secs(smtp.idle_timeout),
+            data_timeout: Duration::from_secs(smtp.data_timeout),
+            spool: Arc::new(config.spool.clone()),
+            policy: Policy::new(counters, &config.limits, config.spamassassin.as_ref()),
+            scanners: Scanners::new(config),
+            clock: Clock::start(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxies.iter().any(|prefix| prefix.contains(&address))
+    }
+}
+
+/// Opens every address, or none.
+///
+/// # Errors
+/// Which address cannot be listened on, and why.
+pub async fn listen(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.with_context(|| format!("cannot listen on {address} (smtp.listen)"))?);
+    }
+    Ok(listeners)
+}
+
+/// Serves until `stop` turns true, then until the sessions have ended or `grace` is over.
+pub async fn serve(
+    node: Arc<Node>,
+    listeners: Vec<TcpListener>,
+    stop: watch::Receiver<bool>,
+    grace: Duration,
+) {
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(node.clone(), listener, stop.clone()));
+    }
+    let mut sessions = JoinSet::new();
+    while let Some(left) = accepting.join_next().await {
+        if let Ok(mut left) = left {
+            sessions.spawn(async move { while left.join_next().await.is_some() {} });
+        }
+    }
+    let all_ended = async { while sessions.join_next().await.is_some() {} };
+    if timeout(grace, all_ended).await.is_err() {
+        let open = node.counters.sessions_open();
+        warn!(sessions = open, after = ?grace, "sessions cut: they did not end in smtp.shutdown_timeout");
+    }
+}
+
+/// One listener. Gives back its sessions when it stops; dropping them cuts them.
+async fn accept(node: Arc<Node>, listener: TcpListener, stop: watch::Receiver<bool>) -> JoinSet<()> {
+    let mut sessions = JoinSet::new();
+    let mut refusals = JoinSet::new();
+    let mut stopped = stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => return sessions,
+            Some(_) = sessions.join_next(), if !sessions.is_empty() => continue,
+            Some(_) = refusals.join_next(), if !refusals.is_empty() => continue,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(cause) => {
+                warn!(%cause, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match refusal(&node, peer.ip()) {
+            None => {
+                let open = node.counters.open_session();
+                let session = connection::run(node.clone(), stream, stop.clone());
+                sessions.spawn(async move {
+                    session.await;
+                    drop(open);
+                });
+            }
+            Some(reply) => {
+                info!(%peer, %reply, "connection refused");
+                if refusals.len() < MAX_REFUSALS {
+                    refusals.spawn(refuse(stream, reply));
+                }
+            }
+        }
+    }
+}
+
+fn refusal(node: &Node, peer: IpAddr) -> Option<Reply> {
+    if !node.is_proxy(peer) {
+        node.counters.refused_connection();
+        let text = format!("{} is none of the proxies that may use this node", peer.to_canonical());
+        return Some(Reply::enhanced(554, "5.7.1", text));
+    }
+    if node.counters.sessions_open() >= node.max_sessions {
+        node.counters.refused_connection();
+        return Some(Reply::enhanced(421, "4.3.2", "too many connections, try another node"));
+    }
+    None
+}
+
+async fn refuse(stream: TcpStream, reply: Reply) {
+    let refused = async {
+        connection::say(&stream, &reply.to_bytes()).await?;
+        connection::hang_up(stream).await
+    };
+    // Nothing depends on whether a stranger hears it.
+    let _: Result<io::Result<()>, _> = timeout(REFUSAL_TIMEOUT, refused).await;
+}
+
+#[cfg(test)]
+mod connection_tests;
+#[cfg(test)]
+mod session_tests;

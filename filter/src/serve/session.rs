@@ -1,0 +1,393 @@
+//! One SMTP session, without I/O: octets in, outputs out. However its input is split, its outputs
+//! are the same.
+//!
+//! XCLIENT is done as Postfix does it: it puts the session back to the state after connect. Mail
+//! before it is refused, so that no message is ever taken as the proxy's own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use weir_smtp::command::{Command, CommandError};
+use weir_smtp::data::DataDecoder;
+use weir_smtp::envelope::Mailbox;
+use weir_smtp::line::{LineDecoder, LineError};
+use weir_smtp::xclient::{ATTRIBUTES, Xclient};
+use weir_smtp::xforward::{IDENT, Xforward};
+use weir_smtp::{Envelope, Reply};
+
+use super::parameters;
+use crate::message::{Customer, Destination, Transaction};
+use crate::policy::Verdict;
+
+/// A proxy that sends this many wrong commands in a row is not one.
+const MAX_ERRORS: u32 = 20;
+
+/// What a session is told about the node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub name: String,
+    pub max_message_size: u64,
+    pub max_recipients: usize,
+    pub max_command_line: usize,
+}
+
+/// What happens to a session.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    Bytes(&'a [u8]),
+    /// The verdict on the message last given out to be judged.
+    Judged(&'a Verdict),
+    /// The proxy was silent for too long.
+    TimedOut,
+    /// The node stops. Only between transactions; see [`Session::is_idle`].
+    Shutdown,
+}
+
+/// What a session wants done, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    Write(Vec<u8>),
+    /// The transaction has come to DATA: octets of its body follow.
+    BodyBegins,
+    /// Octets of the body, dot-stuffing taken off. None follow those beyond the largest size.
+    Body(Bytes),
+    /// The message is complete. Nothing more is read until it is judged.
+    Judge(Box<Transaction>),
+    Close,
+}
+
+/// Makes the id of a message to which the proxy gave none.
+pub type MakeId = Box<dyn FnMut() -> String + Send>;
+
+pub struct Session {
+    settings: Arc<Settings>,
+    make_id: MakeId,
+    lines: LineDecoder,
+    state: State,
+    /// Who the customer is; none before XCLIENT.
+    customer: Option<Customer>,
+    greeted: bool,
+    /// The next transaction's id, from XFORWARD.
+    ident: Option<String>,
+    errors: u32,
+    /// Input that came while a message was judged.
+    held: BytesMut,
+    outputs: VecDeque<Output>,
+}
+
+enum State {
+    Commands(Option<Box<Transaction>>),
+    Data(Box<Transaction>, DataDecoder),
+    Judging { id: String },
+    Closed,
+}
+
+impl Session {
+    /// A session right after connect: the greeting is its first output.
+    pub fn new(settings: Arc<Settings>, make_id: MakeId) -> Self {
+        let lines = LineDecoder::new(settings.max_command_line);
+        let mut session = Self {
+            settings,
+            make_id,
+            lines,
+            state: State::Commands(None),
+            customer: None,
+            greeted: false,
+            ident: None,
+            errors: 0,
+            held: BytesMut::new(),
+            outputs: VecDeque::new(),
+        };
+        session.write(&session.greeting());
+        session
+    }
+
+    pub fn handle(&mut self, input: Input<'_>) {
+        match input {
+            Input::Bytes(octets) => self.bytes(octets),
+            Input::Judged(verdict) => {
+                if let State::Judging { id } = &self.state {
+                    let reply = verdict.reply(id);
+                    self.state = State::Commands(None);
+                    self.write(&reply);
+                    let held = std::mem::take(&mut self.held);
+                    self.bytes(&held);
+                }
+            }
+            Input::TimedOut => self.close(&Reply::enhanced(421, "4.4.2", "timed out, closing")),
+            Input::Shutdown => self.close(&Reply::enhanced(421, "4.3.2", "shutting down, closing")),
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Between transactions, with no command half read.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Commands(None)) && self.lines.held().is_empty()
+    }
+
+    pub fn is_receiving(&self) -> bool {
+        matches!(self.state, State::Data(..))
+    }
+
+    /// The transaction that would be lost if the connection ended now.
+    pub fn transaction(&self) -> Option<&Transaction> {
+        match &self.state {
+            State::Commands(transaction) => transaction.as_deref(),
+            State::Data(transaction, _) => Some(transaction),
+            State::Judging { .. } | State::Closed => None,
+        }
+    }
+
+    fn bytes(&mut self, mut octets: &[u8]) {
+        while !octets.is_empty() {
+            match &mut self.state {
+                State::Commands(_) => match self.lines.next(&mut octets) {
+                    Some(Ok(line)) => self.line(&line.text),
+                    Some(Err(error)) => self.bad_line(error),
+                    None => {}
+                },
+                State::Data(..) => self.data(&mut octets),
+                State::Judging { .. } => {
+                    self.held.extend_from_slice(octets);
+                    return;
+                }
+                State::Closed => return,
+            }
+        }
+    }
+
+    fn data(&mut self, octets: &mut &[u8]) {
+        let State::Data(_, decoder) = &mut self.state else { return };
+        let mut body = BytesMut::new();
+        let before = decoder.findings().size;
+        let ended = decoder.decode(octets, &mut body);
+        let room = self.settings.max_message_size.saturating_sub(before);
+        body.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        if !body.is_empty() {
+            self.outputs.push_back(Output::Body(body.freeze()));
+        }
+        if ended {
+            self.end_of_data();
+        }
+    }
+
+    fn end_of_data(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Closed);
+        let State::Data(mut transaction, decoder) = state else { return };
+        transaction.findings = decoder.findings();
+        self.state = State::Judging { id: transaction.id.clone() };
+        self.outputs.push_back(Output::Judge(transaction));
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let reply = match Command::parse(line) {
+            Ok(command) => self.command(command),
+            Err(error @ CommandError::Syntax { .. }) => {
+                Some(Reply::enhanced(501, "5.5.4", error.to_string()))
+            }
+        };
+        if let Some(reply) = reply {
+            self.answer(&reply);
+        }
+    }
+
+    fn bad_line(&mut self, error: LineError) {
+        self.answer(&Reply::enhanced(500, "5.5.2", error.to_string()));
+    }
+
+    /// None where the answer is already given.
+    fn command(&mut self, command: Command) -> Option<Reply> {
+        let reply = match command {
+            Command::Ehlo(name) => self.hello(&name, true),
+            Command::Helo(name) => self.hello(&name, false),
+            Command::Mail(sender) => self.mail(sender),
+            Command::Rcpt(recipient) => self.rcpt(recipient),
+            Command::Data => return self.begin_data(),
+            Command::Xclient(arguments) => self.xclient(&arguments),
+            Command::Xforward(arguments) => self.xforward(&arguments),
+            Command::Rset => {
+                self.reset();
+                Reply::enhanced(250, "2.0.0", "ok")
+            }
+            Command::Noop => Reply::enhanced(250, "2.0.0", "ok"),
+            Command::Help => Reply::enhanced(214, "2.0.0", "this node judges mail and sends none"),
+            Command::Quit => {
+                self.close(&Reply::enhanced(221, "2.0.0", "bye"));
+                return None;
+            }
+            Command::Bdat { .. } => {
+                // The chunk follows whatever the answer is, and must not be read as commands.
+                self.close(&Reply::enhanced(502, "5.5.1", "BDAT is not offered, closing"));
+                return None;
+            }
+            Command::Vrfy
+            | Command::Expn
+            | Command::StartTls
+            | Command::Auth
+            | Command::Etrn
+            | Command::Turn => Reply::enhanced(502, "5.5.1", "not offered"),
+            Command::Unknown(_) => Reply::enhanced(500, "5.5.2", "command not known"),
+        };
+        Some(reply)
+    }
+
+    fn hello(&mut self, name: &[u8], extended: bool) -> Reply {
+        self.reset();
+        self.greeted = true;
+        if let Some(customer) = &mut self.customer
+            && customer.helo.is_none()
+        {
+            customer.helo = Some(text(name));
+        }
+        let own = &self.settings.name;
+        if !extended {
+            return Reply::new(250, own);
+        }
+        let size = self.settings.max_message_size;
+        Reply::new(
+            250,
+            format!(
+                "{own}\nPIPELINING\nSIZE {size}\n8BITMIME\nSMTPUTF8\nDSN\nENHANCEDSTATUSCODES\n\
+                 XCLIENT {ATTRIBUTES}\nXFORWARD {IDENT}"
+            ),
+        )
+    }
+
+    fn xclient(&mut self, arguments: &[u8]) -> Reply {
+        if self.transaction().is_some() {
+            return Reply::enhanced(503, "5.5.1", "XCLIENT inside a mail transaction");
+        }
+        if self.customer.is_some() {
+            return Reply::enhanced(550, "5.7.1", "XCLIENT was given already; one customer per connection");
+        }
+        let said = match Xclient::parse(arguments) {
+            Ok(said) => said,
+            Err(error) => return Reply::enhanced(501, "5.5.4", error.to_string()),
+        };
+        let Some(address) = said.address else {
+            return Reply::enhanced(501, "5.5.4", "XCLIENT without ADDR: whose mail is it?");
+        };
+        self.reset();
+        self.greeted = false;
+        self.customer = Some(Customer {
+            address,
+            port: said.port,
+            helo: said.helo.map(|helo| text(&helo)),
+            protocol: said.protocol,
+            destination: said
+                .destination_address
+                .map(|address| Destination { address, port: said.destination_port }),
+        });
+        self.greeting()
+    }
+
+    fn xforward(&mut self, arguments: &[u8]) -> Reply {
+        if self.transaction().is_some() {
+            return Reply::enhanced(503, "5.5.1", "XFORWARD inside a mail transaction");
+        }
+        match Xforward::parse(arguments) {
+            Ok(said) => {
+                self.ident = said.ident.map(|ident| text(&ident)).or(self.ident.take());
+                Reply::enhanced(250, "2.0.0", "ok")
+            }
+            Err(error) => Reply::enhanced(501, "5.5.4", error.to_string()),
+        }
+    }
+
+    fn mail(&mut self, sender: Mailbox) -> Reply {
+        let Some(customer) = self.customer.clone() else {
+            let text = "XCLIENT with ADDR first: this node must know whose mail it judges";
+            return Reply::enhanced(503, "5.5.1", text);
+        };
+        if !self.greeted {
+            return Reply::enhanced(503, "5.5.1", "EHLO or HELO first");
+        }
+        if self.transaction().is_some() {
+            return Reply::enhanced(503, "5.5.1", "MAIL was given already");
+        }
+        if let Some(parameter) = parameters::unknown_in_mail(&sender) {
+            return Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here"));
+        }
+        let limit = self.settings.max_message_size;
+        if sender.size().is_some_and(|size| size > limit) {
+            return Reply::enhanced(552, "5.3.4", format!("message larger than {limit} octets"));
+        }
+        let id = self.ident.take().unwrap_or_else(&mut self.make_id);
+        let envelope = Envelope::new(sender);
+        let findings = weir_smtp::data::Findings::default();
+        let transaction = Transaction { id, customer, envelope, findings };
+        self.state = State::Commands(Some(Box::new(transaction)));
+        Reply::enhanced(250, "2.1.0", "ok")
+    }
+
+    fn rcpt(&mut self, recipient: Mailbox) -> Reply {
+        let limit = self.settings.max_recipients;
+        let State::Commands(Some(transaction)) = &mut self.state else {
+            return Reply::enhanced(503, "5.5.1", "MAIL first");
+        };
+        if recipient.path.is_null() {
+            return Reply::enhanced(501, "5.1.3", "empty forward-path");
+        }
+        if let Some(parameter) = parameters::unknown_in_rcpt(&recipient) {
+            return Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here"));
+        }
+        let recipients = &mut transaction.envelope.recipients;
+        if recipients.len() >= limit {
+            return Reply::enhanced(452, "4.5.3", format!("more than {limit} recipients"));
+        }
+        recipients.push(recipient);
+        Reply::enhanced(250, "2.1.5", "ok")
+    }
+
+    fn begin_data(&mut self) -> Option<Reply> {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Commands(Some(transaction)) if !transaction.envelope.recipients.is_empty() => {
+                self.state = State::Data(transaction, DataDecoder::default());
+                self.write(&Reply::new(354, "end with a dot on a line of its own"));
+                self.outputs.push_back(Output::BodyBegins);
+                None
+            }
+            other => {
+                self.state = other;
+                Some(Reply::enhanced(503, "5.5.1", "MAIL and RCPT first"))
+            }
+        }
+    }
+
+    /// Forgets the transaction and its id, as RSET, EHLO and XCLIENT do.
+    fn reset(&mut self) {
+        self.state = State::Commands(None);
+        self.ident = None;
+    }
+
+    fn greeting(&self) -> Reply {
+        Reply::new(220, format!("{} ESMTP weir-filter", self.settings.name))
+    }
+
+    fn answer(&mut self, reply: &Reply) {
+        self.errors = if reply.is_refusal() { self.errors + 1 } else { 0 };
+        self.write(reply);
+        if self.errors >= MAX_ERRORS {
+            self.close(&Reply::enhanced(421, "4.7.0", "too many errors, closing"));
+        }
+    }
+
+    fn write(&mut self, reply: &Reply) {
+        self.outputs.push_back(Output::Write(reply.to_bytes()));
+    }
+
+    fn close(&mut self, reply: &Reply) {
+        self.write(reply);
+        self.outputs.push_back(Output::Close);
+        self.state = State::Closed;
+    }
+}
+
+/// A name from outside, for logs and replies: one line, printable.
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

@@ -1,0 +1,111 @@
+//! Counts since the start, and the object that `weir-filter status` shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::policy::Verdict;
+use crate::serve::Node;
+
+#[derive(Debug)]
+pub struct Counters {
+    started: Instant,
+    sessions_open: Arc<AtomicUsize>,
+    sessions: AtomicU64,
+    refused_connections: AtomicU64,
+    accepted: AtomicU64,
+    deferred: AtomicU64,
+    rejected: AtomicU64,
+    unscanned: AtomicU64,
+    incomplete: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            sessions_open: Arc::default(),
+            sessions: AtomicU64::default(),
+            refused_connections: AtomicU64::default(),
+            accepted: AtomicU64::default(),
+            deferred: AtomicU64::default(),
+            rejected: AtomicU64::default(),
+            unscanned: AtomicU64::default(),
+            incomplete: AtomicU64::default(),
+        }
+    }
+}
+
+/// Counts a session as open until it is dropped, however it ends.
+#[derive(Debug)]
+pub struct OpenSession(Arc<AtomicUsize>);
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    pub fn open_session(&self) -> OpenSession {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.sessions_open.fetch_add(1, Ordering::Relaxed);
+        OpenSession(self.sessions_open.clone())
+    }
+
+    pub fn sessions_open(&self) -> usize {
+        self.sessions_open.load(Ordering::Relaxed)
+    }
+
+    pub fn refused_connection(&self) {
+        self.refused_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn incomplete(&self) {
+        self.incomplete.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn judged(&self, verdict: &Verdict, unscanned: bool) {
+        let counter = match verdict {
+            Verdict::Accept => &self.accepted,
+            Verdict::Refuse(refusal) if refusal.code < 500 => &self.deferred,
+            Verdict::Refuse(_) => &self.rejected,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if unscanned {
+            self.unscanned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The status object. `listen` are the addresses listened on.
+pub fn status(node: &Node, listen: &[String]) -> Value {
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &node.counters;
+    let usage = node.policy.counters().usage();
+    let scanners: Map<String, Value> =
+        node.scanners.counts().map(|(name, counts)| (name.to_string(), json!(counts))).collect();
+    json!({
+        "program": "weir-filter",
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_seconds": counters.started.elapsed().as_secs(),
+        "listen": listen,
+        "sessions": {
+            "open": counters.sessions_open(),
+            "total": of(&counters.sessions),
+            "refused": of(&counters.refused_connections),
+        },
+        "messages": {
+            "accepted": of(&counters.accepted),
+            "deferred": of(&counters.deferred),
+            "rejected": of(&counters.rejected),
+            "unscanned": of(&counters.unscanned),
+            "incomplete": of(&counters.incomplete),
+        },
+        "counters": { "keys": usage.keys, "evicted": usage.evicted },
+        "scanners": scanners,
+    })
+}

@@ -1,1 +1,8 @@
-//! x
+//! The lab: four hosts in network namespaces of one machine, with real mail servers, for the demo, the
+//! scenarios and the benchmarks. Needs root; leaves nothing behind, however it ends.
+
+pub mod components;
+pub mod corpus;
+pub mod lab;
+pub mod smtp;
+pub mod wait;

@@ -1,0 +1,41 @@
+# weir: `make demo` shows it, `make test` checks it. Each target installs what it lacks and says so.
+# On Debian 12, as root, with Rust; elsewhere it says what to install.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+
+# Each lab has mail servers and some have spamd (170 MiB): a few at a time, however many cores there are.
+LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 4 ? 4 : cores )))
+
+.PHONY: help build demo test test-all check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## target/release/weir-agent and target/release/weir-filter
+	@scripts/install-deps build
+	@scripts/install-bpf-toolchain
+	cargo build --release --locked
+
+demo: build ## shows weir at work, step by step, in a lab of network namespaces (needs root)
+	@scripts/install-deps lab
+	@"$${CARGO_TARGET_DIR:-target}/release/weir-demo"
+
+check: ## format, lints, licences and banned crates
+	cargo fmt --all --check
+	@scripts/install-deps build
+	@scripts/install-bpf-toolchain
+	cargo clippy --release --locked --workspace --all-targets --exclude weir-ebpf -- -D warnings
+	cargo test --release --locked --package weir-tests --test dependencies
+
+test: check build ## everything that must hold before a commit (needs root)
+	@scripts/install-deps lab
+	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+
+test-all: check build ## as `test`, with all 2,000 messages of the corpus
+	@scripts/install-deps lab
+	WEIR_CORPUS=2000 RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+
+clean: ## removes everything that was built or unpacked
+	rm -rf "$${CARGO_TARGET_DIR:-target}"

@@ -1,0 +1,127 @@
+//! weir-filter, one process a node.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::agent::Finished;
+use super::logs::{self, LogLine};
+use crate::lab::{Family, Host, Process, paths};
+use crate::wait::{PATIENCE, wait_for};
+
+pub(super) const PORT: u16 = 10025;
+
+/// The parts of filter.toml that scenarios vary.
+#[derive(Debug, Clone)]
+pub struct FilterConfig {
+    pub listen: Vec<SocketAddr>,
+    pub messages_per_minute: u32,
+    pub messages_per_hour: u32,
+    pub spamd: Option<SocketAddr>,
+}
+
+impl FilterConfig {
+    /// A node of the lab on its IPv4 and IPv6 address, with limits nobody meets and without SpamAssassin.
+    pub fn node(number: u8) -> Self {
+        Self {
+            listen: Family::BOTH.map(|family| SocketAddr::new(family.filter_node(number), PORT)).to_vec(),
+            messages_per_minute: 100_000,
+            messages_per_hour: 1_000_000,
+            spamd: None,
+        }
+    }
+
+    pub fn asking(mut self, spamd: SocketAddr) -> Self {
+        self.spamd = Some(spamd);
+        self
+    }
+
+    pub fn limited_to(mut self, messages_per_minute: u32) -> Self {
+        self.messages_per_minute = messages_per_minute;
+        self
+    }
+
+    pub fn to_toml(&self) -> String {
+        let listen: Vec<_> = self.listen.iter().map(ToString::to_string).collect();
+        let proxies = Family::BOTH.map(|family| match family.proxy() {
+            IpAddr::V4(proxy) => format!("{proxy}/32"),
+            IpAddr::V6(proxy) => format!("{proxy}/128"),
+        });
+        let mut text = format!(
+            "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n[limits]\nmessages_per_minute = {}\n\
+             messages_per_hour = {}\n",
+            self.messages_per_minute, self.messages_per_hour
+        );
+        if let Some(spamd) = self.spamd {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = 6.0\n");
+        }
+        text
+    }
+}
+
+/// A running filter node.
+pub struct WeirFilter {
+    process: Process,
+    node: u8,
+}
+
+impl WeirFilter {
+    /// Starts node `node` and waits until it says that it is ready.
+    pub fn start(host: &Host, node: u8, config: &FilterConfig) -> Result<Self> {
+        let path = format!("/etc/weir/filter{node}.toml");
+        host.write(&path, config.to_toml())?;
+        let mut command = Command::new(paths::program("weir-filter")?);
+        command.args(["run", "--config", &path]);
+        let mut process = host.spawn(&format!("weir-filter{node}"), command)?;
+        process.wait_output("ready", PATIENCE)?;
+        Ok(Self { process, node })
+    }
+
+    /// Both nodes of the lab, alike.
+    pub fn start_both(host: &Host, change: impl Fn(FilterConfig) -> FilterConfig) -> Result<[Self; 2]> {
+        Ok([
+            Self::start(host, 0, &change(FilterConfig::node(0)))?,
+            Self::start(host, 1, &change(FilterConfig::node(1)))?,
+        ])
+    }
+
+    /// `weir-filter check` of a configuration's text.
+    pub fn check(host: &Host, config: &str) -> Result<Finished> {
+        host.write("/etc/weir/filter.toml", config)?;
+        super::run_to_end(host, "weir-filter", &["check", "--config", "/etc/weir/filter.toml"])
+    }
+
+    pub fn node(&self) -> u8 {
+        self.node
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// SIGTERM; must end with status 0.
+    pub fn stop(mut self) -> Result<()> {
+        let status = self.process.terminate(2 * PATIENCE)?;
+        ensure!(status.success(), "weir-filter ended with {status} on SIGTERM:\n{}", self.process.output());
+        Ok(())
+    }
+
+    /// The log lines of messages it judged.
+    pub fn messages(&self) -> Vec<LogLine> {
+        logs::messages(&self.process.output())
+    }
+
+    /// The line of the message with this id, once there is one.
+    pub fn wait_message(&self, id: &str) -> Result<LogLine> {
+        wait_for(&format!("a line of filter node {} for message {id}", self.node), PATIENCE, || {
+            Ok(self.messages().into_iter().find(|line| line.field("id") == id))
+        })
+    }
+}

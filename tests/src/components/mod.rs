@@ -1,0 +1,29 @@
+//! The programs that run in the lab: real mail servers, spamd, and weir's own.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::lab::{Host, paths};
+use crate::wait::PATIENCE;
+
+mod agent;
+mod filter;
+mod logs;
+mod postfix;
+mod spamd;
+
+pub use agent::{AgentConfig, Backend, Finished, WeirAgent};
+pub use filter::{FilterConfig, WeirFilter};
+pub use logs::{LogLine, log_lines};
+pub use postfix::{CUSTOMER_DOMAIN, DESTINATION_DOMAIN, MAIL_LOG, Postfix, Queued, Stored};
+pub use spamd::{SPAMD_PORT, Spamd};
+
+/// Runs one of weir's programs to its end.
+fn run_to_end(host: &Host, program: &str, arguments: &[&str]) -> Result<Finished> {
+    let mut command = Command::new(paths::program(program)?);
+    command.args(arguments);
+    let mut process = host.spawn(&format!("{program}-{}", arguments.first().unwrap_or(&"")), command)?;
+    let status = process.wait_exit(PATIENCE)?;
+    Ok(Finished { success: status.success(), code: status.code(), output: process.output() })
+}

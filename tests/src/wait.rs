@@ -1,0 +1,31 @@
+//! Waiting for conditions, never for time to pass.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Seconds until the conditions of a test are given up: generous, because a loaded machine is slow and a
+/// condition that holds ends the wait at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks until there is an answer; `what` names it in the error when `limit` has passed.
+pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if start.elapsed() >= limit {
+            bail!("waited {:.1} s in vain for {what}", limit.as_secs_f64());
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Asks until the condition holds.
+pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for(what, limit, || Ok(holds()?.then_some(())))
+}

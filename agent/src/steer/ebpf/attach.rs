@@ -1,0 +1,192 @@
+//! Where the program runs: TCX links from kernel 6.6 on, tc filters before.
+
+use std::mem;
+
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
+};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use nix::libc;
+use weir_ebpf_common::Side;
+
+use super::program::{self, Program, describe};
+use crate::config::WhenAgentDies;
+use crate::steer::host::interface_index;
+use crate::steer::{Plan, SteerError};
+
+/// The place of the filter on kernels without TCX: fixed, so that a later start replaces it in one step.
+const PRIORITY: u16 = 25;
+const HANDLE: TcHandle = TcHandle::new(0, 0x4d58);
+
+/// The program on one interface.
+pub(super) struct Attachment {
+    interface: String,
+    index: u32,
+    side: Side,
+    hold: Hold,
+}
+
+pub(super) enum Hold {
+    /// Ends with the process.
+    Link(SchedClassifierLink),
+    /// Stays when the process ends.
+    Pinned(#[expect(dead_code, reason = "held open")] PinnedLink),
+    /// A filter, which stays when the process ends. It is `end` that removes it, if at all.
+    Filter(SchedClassifierLink, WhenAgentDies),
+}
+
+impl Attachment {
+    pub(super) fn new(interface: String, index: u32, side: Side, hold: Hold) -> Self {
+        Self { interface, index, side, hold }
+    }
+
+    /// Detaches the program, unless it is to outlive the agent.
+    pub(super) fn end(self) -> Result<(), SteerError> {
+        let attach_error =
+            |error: ProgramError| SteerError::Attach { interface: self.interface, reason: describe(&error) };
+        match self.hold {
+            Hold::Pinned(_) => Ok(()),
+            Hold::Filter(link, WhenAgentDies::Closed) => {
+                mem::forget(link);
+                Ok(())
+            }
+            Hold::Link(link) | Hold::Filter(link, WhenAgentDies::Open) => {
+                aya::programs::links::Link::detach(link).map_err(attach_error)
+            }
+        }
+    }
+
+    /// What is wrong with it, in words.
+    pub(super) fn problem(&self, program: &Program) -> Option<String> {
+        let interface = &self.interface;
+        match interface_index(interface) {
+            Err(_) => return Some(format!("interface {interface} is gone")),
+            Ok(index) if index != self.index => {
+                return Some(format!(
+                    "interface {interface} was made anew: restart the agent to steer on it"
+                ));
+            }
+            Ok(_) => {}
+        }
+        if matches!(self.hold, Hold::Filter(..)) {
+            return None;
+        }
+        let (_, attached) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()?;
+        let id = program.id(self.side);
+        let present = attached.iter().any(|program| Some(program.id()) == id);
+        (!present).then(|| {
+            format!("the steering program was detached from {interface} by somebody else: restart the agent")
+        })
+    }
+}
+
+/// The interfaces in the order in which they get the program. Those towards the internet come first: the
+/// first connection taken needs its answers back.
+pub(super) fn places(plan: &Plan) -> Vec<(String, Side)> {
+    let internet = plan
+        .internet_interfaces
+        .iter()
+        .filter(|interface| !plan.customer_interfaces.contains(interface))
+        .map(|interface| (interface.clone(), Side::Internet));
+    let customers = plan.customer_interfaces.iter().map(|interface| (interface.clone(), Side::Customer));
+    internet.chain(customers).collect()
+}
+
+/// Attaches the program to an interface, until the attachment is dropped.
+pub(super) fn attach(program: &mut Program, interface: &str, side: Side) -> Result<Attachment, SteerError> {
+    let index = index(interface)?;
+    let classifier = program.classifier(side)?;
+    let hold = match attach_tcx(classifier, interface) {
+        Ok(link) => Hold::Link(link),
+        Err(error) if lacks_tcx(&error) => {
+            Hold::Filter(attach_filter(classifier, interface)?, WhenAgentDies::Open)
+        }
+        Err(error) => return Err(failed(interface, &error)),
+    };
+    Ok(Attachment::new(interface.to_owned(), index, side, hold))
+}
+
+/// Attaches the program as a filter that stays.
+pub(super) fn attach_lasting_filter(
+    program: &mut Program,
+    interface: &str,
+    side: Side,
+) -> Result<Attachment, SteerError> {
+    let index = index(interface)?;
+    let link = attach_filter(program.classifier(side)?, interface)?;
+    Ok(Attachment::new(interface.to_owned(), index, side, Hold::Filter(link, WhenAgentDies::Closed)))
+}
+
+/// A TCX link before all others: a program that passes packets on for good would hide them from ours.
+pub(super) fn attach_tcx(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let link = classifier.attach_with_options(interface, TcAttachType::Ingress, options)?;
+    classifier.take_link(link)
+}
+
+/// Puts the program in the place of the one that an existing link runs.
+pub(super) fn replace(classifier: &mut SchedClassifier, link: FdLink) -> Result<(), String> {
+    let link = SchedClassifierLink::try_from(link).map_err(|error| describe(&error))?;
+    // The program's hold on the link ends with the program; its pin keeps it.
+    classifier.attach_to_link(link).map(drop).map_err(|error| describe(&error))
+}
+
+/// Whether the error is that of a kernel before 6.6.
+pub(super) fn lacks_tcx(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
+}
+
+fn attach_filter(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLink, SteerError> {
+    match qdisc_add_clsact(interface) {
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        outcome => outcome.map_err(|error| failed(interface, &error))?,
+    }
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = TcAttachOptions::Netlink(options);
+    let attached = classifier.attach_with_options(interface, TcAttachType::Ingress, options);
+    let id = match attached {
+        Err(ProgramError::TcError(TcError::NetlinkError(error)))
+            if error.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            let left =
+                SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+                    .map_err(|error| failed(interface, &error))?;
+            classifier.attach_to_link(left)
+        }
+        attached => attached,
+    };
+    id.and_then(|id| classifier.take_link(id)).map_err(|error| failed(interface, &error))
+}
+
+/// Removes the filters that a dead agent left on a kernel without TCX; says on which interfaces.
+pub(in crate::steer) fn remove_filters() -> Vec<String> {
+    let Ok(interfaces) = nix::net::if_::if_nameindex() else {
+        return Vec::new();
+    };
+    let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok());
+    let mut removed = Vec::new();
+    for interface in names {
+        for side in [Side::Customer, Side::Internet] {
+            if qdisc_detach_program(interface, TcAttachType::Ingress, program::name(side)).is_ok() {
+                removed.push(format!("tc filter {} on {interface}", program::name(side)));
+            }
+        }
+    }
+    removed
+}
+
+pub(super) fn index(interface: &str) -> Result<u32, SteerError> {
+    interface_index(interface).map_err(|error| failed(interface, &error))
+}
+
+pub(super) fn failed(interface: &str, error: &dyn std::error::Error) -> SteerError {
+    SteerError::Attach { interface: interface.to_owned(), reason: describe(error) }
+}

@@ -1,0 +1,147 @@
+//! The back end with the tc program, on kernel 5.10 or newer.
+//!
+//! `open`: the program's links live in this process and die with it. `closed`: links, program and
+//! maps are pinned, and go on dropping customers' new connections when the agent, and with it the
+//! listener in the socket map, is gone.
+
+mod attach;
+mod pins;
+mod program;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use super::routing::{self, Routing};
+use super::{Plan, SteerError, Steering, host, tproxy};
+use crate::config::WhenAgentDies;
+use attach::Attachment;
+use program::Program;
+
+pub(super) use attach::remove_filters;
+pub(super) use pins::remove as remove_pins;
+
+pub(super) struct Ebpf {
+    plan: Plan,
+    routing: Routing,
+    program: Program,
+    attachments: Vec<Attachment>,
+    /// Kept to put it back into the map after a repair; dropped when withdrawn, for it would keep the
+    /// agent's listener open.
+    listener: Option<OwnedFd>,
+    /// The listener is out of the map because marked packets could not be delivered.
+    suspended: bool,
+    removed: bool,
+}
+
+impl Ebpf {
+    pub(super) fn install(plan: Plan, listener: OwnedFd) -> Result<Self, SteerError> {
+        // What the kernel lacks is found out here, with nothing changed on the host.
+        let mut program = Program::load(&plan)?;
+        program.set_listener(&listener)?;
+        let routing = plan.routing();
+        routing.install()?;
+        // From here on, dropping `steering` is what takes everything back.
+        let mut steering = Self {
+            plan,
+            routing,
+            program,
+            attachments: Vec::new(),
+            listener: Some(listener),
+            suspended: false,
+            removed: false,
+        };
+        steering.attach()?;
+        tproxy::remove_table()?;
+        Ok(steering)
+    }
+
+    fn attach(&mut self) -> Result<(), SteerError> {
+        match self.plan.when_agent_dies {
+            WhenAgentDies::Open => {
+                for (interface, side) in attach::places(&self.plan) {
+                    self.attachments.push(attach::attach(&mut self.program, &interface, side)?);
+                }
+                remove_pins(&self.plan.pin_directory).map(drop)
+            }
+            WhenAgentDies::Closed => {
+                self.attachments = pins::take_over(&mut self.program, &self.plan)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Steering is only as good as the delivery of marked packets: where that cannot be mended, better
+    /// let new connections go the way they go without an agent.
+    fn repair_routing(&mut self, problems: &mut Vec<String>) {
+        match self.routing.repair() {
+            Ok(repaired) => {
+                problems.extend(repaired.iter().map(|entry| format!("was missing, put back: {entry}")));
+                if self.suspended
+                    && let Some(listener) = &self.listener
+                {
+                    match self.program.set_listener(listener) {
+                        Ok(()) => self.suspended = false,
+                        Err(error) => problems.push(error.to_string()),
+                    }
+                }
+            }
+            Err(error) => {
+                problems.push(format!("new connections are not taken: {error}"));
+                if self.listener.is_some() && !self.suspended {
+                    match self.program.clear_listener() {
+                        Ok(()) => self.suspended = true,
+                        Err(error) => problems.push(error.to_string()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Steering for Ebpf {
+    fn withdraw(&mut self) -> Result<(), SteerError> {
+        if self.listener.is_some() {
+            self.program.clear_listener()?;
+            self.listener = None;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), SteerError> {
+        if self.removed {
+            return Ok(());
+        }
+        let withdrawn = self.withdraw();
+        let detached: Vec<_> = self.attachments.drain(..).map(Attachment::end).collect();
+        // Last: until the program is off the interfaces it marks packets of connections in flight.
+        routing::remove_all()?;
+        withdrawn?;
+        detached.into_iter().collect::<Result<(), _>>()?;
+        self.removed = true;
+        Ok(())
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
+        self.program.counters()
+    }
+
+    fn problems(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.repair_routing(&mut problems);
+        problems.extend(self.attachments.iter().filter_map(|attachment| attachment.problem(&self.program)));
+        if self.plan.when_agent_dies == WhenAgentDies::Open {
+            problems.extend(host::forwarding_off(&self.plan).map(|setting| {
+                format!("{setting} is 0: mail will not flow straight when the agent is dead")
+            }));
+        }
+        problems
+    }
+}
+
+impl Drop for Ebpf {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, "steering is left behind; weir-agent cleanup removes it");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What outlives the agent in `closed`: links, program and maps, pinned in a directory.
+//!
+//! | file | what |
+//! |---|---|
+//! | `link_INDEX_SIDE` | the link on the interface with this index |
+//! | `program_SIDE` | the program that such links run |
+//! | `map_NAME` | a map of these programs |
+//!
+//! A new agent pins all of its own in a directory beside, replaces the program of each link in one
+//! step, and then renames: at no moment does a customer's SYN meet no program. A directory beside that
+//! an agent left when it died half-way is taken over like the real one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::SchedClassifier;
+use aya::programs::links::{FdLink, PinnedLink};
+use nix::mount::{MsFlags, mount, umount};
+use weir_ebpf_common::Side;
+
+use super::attach::{self, Attachment, Hold};
+use super::program::{Program, describe};
+use crate::steer::host::is_in_bpffs;
+use crate::steer::{Plan, SteerError};
+
+/// Attaches the program to every interface, in place of what an earlier agent left, and pins it.
+/// After an error the earlier agent's program is back on its links.
+pub(super) fn take_over(program: &mut Program, plan: &Plan) -> Result<Vec<Attachment>, SteerError> {
+    let mut change = Change::begin(&plan.pin_directory)?;
+    let attachments = change.attach_all(program, plan)?;
+    change.commit()?;
+    Ok(attachments)
+}
+
+/// Removes all pins of ours; says which directories they were in.
+pub(in crate::steer) fn remove(directory: &Path) -> Result<Vec<String>, SteerError> {
+    let mut removed = Vec::new();
+    for pins in left_behind(directory) {
+        remove_directory(&pins)?;
+        removed.push(format!("pinned programs in {}", pins.display()));
+    }
+    Ok(removed)
+}
+
+/// A change from what is pinned to what shall be. Dropped before `commit`, it is taken back.
+struct Change {
+    directory: PathBuf,
+    /// Where the new pins are made.
+    staging: PathBuf,
+    /// Where pins of earlier agents are.
+    previous: Vec<PathBuf>,
+    /// The file system that we mounted.
+    mounted: Option<PathBuf>,
+    committed: bool,
+}
+
+impl Change {
+    fn begin(directory: &Path) -> Result<Self, SteerError> {
+        let mounted = mount_if_needed(directory)?;
+        let previous = left_behind(directory);
+        let staging = beside(directory, &std::process::id().to_string());
+        let mut change =
+            Self { directory: directory.to_owned(), staging, previous, mounted, committed: false };
+        // The number of a process comes round again; what its namesake left is taken over like the rest.
+        while change.previous.contains(&change.staging) {
+            change.staging = beside(&change.staging, "1");
+        }
+        fs::create_dir_all(&change.staging).map_err(|error| pin_error(&change.staging, error))?;
+        Ok(change)
+    }
+
+    fn attach_all(&mut self, program: &mut Program, plan: &Plan) -> Result<Vec<Attachment>, SteerError> {
+        for side in [Side::Customer, Side::Internet] {
+            let path = self.staging.join(format!("program_{}", word(side)));
+            program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+        }
+        for (name, map) in program.maps() {
+            // Dots are reserved in a BPF file system; the compiler makes a map `.rodata`.
+            let path = self.staging.join(format!("map_{}", name.trim_start_matches('.')));
+            map.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+        }
+        let mut attachments = Vec::new();
+        for (interface, side) in attach::places(plan) {
+            attachments.push(self.attach(program, interface, side)?);
+        }
+        Ok(attachments)
+    }
+
+    fn attach(&self, program: &mut Program, interface: String, side: Side) -> Result<Attachment, SteerError> {
+        let index = attach::index(&interface)?;
+        let path = self.staging.join(link_name(index, side));
+        let classifier = program.classifier(side)?;
+        if let Some((link, _)) = self.previous_link(index) {
+            // Pinned before it changes, so that taking back finds it.
+            let pinned = link.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+            // A link whose interface is gone is of no use, even if another now has its number.
+            if attach::replace(classifier, FdLink::from(pinned)).is_ok() {
+                let pinned = PinnedLink::from_pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+                return Ok(Attachment::new(interface, index, side, Hold::Pinned(pinned)));
+            }
+            fs::remove_file(&path).map_err(|error| pin_error(&path, error))?;
+        }
+        let link = match attach::attach_tcx(classifier, &interface) {
+            Ok(link) => link,
+            Err(error) if attach::lacks_tcx(&error) => {
+                return attach::attach_lasting_filter(program, &interface, side);
+            }
+            Err(error) => return Err(attach::failed(&interface, &error)),
+        };
+        let link = FdLink::try_from(link).map_err(|error| attach::failed(&interface, &error))?;
+        let pinned = link.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+        Ok(Attachment::new(interface, index, side, Hold::Pinned(pinned)))
+    }
+
+    fn commit(mut self) -> Result<(), SteerError> {
+        if self.directory.exists() {
+            let aside = beside(&self.staging, "old");
+            fs::rename(&self.directory, &aside).map_err(|error| pin_error(&self.directory, error))?;
+            self.previous.push(aside);
+        }
+        fs::rename(&self.staging, &self.directory).map_err(|error| pin_error(&self.directory, error))?;
+        self.committed = true;
+        // Links that are in the new directory as well stay; others end here.
+        for previous in self.previous.iter().filter(|path| path.exists() && **path != self.directory) {
+            remove_directory(previous)?;
+        }
+        Ok(())
+    }
+
+    /// The link that an earlier agent had on this interface, and the file it is in.
+    fn previous_link(&self, index: u32) -> Option<(FdLink, PathBuf)> {
+        for directory in &self.previous {
+            for side in [Side::Customer, Side::Internet] {
+                let path = directory.join(link_name(index, side));
+                if let Ok(link) = PinnedLink::from_pin(&path) {
+                    return Some((FdLink::from(link), path));
+                }
+            }
+        }
+        None
+    }
+
+    /// Puts an earlier agent's program back on a link that we had taken.
+    fn give_back(&self, index: u32) {
+        let Some((link, path)) = self.previous_link(index) else { return };
+        let side =
+            if path.to_string_lossy().ends_with(word(Side::Customer)) { "customer" } else { "internet" };
+        let program = path.with_file_name(format!("program_{side}"));
+        let outcome = SchedClassifier::from_pin(&program)
+            .map_err(|error| describe(&error))
+            .and_then(|mut classifier| attach::replace(&mut classifier, link));
+        if let Err(reason) = outcome {
+            tracing::warn!(program = %program.display(), reason, "could not be put back on its interface");
+        }
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        for entry in fs::read_dir(&self.staging).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(index) = name.to_str().and_then(link_index) {
+                self.give_back(index);
+            }
+        }
+        if let Err(error) = remove_directory(&self.staging) {
+            tracing::warn!(%error, "pins are left behind; weir-agent cleanup removes them");
+        }
+        if let Some(mounted) = &self.mounted {
+            let _ = umount(mounted);
+        }
+    }
+}
+
+/// The directory and those beside it, where they exist.
+fn left_behind(directory: &Path) -> Vec<PathBuf> {
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return Vec::new();
+    };
+    let prefix = format!("{}-", name.to_string_lossy());
+    let mut found: Vec<PathBuf> = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let other = entry.file_name();
+            other == name || other.to_string_lossy().strip_prefix(&prefix).is_some_and(is_suffix)
+        })
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir() && is_in_bpffs(path))
+        .collect();
+    // Newest state first: a directory beside is younger than the real one.
+    found.sort_by_key(|path| path == directory);
+    found
+}
+
+/// `weir-4711`, `weir-4711-old`: not a directory of somebody else's that happens to begin alike.
+fn is_suffix(suffix: &str) -> bool {
+    suffix
+        .split('-')
+        .all(|part| part == "old" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())))
+}
+
+fn beside(directory: &Path, suffix: &str) -> PathBuf {
+    let mut name = directory.file_name().unwrap_or_default().to_owned();
+    name.push("-");
+    name.push(suffix);
+    directory.with_file_name(name)
+}
+
+fn link_name(index: u32, side: Side) -> String {
+    format!("link_{index}_{}", word(side))
+}
+
+fn link_index(name: &str) -> Option<u32> {
+    name.strip_prefix("link_")?.split('_').next()?.parse().ok()
+}
+
+const fn word(side: Side) -> &'static str {
+    match side {
+        Side::Customer => "customer",
+        Side::Internet => "internet",
+    }
+}
+
+/// Mounts a BPF file system on the directory's parent, unless it is in one.
+fn mount_if_needed(directory: &Path) -> Result<Option<PathBuf>, SteerError> {
+    if is_in_bpffs(directory) {
+        return Ok(None);
+    }
+    let parent = directory.parent().unwrap_or(Path::new("/")).to_owned();
+    let none: Option<&str> = None;
+    mount(Some("bpf"), &parent, Some("bpf"), MsFlags::empty(), none).map_err(|errno| {
+        SteerError::NoBpfFileSystem {
+            path: directory.to_owned(),
+            parent: parent.clone(),
+            source: errno.into(),
+        }
+    })?;
+    Ok(Some(parent))
+}
+
+/// Unpins everything in the directory. Nothing but pins can be in it: it is in a BPF file system.
+fn remove_directory(directory: &Path) -> Result<(), SteerError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(directory, error)),
+        _ => Ok(()),
+    }
+}
+
+fn pin_error(path: &Path, source: io::Error) -> SteerError {
+    SteerError::Pin { path: path.to_owned(), source }
+}
+
+fn other(error: &dyn std::error::Error) -> io::Error {
+    io::Error::other(describe(error))
+}

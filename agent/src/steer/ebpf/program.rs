@@ -1,0 +1,153 @@
+//! The kernel program and its maps.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::AsRawFd;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapError, PerCpuArray, SockMap};
+use aya::programs::SchedClassifier;
+use aya::{EbpfLoader, include_bytes_aligned};
+use nix::libc;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use weir_ebpf_common::{Side, Verdict, names};
+
+use crate::config::WhenAgentDies;
+use crate::steer::routing::MARK_MASK;
+use crate::steer::{Plan, SteerError};
+
+/// The object that build.rs has made of the crate `ebpf`.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
+
+/// The policy of every prefix, as long as there is but one.
+const POLICY: u32 = 0;
+
+/// The program for each side, in the kernel.
+pub(super) struct Program {
+    bpf: aya::Ebpf,
+}
+
+impl Program {
+    /// Loads and verifies the program and fills its maps, all but the listener.
+    pub(super) fn load(plan: &Plan) -> Result<Self, SteerError> {
+        // Kernels before 5.11 count maps as locked memory, of which a process may have 64 KiB.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let closed = u32::from(plan.when_agent_dies == WhenAgentDies::Closed);
+        let bpf = EbpfLoader::new()
+            .override_global(names::MARK, &plan.mark, true)
+            .override_global(names::MARK_MASK, &MARK_MASK, true)
+            .override_global(names::CLOSED, &closed, true)
+            .map_max_entries(names::CUSTOMERS_V4, entries(plan.v4_prefixes().count()))
+            .map_max_entries(names::CUSTOMERS_V6, entries(plan.v6_prefixes().count()))
+            .load(OBJECT)
+            .map_err(refused)?;
+        let mut program = Self { bpf };
+        for side in [Side::Customer, Side::Internet] {
+            program.classifier(side)?.load().map_err(refused)?;
+        }
+        program.fill_prefixes(plan)?;
+        Ok(program)
+    }
+
+    fn fill_prefixes(&mut self, plan: &Plan) -> Result<(), SteerError> {
+        let mut v4: LpmTrie<_, [u8; 4], u32> = self.map(names::CUSTOMERS_V4)?;
+        for prefix in plan.v4_prefixes() {
+            let key = Key::new(u32::from(prefix.prefix_len()), prefix.network().octets());
+            v4.insert(&key, POLICY, 0).map_err(refused)?;
+        }
+        let mut v6: LpmTrie<_, [u8; 16], u32> = self.map(names::CUSTOMERS_V6)?;
+        for prefix in plan.v6_prefixes() {
+            let key = Key::new(u32::from(prefix.prefix_len()), prefix.network().octets());
+            v6.insert(&key, POLICY, 0).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// New connections go to this socket from now on. The kernel forgets it when the socket closes.
+    pub(super) fn set_listener(&mut self, listener: &impl AsRawFd) -> Result<(), SteerError> {
+        let mut map: SockMap<_> = self.map(names::LISTENER)?;
+        map.set(0, listener, 0).map_err(|error| SteerError::Listener { reason: describe(&error) })
+    }
+
+    /// New connections go to no socket any more.
+    pub(super) fn clear_listener(&mut self) -> Result<(), SteerError> {
+        let mut map: SockMap<_> = self.map(names::LISTENER)?;
+        match map.clear_index(&0) {
+            // The kernel took it out when the socket was closed.
+            Err(MapError::SyscallError(error))
+                if matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) =>
+            {
+                Ok(())
+            }
+            outcome => outcome.map_err(|error| SteerError::Listener { reason: describe(&error) }),
+        }
+    }
+
+    pub(super) fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
+        let counters: PerCpuArray<_, u64> = self.map(names::COUNTERS)?;
+        Verdict::ALL
+            .into_iter()
+            .map(|verdict| {
+                let per_cpu = counters.get(&verdict.index(), 0).map_err(refused)?;
+                Ok((verdict.name().to_owned(), per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    pub(super) fn classifier(&mut self, side: Side) -> Result<&mut SchedClassifier, SteerError> {
+        let name = name(side);
+        let program = self.bpf.program_mut(name).ok_or_else(|| absent(name))?;
+        program.try_into().map_err(refused)
+    }
+
+    /// The number the kernel has given the program.
+    pub(super) fn id(&self, side: Side) -> Option<u32> {
+        Some(self.bpf.program(name(side))?.info().ok()?.id())
+    }
+
+    pub(super) fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
+        self.bpf.maps()
+    }
+
+    fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, SteerError>
+    where
+        T: TryFrom<&'a mut Map, Error = MapError>,
+    {
+        let map = self.bpf.map_mut(name).ok_or_else(|| absent(name))?;
+        map.try_into().map_err(refused)
+    }
+}
+
+pub(super) const fn name(side: Side) -> &'static str {
+    match side {
+        Side::Customer => names::CUSTOMER_PROGRAM,
+        Side::Internet => names::INTERNET_PROGRAM,
+    }
+}
+
+/// The kernel makes no map without room.
+fn entries(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX).max(1)
+}
+
+fn refused(error: impl Error) -> SteerError {
+    SteerError::Program { reason: describe(&error) }
+}
+
+fn absent(name: &str) -> SteerError {
+    SteerError::Program { reason: format!("the object holds no {name}") }
+}
+
+/// The error with its causes: the kernel's own word is in the last of them.
+pub(super) fn describe(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !words.contains(&next) {
+            words = format!("{words}: {next}");
+        }
+        cause = error.source();
+    }
+    words
+}

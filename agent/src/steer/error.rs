@@ -1,0 +1,64 @@
+//! Why steering could not be installed, checked or removed.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Says what failed, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum SteerError {
+    #[error("steering.{key}: interface {name} does not exist on this host (see `ip link`)")]
+    NoInterface { key: &'static str, name: String },
+
+    #[error(
+        "{setting} is 0: with when_agent_dies = \"open\" this host must be able to forward the packets itself; \
+         set it to 1, or choose \"closed\""
+    )]
+    NotForwarding { setting: String },
+
+    #[error(
+        "steering.table: routing table {table} already holds routes that weir did not make (see `ip route show \
+         table {table}`): choose another number"
+    )]
+    TableInUse { table: u32 },
+
+    #[error(
+        "{what} exists already, made by somebody else: remove it, or choose another steering.mark or table"
+    )]
+    NotOurs { what: String },
+
+    #[error("{what}: {source}{}", hint(.source))]
+    Netlink { what: String, source: io::Error },
+
+    #[error("the kernel refused the steering program: {reason} (backend = \"tproxy\" does without it)")]
+    Program { reason: String },
+
+    #[error("the steering program could not be attached to {interface}: {reason}")]
+    Attach { interface: String, reason: String },
+
+    #[error("{path}: {source}{}", hint(.source))]
+    Pin { path: PathBuf, source: io::Error },
+
+    #[error(
+        "steering.pin_directory: {path} is in no BPF file system and none could be mounted on {parent}: {source}; \
+         mount one there (mount -t bpf bpf {parent}) or choose a directory in one"
+    )]
+    NoBpfFileSystem { path: PathBuf, parent: PathBuf, source: io::Error },
+
+    #[error("nft could not be started: {source}; install the package nftables")]
+    NoNft { source: io::Error },
+
+    #[error("nft {action}: {reason}")]
+    Nft { action: &'static str, reason: String },
+
+    #[error("the listener could not be handed to the kernel program: {reason}")]
+    Listener { reason: String },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (root, or CAP_NET_ADMIN with CAP_BPF and CAP_PERFMON, is needed)"
+        }
+        _ => "",
+    }
+}

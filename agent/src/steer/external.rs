@@ -1,0 +1,25 @@
+//! The operator's own rules bring the packets: nothing is installed, so there is nothing to check or remove.
+
+use std::collections::BTreeMap;
+
+use super::{SteerError, Steering};
+
+pub(super) struct External;
+
+impl Steering for External {
+    fn withdraw(&mut self) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn problems(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}

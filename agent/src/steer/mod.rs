@@ -1,0 +1,82 @@
+//! How port 25 reaches the agent: installs what steers customers' packets to the listener, checks and
+//! repairs it while the agent runs, and removes it.
+//!
+//! Three back ends: [`Backend::Ebpf`] (a tc program on the interfaces), [`Backend::Tproxy`] (one nftables
+//! table) and [`Backend::External`] (nothing: the operator's own rules). The first two share the policy rules
+//! and routes of `routing`.
+//!
+//! What a dead agent leaves is inert, or in `closed` drops new connections of customers. The next
+//! [`install`] takes it over, [`cleanup`] removes it.
+
+mod cleanup;
+mod ebpf;
+mod error;
+mod external;
+mod host;
+mod netlink;
+mod plan;
+mod routing;
+mod tproxy;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+pub use cleanup::{Report, cleanup};
+pub use error::SteerError;
+pub use plan::Plan;
+
+use crate::config::Backend;
+
+/// Steering that is in place. Dropped without [`Steering::remove`] (by a panic, say) it removes itself
+/// just the same.
+///
+/// The functions talk to the kernel, or to nft(8), and block for milliseconds.
+pub trait Steering: Send {
+    /// Takes no new connections any more; those in flight are steered on. New ones then go straight
+    /// to their destination (`open`) or are dropped (`closed`). To be called before the listener is closed.
+    fn withdraw(&mut self) -> Result<(), SteerError>;
+
+    /// Removes everything from the host (`open`), or all but what goes on dropping customers' new
+    /// connections (`closed`).
+    fn remove(&mut self) -> Result<(), SteerError>;
+
+    /// Packets by what became of them, since the start.
+    fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;
+
+    /// Looks whether all is still in place, puts back rules and routes that are missing, and says in
+    /// words what was or is wrong. While a rule is missing customers get no answer: call it every second.
+    fn problems(&mut self) -> Vec<String>;
+}
+
+/// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`.
+///
+/// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
+/// of a dead agent may be gone).
+pub async fn install(plan: &Plan, listener: BorrowedFd<'_>) -> Result<Box<dyn Steering>, SteerError> {
+    let plan = plan.clone();
+    let listener =
+        listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
+    blocking(move || install_blocking(plan, listener)).await
+}
+
+fn install_blocking(plan: Plan, listener: OwnedFd) -> Result<Box<dyn Steering>, SteerError> {
+    if plan.backend == Backend::External {
+        return Ok(Box::new(external::External));
+    }
+    host::check(&plan)?;
+    Ok(match plan.backend {
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, listener)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan)?),
+        Backend::External => Box::new(external::External),
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SteerError> + Send + 'static,
+) -> Result<T, SteerError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let source = io::Error::other(error.to_string());
+        Err(SteerError::Netlink { what: "steering stopped half-way".to_owned(), source })
+    })
+}

@@ -1,0 +1,332 @@
+//! The policy rules and routes that deliver marked packets to this host, in place of forwarding them.
+//!
+//! One rule per interface and address family: with `iif` in it, and only so, reverse path checks
+//! see the same route for marked packets as for others.
+
+use std::fmt;
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc;
+
+use super::SteerError;
+use super::netlink::Netlink;
+
+/// Marks rules and routes as ours (`proto 87` in the output of ip(8)): a number nobody else uses, by which a
+/// later start and `cleanup` find them.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(87);
+
+/// Comes before the operator's rules and those of other programs, after the table of local addresses.
+const PRIORITY: u32 = 99;
+
+/// The loopback interface's index, the same in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The bits of a packet's mark that are ours.
+pub(super) const MARK_MASK: u32 = 0xffff_0000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    fn address_family(self) -> AddressFamily {
+        match self {
+            Self::V4 => AddressFamily::Inet,
+            Self::V6 => AddressFamily::Inet6,
+        }
+    }
+
+    fn flag(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
+        }
+    }
+}
+
+/// A rule or route of ours, as ip(8) would be told to make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    Rule { family: Family, interface: String, mark: u32, table: u32 },
+    Route { family: Family, table: u32 },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule { family, interface, mark, table } => {
+                let family = family.flag();
+                write!(
+                    formatter,
+                    "ip {family} rule iif {interface} fwmark {mark:#x}/{MARK_MASK:#x} lookup {table}"
+                )
+            }
+            Self::Route { family, table } => {
+                let family = family.flag();
+                write!(formatter, "ip {family} route local default dev lo table {table}")
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn family(&self) -> Family {
+        match self {
+            Self::Rule { family, .. } | Self::Route { family, .. } => *family,
+        }
+    }
+
+    fn create(&self) -> RouteNetlinkMessage {
+        match self {
+            Self::Rule { .. } => RouteNetlinkMessage::NewRule(self.rule()),
+            Self::Route { .. } => RouteNetlinkMessage::NewRoute(self.route()),
+        }
+    }
+
+    fn delete(&self) -> RouteNetlinkMessage {
+        match self {
+            Self::Rule { .. } => RouteNetlinkMessage::DelRule(self.rule()),
+            Self::Route { .. } => RouteNetlinkMessage::DelRoute(self.route()),
+        }
+    }
+
+    fn rule(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = self.family().address_family();
+        message.header.action = RuleAction::ToTable;
+        if let Self::Rule { interface, mark, table, .. } = self {
+            message.attributes = vec![
+                RuleAttribute::Iifname(interface.clone()),
+                RuleAttribute::Priority(PRIORITY),
+                RuleAttribute::FwMark(*mark),
+                RuleAttribute::FwMask(MARK_MASK),
+                RuleAttribute::Table(*table),
+                RuleAttribute::Protocol(PROTOCOL),
+            ];
+        }
+        message
+    }
+
+    fn route(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: self.family().address_family(),
+            protocol: PROTOCOL,
+            scope: RouteScope::Host,
+            kind: RouteType::Local,
+            ..RouteHeader::default()
+        };
+        if let Self::Route { table, .. } = self {
+            message.attributes = vec![RouteAttribute::Oif(LOOPBACK), RouteAttribute::Table(*table)];
+        }
+        message
+    }
+
+    /// A rule or route with our protocol number, as the kernel reports it.
+    fn parse(message: &RouteNetlinkMessage, family: Family) -> Option<Self> {
+        match message {
+            RouteNetlinkMessage::NewRule(rule) => {
+                let mut entry = (None, None, u32::from(rule.header.table), false);
+                for attribute in &rule.attributes {
+                    match attribute {
+                        RuleAttribute::Iifname(name) => entry.0 = Some(name.clone()),
+                        RuleAttribute::FwMark(mark) => entry.1 = Some(*mark),
+                        RuleAttribute::Table(table) => entry.2 = *table,
+                        RuleAttribute::Protocol(protocol) => entry.3 = *protocol == PROTOCOL,
+                        _ => {}
+                    }
+                }
+                let (Some(interface), Some(mark), table, true) = entry else { return None };
+                Some(Self::Rule { family, interface, mark, table })
+            }
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.protocol == PROTOCOL
+                    && route.header.kind == RouteType::Local
+                    && route.header.destination_prefix_length == 0 =>
+            {
+                Some(Self::Route { family, table: table_of(route) })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    let attribute = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| u32::from(route.header.table))
+}
+
+/// What must be there while packets are steered.
+#[derive(Debug, Clone)]
+pub(super) struct Routing {
+    pub(super) families: Vec<Family>,
+    pub(super) interfaces: Vec<String>,
+    pub(super) mark: u32,
+    pub(super) table: u32,
+}
+
+impl Routing {
+    /// Routes first: a rule without its route would drop nothing, but a marked packet would be forwarded.
+    fn entries(&self) -> Vec<Entry> {
+        let (mark, table) = (self.mark, self.table);
+        let routes = self.families.iter().map(|&family| Entry::Route { family, table });
+        let rules = self.families.iter().flat_map(|&family| {
+            self.interfaces.iter().map(move |interface| Entry::Rule {
+                family,
+                interface: interface.clone(),
+                mark,
+                table,
+            })
+        });
+        routes.chain(rules).collect()
+    }
+
+    /// Whether the table is free for us.
+    pub(super) fn check(&self) -> Result<(), SteerError> {
+        let mut netlink = open()?;
+        for &family in &self.families {
+            let routes = dump_routes(&mut netlink, family, Some(self.table))?;
+            let foreign = routes.iter().any(|message| {
+                matches!(message, RouteNetlinkMessage::NewRoute(route)
+                    if table_of(route) == self.table && route.header.protocol != PROTOCOL)
+            });
+            if foreign {
+                return Err(SteerError::TableInUse { table: self.table });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what is missing and removes what an earlier start left that is no longer wanted. Adds
+    /// nothing if one of them cannot be added.
+    pub(super) fn install(&self) -> Result<(), SteerError> {
+        let mut netlink = open()?;
+        let wanted = self.entries();
+        let mut added: Vec<&Entry> = Vec::new();
+        for entry in &wanted {
+            match add(&mut netlink, entry) {
+                Ok(true) => added.push(entry),
+                Ok(false) => {}
+                Err(error) => {
+                    for entry in added.iter().rev() {
+                        let _ = netlink.request(entry.delete(), 0);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for entry in ours(&mut netlink)?.iter().filter(|entry| !wanted.contains(entry)) {
+            delete(&mut netlink, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what somebody has removed, and says what that was.
+    pub(super) fn repair(&self) -> Result<Vec<String>, SteerError> {
+        let mut netlink = open()?;
+        let present = ours(&mut netlink)?;
+        let mut repaired = Vec::new();
+        for entry in self.entries().iter().filter(|entry| !present.contains(entry)) {
+            add(&mut netlink, entry)?;
+            repaired.push(entry.to_string());
+        }
+        Ok(repaired)
+    }
+}
+
+/// Removes all rules and routes of ours, of this start or an earlier one, and says what they were.
+pub(super) fn remove_all() -> Result<Vec<String>, SteerError> {
+    let mut netlink = open()?;
+    let mut entries = ours(&mut netlink)?;
+    // Rules before the routes they lead to.
+    entries.sort_by_key(|entry| matches!(entry, Entry::Route { .. }));
+    for entry in &entries {
+        delete(&mut netlink, entry)?;
+    }
+    Ok(entries.iter().map(Entry::to_string).collect())
+}
+
+fn open() -> Result<Netlink, SteerError> {
+    Netlink::open().map_err(|source| SteerError::Netlink { what: "netlink socket".to_owned(), source })
+}
+
+/// `false` if it was there already, and ours.
+fn add(netlink: &mut Netlink, entry: &Entry) -> Result<bool, SteerError> {
+    match netlink.request(entry.create(), NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            if ours(netlink)?.contains(entry) {
+                Ok(false)
+            } else {
+                Err(SteerError::NotOurs { what: entry.to_string() })
+            }
+        }
+        Err(source) => Err(SteerError::Netlink { what: format!("adding {entry}"), source }),
+    }
+}
+
+fn delete(netlink: &mut Netlink, entry: &Entry) -> Result<(), SteerError> {
+    match netlink.request(entry.delete(), 0) {
+        Err(error) if is_absent(&error) => Ok(()),
+        outcome => {
+            outcome.map_err(|source| SteerError::Netlink { what: format!("removing {entry}"), source })
+        }
+    }
+}
+
+/// Whether the kernel says that there is no such rule, route, table or address family.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
+}
+
+/// All rules and routes of ours on this host.
+fn ours(netlink: &mut Netlink) -> Result<Vec<Entry>, SteerError> {
+    let mut found = Vec::new();
+    for family in Family::ALL {
+        let mut query = RuleMessage::default();
+        query.header.family = family.address_family();
+        let rules = dump(netlink, RouteNetlinkMessage::GetRule(query), "listing rules")?;
+        let routes = dump_routes(netlink, family, None)?;
+        found.extend(rules.iter().chain(&routes).filter_map(|message| Entry::parse(message, family)));
+    }
+    Ok(found)
+}
+
+/// The routes of a table, or those of ours in all tables.
+fn dump_routes(
+    netlink: &mut Netlink,
+    family: Family,
+    table: Option<u32>,
+) -> Result<Vec<RouteNetlinkMessage>, SteerError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family.address_family();
+    match table {
+        Some(table) => query.attributes.push(RouteAttribute::Table(table)),
+        None => query.header.protocol = PROTOCOL,
+    }
+    dump(netlink, RouteNetlinkMessage::GetRoute(query), "listing routes")
+}
+
+fn dump(
+    netlink: &mut Netlink,
+    query: RouteNetlinkMessage,
+    what: &'static str,
+) -> Result<Vec<RouteNetlinkMessage>, SteerError> {
+    match netlink.dump(query) {
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        outcome => outcome.map_err(|source| SteerError::Netlink { what: what.to_owned(), source }),
+    }
+}

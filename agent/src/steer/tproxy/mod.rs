@@ -1,0 +1,138 @@
+//! The back end for hosts where eBPF cannot be used: one nftables table with `tproxy`.
+
+mod nft;
+mod ruleset;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::routing::{self, Routing};
+use super::{Plan, SteerError, Steering, ebpf, host};
+use crate::config::WhenAgentDies;
+use ruleset::{FAMILY, Stage, TABLE};
+
+pub(super) struct Tproxy {
+    plan: Plan,
+    routing: Routing,
+    stage: Stage,
+    removed: bool,
+}
+
+impl Tproxy {
+    pub(super) fn install(plan: Plan) -> Result<Self, SteerError> {
+        // Asks for the table only to see whether nft works here, before anything is changed.
+        let previous = nft::list_table(FAMILY, TABLE)?.is_some();
+        let routing = plan.routing();
+        routing.install()?;
+        if let Err(error) = nft::apply(ruleset::replace_table(&plan)) {
+            // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
+            // dropping (`closed`) without the rules.
+            if let Err(error) = routing::remove_all() {
+                tracing::warn!(%error, previous, "rules and routes are left behind");
+            }
+            return Err(error);
+        }
+        let steering = Self { plan, routing, stage: Stage::Steering, removed: false };
+        ebpf::remove_pins(&steering.plan.pin_directory)?;
+        Ok(steering)
+    }
+
+    fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
+        if self.stage != stage {
+            nft::apply(ruleset::replace_rules(&self.plan, stage))?;
+            self.stage = stage;
+        }
+        Ok(())
+    }
+
+    fn repair_routing(&self, problems: &mut Vec<String>) {
+        match self.routing.repair() {
+            Ok(repaired) => {
+                problems.extend(repaired.iter().map(|entry| format!("was missing, put back: {entry}")))
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+}
+
+impl Steering for Tproxy {
+    fn withdraw(&mut self) -> Result<(), SteerError> {
+        self.apply_stage(Stage::Withdrawn)
+    }
+
+    fn remove(&mut self) -> Result<(), SteerError> {
+        if self.removed {
+            return Ok(());
+        }
+        let table = match self.plan.when_agent_dies {
+            WhenAgentDies::Open => nft::apply(ruleset::delete_table()),
+            WhenAgentDies::Closed => self.withdraw(),
+        };
+        let routes = routing::remove_all();
+        table?;
+        routes?;
+        self.removed = true;
+        Ok(())
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
+        let table = nft::list_table(FAMILY, TABLE)?.unwrap_or_default();
+        Ok(table.iter().filter_map(counter).collect())
+    }
+
+    fn problems(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.repair_routing(&mut problems);
+        match nft::list_table(FAMILY, TABLE) {
+            Ok(Some(objects)) if has_rules(&objects) => {}
+            Ok(_) => {
+                let outcome = match nft::apply(ruleset::replace_table(&self.plan)) {
+                    Ok(()) if self.stage == Stage::Withdrawn => {
+                        self.stage = Stage::Steering;
+                        self.withdraw()
+                    }
+                    outcome => outcome,
+                };
+                problems.push(match outcome {
+                    Ok(()) => format!("was missing, put back: nft table {FAMILY} {TABLE}"),
+                    Err(error) => format!("nft table {FAMILY} {TABLE} is missing: {error}"),
+                });
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+        if self.plan.when_agent_dies == WhenAgentDies::Open {
+            problems.extend(host::forwarding_off(&self.plan).map(|setting| {
+                format!("{setting} is 0: mail will not flow straight when the agent is dead")
+            }));
+        }
+        problems
+    }
+}
+
+impl Drop for Tproxy {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, "steering is left behind; weir-agent cleanup removes it");
+        }
+    }
+}
+
+fn counter(object: &Value) -> Option<(String, u64)> {
+    let counter = &object["counter"];
+    Some((counter["name"].as_str()?.to_owned(), counter["packets"].as_u64()?))
+}
+
+fn has_rules(objects: &[Value]) -> bool {
+    objects.iter().any(|object| object["rule"].is_object())
+}
+
+/// Removes the table, if there is one; says what it was.
+pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
+    // Without nft on the host the table cannot have been made by us.
+    if !nft::is_installed() || nft::list_table(FAMILY, TABLE)?.is_none() {
+        return Ok(None);
+    }
+    nft::apply(ruleset::delete_table())?;
+    Ok(Some(format!("nft table {FAMILY} {TABLE}")))
+}

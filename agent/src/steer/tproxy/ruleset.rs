@@ -1,0 +1,189 @@
+//! The rules of the nftables table.
+//!
+//! | packet | treatment |
+//! |---|---|
+//! | of a connection of the agent's, or an ICMP error about one | marked |
+//! | a customer's SYN to port 25, not to the gateway itself | to the listener, and marked |
+//! | the same while there is no listener | passed (`open`), dropped (`closed`) |
+//! | anything else | passed |
+//!
+//! Fragments need no rules: the kernel puts packets together before it looks at any of them, in every
+//! network namespace with a `tproxy` statement.
+
+use serde_json::{Value, json};
+
+use crate::config::WhenAgentDies;
+use crate::steer::Plan;
+use crate::steer::routing::{Family, MARK_MASK};
+
+/// One table for both address families, and nothing of ours outside it.
+pub(super) const FAMILY: &str = "inet";
+pub(super) const TABLE: &str = "weir";
+
+const CHAIN: &str = "prerouting";
+/// Before routing, after connection tracking: the customary place of `tproxy`.
+const PRIORITY_MANGLE: i32 = -150;
+
+pub(super) const ESTABLISHED: &str = "established";
+pub(super) const NEW_CONNECTION: &str = "new_connection";
+pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
+pub(super) const COUNTERS: [&str; 3] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED];
+
+/// Whether new connections are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Steering,
+    Withdrawn,
+}
+
+/// Commands that put the whole table in place of an earlier one, in one transaction.
+pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
+    let mut commands = delete_table();
+    commands.push(json!({ "add": { "table": table() } }));
+    for name in COUNTERS {
+        commands.push(json!({ "add": { "counter": { "family": FAMILY, "table": TABLE, "name": name } } }));
+    }
+    for family in plan.families() {
+        commands.push(json!({ "add": { "set": {
+            "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
+            "flags": ["interval"], "elem": elements(plan, family),
+        } } }));
+    }
+    commands.push(json!({ "add": { "chain": {
+        "family": FAMILY, "table": TABLE, "name": CHAIN,
+        "type": "filter", "hook": "prerouting", "prio": PRIORITY_MANGLE, "policy": "accept",
+    } } }));
+    commands.extend(rules(plan, Stage::Steering));
+    commands
+}
+
+/// Commands that change the rules for new connections; sets and counters stay.
+pub(super) fn replace_rules(plan: &Plan, stage: Stage) -> Vec<Value> {
+    let mut commands =
+        vec![json!({ "flush": { "chain": { "family": FAMILY, "table": TABLE, "name": CHAIN } } })];
+    commands.extend(rules(plan, stage));
+    commands
+}
+
+/// Commands that remove the table, whether or not it is there.
+pub(super) fn delete_table() -> Vec<Value> {
+    vec![json!({ "add": { "table": table() } }), json!({ "delete": { "table": table() } })]
+}
+
+fn table() -> Value {
+    json!({ "family": FAMILY, "name": TABLE })
+}
+
+fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
+    let mut rules = vec![connections(plan)];
+    for family in plan.families() {
+        if stage == Stage::Steering {
+            let to_listener = [count(NEW_CONNECTION), tproxy(plan, family), set_mark(plan), accept()];
+            rules.push(new_connections(plan, family, &to_listener));
+        }
+        if plan.when_agent_dies == WhenAgentDies::Closed {
+            rules.push(new_connections(plan, family, &[count(NO_LISTENER_DROPPED), json!({ "drop": null })]));
+        }
+    }
+    rules.into_iter().map(add_rule).collect()
+}
+
+/// Packets of the agent's connections, and ICMP errors about them: those quote the customer's address, and
+/// without them path MTU discovery fails.
+fn connections(plan: &Plan) -> Vec<Value> {
+    vec![
+        matches(json!({ "meta": { "key": "iifname" } }), set_of(&plan.interfaces())),
+        matches(json!({ "meta": { "key": "l4proto" } }), json!({ "set": ["tcp", "icmp", "ipv6-icmp"] })),
+        matches(json!({ "socket": { "key": "transparent" } }), json!(1)),
+        count(ESTABLISHED),
+        set_mark(plan),
+        accept(),
+    ]
+}
+
+/// SYNs only: what belongs to a connection older than the agent must not reach the listener, which would
+/// reset it.
+fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Value> {
+    let mut rule = vec![
+        matches(json!({ "meta": { "key": "iifname" } }), set_of(&plan.customer_interfaces)),
+        matches(payload(ip(family), "saddr"), json!(format!("@{}", set_name(family)))),
+        matches(payload("tcp", "dport"), json!(25)),
+        matches(json!({ "&": [payload("tcp", "flags"), { "|": ["syn", "ack", "rst"] }] }), json!("syn")),
+        // Mail to the gateway itself is the gateway's own.
+        json!({ "match": { "op": "!=",
+            "left": { "fib": { "result": "type", "flags": ["daddr"] } }, "right": "local" } }),
+    ];
+    rule.extend_from_slice(treatment);
+    rule
+}
+
+fn add_rule(expressions: Vec<Value>) -> Value {
+    json!({ "add": { "rule": { "family": FAMILY, "table": TABLE, "chain": CHAIN, "expr": expressions } } })
+}
+
+fn matches(left: Value, right: Value) -> Value {
+    json!({ "match": { "op": "==", "left": left, "right": right } })
+}
+
+fn payload(protocol: &str, field: &str) -> Value {
+    json!({ "payload": { "protocol": protocol, "field": field } })
+}
+
+fn count(name: &str) -> Value {
+    json!({ "counter": name })
+}
+
+fn accept() -> Value {
+    json!({ "accept": null })
+}
+
+/// Where there is no listener the rule ends here, and the next one decides.
+fn tproxy(plan: &Plan, family: Family) -> Value {
+    json!({ "tproxy": { "family": ip(family), "port": plan.listen_port } })
+}
+
+/// Our bits of the mark; the others' stay.
+fn set_mark(plan: &Plan) -> Value {
+    let key = json!({ "meta": { "key": "mark" } });
+    json!({ "mangle": { "key": key, "value": { "|": [{ "&": [key, !MARK_MASK] }, plan.mark] } } })
+}
+
+fn set_of(names: &[String]) -> Value {
+    json!({ "set": names })
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn set_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "customers_v4",
+        Family::V6 => "customers_v6",
+    }
+}
+
+fn address_type(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
+    }
+}
+
+fn elements(plan: &Plan, family: Family) -> Vec<Value> {
+    match family {
+        Family::V4 => {
+            plan.v4_prefixes().map(|net| prefix(&net.network().to_string(), net.prefix_len())).collect()
+        }
+        Family::V6 => {
+            plan.v6_prefixes().map(|net| prefix(&net.network().to_string(), net.prefix_len())).collect()
+        }
+    }
+}
+
+fn prefix(address: &str, length: u8) -> Value {
+    json!({ "prefix": { "addr": address, "len": length } })
+}

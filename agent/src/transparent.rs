@@ -1,0 +1,273 @@
+//! Sockets with other hosts' addresses: the listener that takes customers' connections to any destination,
+//! and connections to destinations from the customers' own addresses.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// Ports tried on kernels that cannot be given a range.
+const PORT_TRIES: u16 = 64;
+
+/// `IP_LOCAL_PORT_RANGE` of linux/in.h, since Linux 6.3.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+
+/// The customer's end of an intercepted connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CustomerAddr(SocketAddr);
+
+/// The destination to which the customer meant to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OriginalDst(SocketAddr);
+
+macro_rules! address {
+    ($name:ident) => {
+        impl $name {
+            /// An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is made an IPv4 address.
+            pub fn new(address: SocketAddr) -> Self {
+                Self(SocketAddr::new(address.ip().to_canonical(), address.port()))
+            }
+
+            pub fn get(self) -> SocketAddr {
+                self.0
+            }
+
+            pub fn ip(self) -> IpAddr {
+                self.0.ip()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(formatter)
+            }
+        }
+    };
+}
+
+address!(CustomerAddr);
+address!(OriginalDst);
+
+/// An intercepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    pub stream: TcpStream,
+    pub customer: CustomerAddr,
+    pub destination: OriginalDst,
+}
+
+/// Listens for connections to whatever address the steering rules give it.
+#[derive(Debug)]
+pub struct TransparentListener {
+    listener: TcpListener,
+    port: u16,
+}
+
+impl TransparentListener {
+    /// Listens on `port` (0: the kernel's choice), IPv4 and IPv6 on one socket; IPv4 alone where the kernel
+    /// has no IPv6. Needs CAP_NET_ADMIN (`EPERM` otherwise), and a tokio runtime.
+    pub fn bind(port: u16) -> io::Result<Self> {
+        let socket = match Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), Some(Protocol::TCP)) {
+            Ok(socket) => {
+                socket.set_only_v6(false)?;
+                socket.set_ip_transparent_v6(true)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+                socket
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+                socket
+            }
+            Err(error) => return Err(error),
+        };
+        // The IPv4 option as well: without it the kernel does not answer for foreign IPv4 addresses.
+        socket.set_ip_transparent_v4(true)?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let port = listener.local_addr()?.port();
+        Ok(Self { listener, port })
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The next intercepted connection. Errors are the kernel's: some (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`)
+    /// last, so a caller must pause before it tries again.
+    ///
+    /// A connection made to the listener's own port was not intercepted: relayed, it would come back
+    /// to us for ever. It is closed.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        loop {
+            let (stream, customer) = self.listener.accept().await?;
+            let destination = stream.local_addr()?;
+            if destination.port() == self.port {
+                tracing::debug!(%customer, "connection to the listener's own port closed");
+                continue;
+            }
+            stream.set_nodelay(true)?;
+            let (customer, destination) = (CustomerAddr::new(customer), OriginalDst::new(destination));
+            return Ok(Accepted { stream, customer, destination });
+        }
+    }
+}
+
+impl AsFd for TransparentListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Connects to the destination from the customer's address and a port of `ports`.
+///
+/// Errors are the kernel's (`ECONNREFUSED`, `EHOSTUNREACH`, ...); `TimedOut` after `timeout`, and
+/// `AddrNotAvailable` when every port is in use towards this destination.
+pub async fn connect(
+    customer: CustomerAddr,
+    destination: OriginalDst,
+    ports: RangeInclusive<u16>,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let attempt = connect_from_range(customer, destination, ports);
+    tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+async fn connect_from_range(
+    customer: CustomerAddr,
+    destination: OriginalDst,
+    ports: RangeInclusive<u16>,
+) -> io::Result<TcpStream> {
+    let socket = transparent_socket(customer)?;
+    match set_port_range(&socket, &ports) {
+        Ok(()) => {
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SockAddr::from(SocketAddr::new(customer.ip(), 0)))?;
+            open(socket, destination).await
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            connect_port_by_port(customer, destination, ports).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// For kernels before 6.3: binds ports of the range one after the other, from a random one.
+async fn connect_port_by_port(
+    customer: CustomerAddr,
+    destination: OriginalDst,
+    ports: RangeInclusive<u16>,
+) -> io::Result<TcpStream> {
+    let (first, count) = (*ports.start(), u32::from(ports.end().saturating_sub(*ports.start())) + 1);
+    let start = rand::random_range(0..count);
+    for step in 0..u32::from(PORT_TRIES).min(count) {
+        let port = u32::from(first) + (start + step) % count;
+        let Ok(port) = u16::try_from(port) else { continue };
+        let socket = transparent_socket(customer)?;
+        // The same port to another destination is no conflict.
+        socket.set_reuse_address(true)?;
+        match socket.bind(&SockAddr::from(SocketAddr::new(customer.ip(), port))) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
+            Err(error) => return Err(error),
+        }
+        match open(socket, destination).await {
+            Err(error) if matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(ErrorKind::AddrNotAvailable.into())
+}
+
+fn transparent_socket(customer: CustomerAddr) -> io::Result<Socket> {
+    let domain = if customer.ip().is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    match customer.ip() {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+async fn open(socket: Socket, destination: OriginalDst) -> io::Result<TcpStream> {
+    TcpSocket::from_std_stream(socket.into()).connect(destination.get()).await
+}
+
+/// Restricts the kernel's choice of a source port. It may choose a port that is in use towards other
+/// destinations, which explicit ports could not.
+#[allow(unsafe_code, reason = "the option has no safe wrapper yet")]
+fn set_port_range(socket: &Socket, ports: &RangeInclusive<u16>) -> io::Result<()> {
+    let range = u32::from(*ports.end()) << 16 | u32::from(*ports.start());
+    // SAFETY: the pointer is to a `u32` that outlives the call, and the length is its own.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const range).cast(),
+            4,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_addresses_are_canonical() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:25".parse().unwrap();
+        assert_eq!(OriginalDst::new(mapped).to_string(), "192.0.2.1:25");
+        let v6: SocketAddr = "[2001:db8::1]:25".parse().unwrap();
+        assert_eq!(CustomerAddr::new(v6).get(), v6);
+    }
+
+    #[tokio::test]
+    async fn source_ports_come_from_the_range() {
+        let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let original = OriginalDst::new(destination.local_addr().unwrap());
+        for (customer, ports) in [("127.0.0.9:1", 20_000..=20_009), ("127.0.0.10:1", 20_010..=20_010)] {
+            let customer = CustomerAddr::new(customer.parse().unwrap());
+            for connect_by in ["range", "port by port"] {
+                let stream = if connect_by == "range" {
+                    connect(customer, original, ports.clone(), Duration::from_secs(5)).await.unwrap()
+                } else {
+                    connect_port_by_port(customer, original, ports.clone()).await.unwrap()
+                };
+                let local = stream.local_addr().unwrap();
+                assert_eq!(local.ip(), customer.ip(), "{connect_by}");
+                assert!(ports.contains(&local.port()), "{connect_by}: {local}");
+                // Reset, so that the port is free for the next round.
+                stream.set_zero_linger().unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_listeners_own_port_is_not_relayed() {
+        use tokio::io::AsyncReadExt;
+
+        let listener = TransparentListener::bind(0).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", listener.port())).await.unwrap();
+        let mut buffer = [0; 1];
+        tokio::select! {
+            accepted = listener.accept() => panic!("accepted {accepted:?}"),
+            read = client.read(&mut buffer) => assert_eq!(read.unwrap(), 0),
+        }
+    }
+}

@@ -25,6 +25,8 @@ pub(crate) struct Node<'s> {
     own: &'s Value,
     /// What its type says.
     kind: &'s Value,
+    /// For an element of a list: the first of the list's example.
+    listed: Option<&'s Value>,
 }
 
 impl Schema {
@@ -74,7 +76,7 @@ impl<'s> Node<'s> {
                 break;
             }
         }
-        Self { root, own, kind }
+        Self { root, own, kind, listed: None }
     }
 
     pub(crate) fn keys(self) -> impl Iterator<Item = (&'s str, Node<'s>)> {
@@ -88,7 +90,8 @@ impl<'s> Node<'s> {
     }
 
     pub(crate) fn element(self) -> Option<Node<'s>> {
-        self.kind.get("items").map(|own| Node::new(self.root, own))
+        let own = self.kind.get("items")?;
+        Some(Node { listed: self.example().and_then(|list| list.get(0)), ..Node::new(self.root, own) })
     }
 
     pub(crate) fn is_section(self) -> bool {
@@ -112,7 +115,7 @@ impl<'s> Node<'s> {
     }
 
     pub(crate) fn example(self) -> Option<&'s Value> {
-        [self.own, self.kind].into_iter().find_map(|value| value.get("examples")?.get(0))
+        [self.own, self.kind].into_iter().find_map(|value| value.get("examples")?.get(0)).or(self.listed)
     }
 
     /// Whether a TOML value of this kind (`string`, `integer`, ...) can be a value of this key.

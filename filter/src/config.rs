@@ -88,7 +88,9 @@ impl Default for Limits {
     }
 }
 
-/// SpamAssassin, asked through spamd. Without this section messages are not scanned.
+/// SpamAssassin, asked through spamd. Without this section messages are not scanned. Customers with
+/// private addresses are trusted by SpamAssassin (its ALL_TRUSTED) unless its own `trusted_networks`
+/// says otherwise, for example `trusted_networks 127.0.0.0/8`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpamAssassin {

@@ -98,10 +98,13 @@ fn deserialize<T: DeserializeOwned>(
             }
             return None;
         };
-        let node = schema.at(&place);
-        let accepted = node.as_ref().map_or_else(String::new, crate::schema::Node::accepted);
-        let separator = if accepted.is_empty() { "" } else { "; accepted: " };
-        problems.add(&document::path_text(&place), format!("{}{separator}{accepted}", error.message()));
+        let accepted = schema.at(&place).map_or_else(String::new, |node| node.accepted());
+        let what = match error.message().split(", expected ").next() {
+            // What is expected is said better by the schema than by the name of a Rust type.
+            Some(what) if !accepted.is_empty() => format!("{what}; accepted: {accepted}"),
+            _ => error.message().to_string(),
+        };
+        problems.add(&document::path_text(&place), what);
         if !document.replace(schema, &place) {
             return None;
         }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use indexmap::IndexMap;
+
 use super::{Answer, Ask, Away, BUCKETS, Counters, Moment};
 
 /// When the store is full, this many keys are looked at and the one unused for longest goes.
@@ -32,14 +34,19 @@ struct Store {
     keys: usize,
     evicted: u64,
     swept: u64,
+    dice: Dice,
 }
+
+/// Which keys are looked at when one has to go; nothing depends on their being unpredictable.
+#[derive(Debug, Default)]
+struct Dice(u64);
 
 /// All keys of a namespace have the windows it was ever asked with: what is counted with one is
 /// read with another.
 #[derive(Debug, Default)]
 struct Namespace {
     windows: Vec<u64>,
-    keys: HashMap<Box<str>, Entry>,
+    keys: IndexMap<Box<str>, Entry>,
 }
 
 #[derive(Debug, Default)]
@@ -129,16 +136,16 @@ impl Store {
                 return;
             }
         }
-        let entries = self.namespaces.iter().flat_map(|(name, namespace)| {
-            namespace.keys.iter().map(move |(key, entry)| (name, key, entry.last))
-        });
-        let oldest = entries.take(EVICTION_SAMPLE).min_by_key(|(_, _, last)| *last);
-        let Some((name, key)) = oldest.map(|(name, key, _)| (name.clone(), key.clone())) else { return };
-        if let Some(namespace) = self.namespaces.get_mut(&name) {
-            namespace.keys.remove(&key);
+        let fullest = self.namespaces.values_mut().max_by_key(|namespace| namespace.keys.len());
+        let Some(namespace) = fullest.filter(|namespace| !namespace.keys.is_empty()) else { return };
+        let count = namespace.keys.len();
+        let sample = (0..EVICTION_SAMPLE).map(|_| self.dice.below(count));
+        let oldest = sample.min_by_key(|at| namespace.keys.get_index(*at).map(|(_, entry)| entry.last));
+        if let Some(at) = oldest {
+            namespace.keys.swap_remove_index(at);
+            self.keys -= 1;
+            self.evicted += 1;
         }
-        self.keys -= 1;
-        self.evicted += 1;
     }
 
     fn sweep(&mut self, now: u64) {
@@ -149,6 +156,16 @@ impl Store {
             namespace.keys.retain(|_, entry| entry.last.saturating_add(longest) > now);
         }
         self.keys = self.namespaces.values().map(|namespace| namespace.keys.len()).sum();
+    }
+}
+
+impl Dice {
+    /// The next of a splitmix64 sequence, below `count`.
+    fn below(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed >> 32) % count.max(1) as u64).unwrap_or(0)
     }
 }
 

@@ -43,8 +43,10 @@ fn memory_is_bounded_and_expired_keys_go_first() {
     for n in 0..1000u64 {
         let key = n.to_string();
         assert!(passes(&memory, Ask { key: &key, ..ask(1, 60) }, 1_000_000 + n));
+        // Who keeps sending is not forgotten for those who sent once.
+        assert_eq!(memory.ask(ask(2000, 60), Moment(1_000_000 + n)).sum, n + 1);
     }
-    assert_eq!((memory.usage().keys, memory.usage().evicted), (100, 900));
+    assert_eq!((memory.usage().keys, memory.usage().evicted), (100, 901));
     memory.sweep(Moment(1_000_000 + 1000 + 62_000));
     assert_eq!(memory.usage().keys, 0);
 }

@@ -5,22 +5,18 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
 
-/// Ports tried on kernels that cannot be given a range.
-const PORT_TRIES: u16 = 64;
-
-/// `IP_LOCAL_PORT_RANGE` of linux/in.h, since Linux 6.3.
-const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+/// Ports tried for one connection, each of which may be in use towards its destination.
+const PORT_TRIES: u32 = 64;
 
 /// The customer's end of an intercepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,7 +131,7 @@ impl AsFd for TransparentListener {
 /// Connects to the destination from the customer's address and a port of `ports`.
 ///
 /// Errors are the kernel's (`ECONNREFUSED`, `EHOSTUNREACH`, ...); `TimedOut` after `timeout`, and
-/// `AddrNotAvailable` when every port is in use towards this destination.
+/// `AddrNotAvailable` when the ports tried are all in use towards this destination.
 pub async fn connect(
     customer: CustomerAddr,
     destination: OriginalDst,
@@ -146,45 +142,24 @@ pub async fn connect(
     tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
+/// Binds ports of the range one after the other, from a random one. The kernel will not choose for us: it
+/// takes `IP_LOCAL_PORT_RANGE` only within `net.ipv4.ip_local_port_range`, which is where the
+/// customers' own ports are.
 async fn connect_from_range(
     customer: CustomerAddr,
     destination: OriginalDst,
     ports: RangeInclusive<u16>,
 ) -> io::Result<TcpStream> {
-    let socket = transparent_socket(customer)?;
-    match set_port_range(&socket, &ports) {
-        Ok(()) => {
-            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-            socket.bind(&SockAddr::from(SocketAddr::new(customer.ip(), 0)))?;
-            open(socket, destination).await
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            connect_port_by_port(customer, destination, ports).await
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// For kernels before 6.3: binds ports of the range one after the other, from a random one.
-async fn connect_port_by_port(
-    customer: CustomerAddr,
-    destination: OriginalDst,
-    ports: RangeInclusive<u16>,
-) -> io::Result<TcpStream> {
-    let (first, count) = (*ports.start(), u32::from(ports.end().saturating_sub(*ports.start())) + 1);
+    let (first, count) =
+        (u32::from(*ports.start()), u32::from(ports.end().saturating_sub(*ports.start())) + 1);
     let start = rand::random_range(0..count);
-    for step in 0..u32::from(PORT_TRIES).min(count) {
-        let port = u32::from(first) + (start + step) % count;
-        let Ok(port) = u16::try_from(port) else { continue };
-        let socket = transparent_socket(customer)?;
-        // The same port to another destination is no conflict.
-        socket.set_reuse_address(true)?;
-        match socket.bind(&SockAddr::from(SocketAddr::new(customer.ip(), port))) {
-            Ok(()) => {}
+    for step in 0..PORT_TRIES.min(count) {
+        let Ok(port) = u16::try_from(first + (start + step) % count) else { continue };
+        let socket = match bound_socket(SocketAddr::new(customer.ip(), port)) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
-            Err(error) => return Err(error),
-        }
-        match open(socket, destination).await {
+            socket => socket?,
+        };
+        match TcpSocket::from_std_stream(socket.into()).connect(destination.get()).await {
             Err(error) if matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse) => {}
             outcome => return outcome,
         }
@@ -192,37 +167,18 @@ async fn connect_port_by_port(
     Err(ErrorKind::AddrNotAvailable.into())
 }
 
-fn transparent_socket(customer: CustomerAddr) -> io::Result<Socket> {
-    let domain = if customer.ip().is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    match customer.ip() {
-        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+/// A socket with an address that need not be this host's.
+fn bound_socket(source: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(source), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    match source {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
     }
     socket.set_tcp_nodelay(true)?;
+    // The same port in use towards another destination is no conflict.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(source))?;
     Ok(socket)
-}
-
-async fn open(socket: Socket, destination: OriginalDst) -> io::Result<TcpStream> {
-    TcpSocket::from_std_stream(socket.into()).connect(destination.get()).await
-}
-
-/// Restricts the kernel's choice of a source port. It may choose a port that is in use towards other
-/// destinations, which explicit ports could not.
-#[allow(unsafe_code, reason = "the option has no safe wrapper yet")]
-fn set_port_range(socket: &Socket, ports: &RangeInclusive<u16>) -> io::Result<()> {
-    let range = u32::from(*ports.end()) << 16 | u32::from(*ports.start());
-    // SAFETY: the pointer is to a `u32` that outlives the call, and the length is its own.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            IP_LOCAL_PORT_RANGE,
-            (&raw const range).cast(),
-            4,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -241,21 +197,21 @@ mod tests {
     async fn source_ports_come_from_the_range() {
         let destination = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let original = OriginalDst::new(destination.local_addr().unwrap());
-        for (customer, ports) in [("127.0.0.9:1", 20_000..=20_009), ("127.0.0.10:1", 20_010..=20_010)] {
-            let customer = CustomerAddr::new(customer.parse().unwrap());
-            for connect_by in ["range", "port by port"] {
-                let stream = if connect_by == "range" {
-                    connect(customer, original, ports.clone(), Duration::from_secs(5)).await.unwrap()
-                } else {
-                    connect_port_by_port(customer, original, ports.clone()).await.unwrap()
-                };
-                let local = stream.local_addr().unwrap();
-                assert_eq!(local.ip(), customer.ip(), "{connect_by}");
-                assert!(ports.contains(&local.port()), "{connect_by}: {local}");
-                // Reset, so that the port is free for the next round.
-                stream.set_zero_linger().unwrap();
-            }
+        let ports = 20_000..=20_003;
+        let mut streams = Vec::new();
+        for _ in ports.clone() {
+            let customer = CustomerAddr::new("127.0.0.9:1".parse().unwrap());
+            let stream = connect(customer, original, ports.clone(), Duration::from_secs(5)).await.unwrap();
+            let local = stream.local_addr().unwrap();
+            assert_eq!(local.ip(), customer.ip());
+            assert!(ports.contains(&local.port()), "{local}");
+            streams.push(stream);
         }
+        let customer = CustomerAddr::new("127.0.0.9:1".parse().unwrap());
+        let error = connect(customer, original, ports, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        // Reset, so that the ports are free for the next run.
+        streams.iter().for_each(|stream| stream.set_zero_linger().unwrap());
     }
 
     #[tokio::test]

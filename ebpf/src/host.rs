@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
-use weir_ebpf_common::{Bytes, Flow, Handshake, Host, IpVersion, ListenerAssignment, Route, Segment};
+use weir_ebpf_common::{Bytes, Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Route};
 
 use crate::maps;
 use crate::socket::Socket;
@@ -75,11 +75,11 @@ impl Kernel {
     }
 
     #[inline(always)]
-    fn acknowledges_cookie(&self, listener: &Socket, segment: &Segment) -> bool {
-        let Some(mut tcp_header) = self.words::<5>(segment.offset) else {
+    fn acknowledges_cookie(&self, listener: &Socket, packet: &Packet) -> bool {
+        let Some(mut tcp_header) = self.words::<5>(packet.offset) else {
             return false;
         };
-        match segment.flow.version {
+        match packet.flow.version {
             IpVersion::V4 => match self.words::<5>(0) {
                 Some(mut ip_header) => listener.confirms_cookie(&mut ip_header, &mut tcp_header),
                 None => false,
@@ -176,12 +176,12 @@ impl Host for Kernel {
     }
 
     #[inline(always)]
-    fn assign_listener(&self, segment: &Segment, handshake: Handshake) -> ListenerAssignment {
+    fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment {
         let Some(listener) = Socket::listener() else {
             return ListenerAssignment::NoListener;
         };
         match handshake {
-            Handshake::CookieAcknowledgement if !self.acknowledges_cookie(&listener, segment) => {
+            Handshake::CookieAcknowledgement if !self.acknowledges_cookie(&listener, packet) => {
                 ListenerAssignment::NoCookie
             }
             Handshake::CookieAcknowledgement | Handshake::Syn => match listener.assign(&self.context) {

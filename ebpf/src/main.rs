@@ -14,7 +14,7 @@ mod socket;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use weir_ebpf_common::{Action, IpVersion, Packet, Side, Verdict, decide, parse};
+use weir_ebpf_common::{Action, IpVersion, Kind, Side, Verdict, decide, parse};
 
 use crate::host::{Kernel, PacketKind};
 
@@ -55,7 +55,7 @@ fn try_steer(kernel: &Kernel, side: Side) -> Result<Verdict, PacketKind> {
         PacketKind::V6 => parse(kernel, IpVersion::V6),
         other @ (PacketKind::OtherHost | PacketKind::NotIp) => return Err(other),
     };
-    if matches!(packet, Packet::Unrelated) {
+    if packet.kind == Kind::Unrelated {
         return Ok(Verdict::Unrelated);
     }
     Ok(decide(&packet, side, maps::without_listener(), kernel))

@@ -1,6 +1,6 @@
 //! What becomes of a packet: one function over parsed headers and what the host says about them.
 
-use crate::{Flow, IpVersion, Packet, Segment, Verdict};
+use crate::{Flow, IpVersion, Kind, Packet, Verdict};
 
 /// Where the interface leads on which the packet arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,55 +57,46 @@ pub trait Host {
     fn is_opening(&self, answers: &Flow) -> bool;
     fn route(&self, flow: &Flow) -> Route;
     fn has_listener(&self) -> bool;
-    fn assign_listener(&self, segment: &Segment, handshake: Handshake) -> ListenerAssignment;
+    fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment;
 }
 
 /// Decides on one packet.
 #[inline(always)]
 pub fn decide<H: Host>(packet: &Packet, side: Side, without_listener: WithoutListener, host: &H) -> Verdict {
-    match packet {
-        Packet::IcmpError(flow) if host.has_connection(flow) => Verdict::IcmpError,
-        Packet::Unrelated | Packet::IcmpError(_) => Verdict::Unrelated,
-        Packet::Segment(segment) => decide_segment(segment, side, without_listener, host),
-        Packet::Fragment(version, source) => {
-            let verdict = Verdict::FragmentDropped;
-            decide_evasion(verdict, *version, source, side, without_listener, host)
-        }
-        Packet::ShortFragment(version, source) => {
-            let verdict = Verdict::ShortFragmentDropped;
-            decide_evasion(verdict, *version, source, side, without_listener, host)
-        }
-        Packet::ExtensionHeaders(version, source) => {
-            let verdict = Verdict::ExtensionHeadersDropped;
-            decide_evasion(verdict, *version, source, side, without_listener, host)
+    match packet.kind {
+        Kind::Segment => decide_segment(packet, side, without_listener, host),
+        Kind::IcmpError if host.has_connection(&packet.flow) => Verdict::IcmpError,
+        Kind::IcmpError | Kind::Unrelated => Verdict::Unrelated,
+        Kind::Fragment | Kind::ShortFragment | Kind::ExtensionHeaders => {
+            decide_evasion(packet, side, without_listener, host)
         }
     }
 }
 
 #[inline(always)]
 fn decide_segment<H: Host>(
-    segment: &Segment,
+    packet: &Packet,
     side: Side,
     without_listener: WithoutListener,
     host: &H,
 ) -> Verdict {
-    let flow = &segment.flow;
+    let flow = &packet.flow;
     if host.assign_connection(flow) {
         return Verdict::Established;
     }
-    let opens = segment.opens() && flow.to_smtp();
+    let opens = packet.opens() && flow.to_smtp();
     // Only while the connection is being opened: later, the customer himself may use the same ports.
     if opens && host.is_opening(&flow.reversed()) {
         return Verdict::LoopedBackDropped;
     }
-    if side == Side::Internet || !flow.to_smtp() || !(opens || segment.acknowledges()) {
+    if side == Side::Internet || !flow.to_smtp() || !(opens || packet.acknowledges()) {
         return Verdict::NotOurs;
     }
     if !host.is_customer(flow.version, &flow.source) {
         return if opens { Verdict::OutsidePrefixes } else { Verdict::NotOurs };
     }
     if !opens {
-        return match host.assign_listener(segment, Handshake::CookieAcknowledgement) {
+        return match host.assign_listener(packet, Handshake::CookieAcknowledgement) {
             ListenerAssignment::Done => Verdict::SynCookie,
             ListenerAssignment::NoCookie | ListenerAssignment::NoListener | ListenerAssignment::Refused => {
                 Verdict::NotOurs
@@ -115,7 +106,7 @@ fn decide_segment<H: Host>(
     if host.route(flow) == Route::LocalOrNone {
         return Verdict::LocalOrUnroutable;
     }
-    match (host.assign_listener(segment, Handshake::Syn), without_listener) {
+    match (host.assign_listener(packet, Handshake::Syn), without_listener) {
         (ListenerAssignment::Done, _) => Verdict::NewConnection,
         (ListenerAssignment::NoListener, WithoutListener::Pass) => Verdict::NoListenerPassed,
         (ListenerAssignment::NoListener, WithoutListener::Drop) => Verdict::NoListenerDropped,
@@ -132,17 +123,20 @@ fn decide_segment<H: Host>(
 /// Where new connections are passed anyway there is nothing to evade.
 #[inline(always)]
 fn decide_evasion<H: Host>(
-    dropped: Verdict,
-    version: IpVersion,
-    source: &[u32; 4],
+    packet: &Packet,
     side: Side,
     without_listener: WithoutListener,
     host: &H,
 ) -> Verdict {
     let intercepting = without_listener == WithoutListener::Drop || host.has_listener();
-    if side == Side::Customer && host.is_customer(version, source) && intercepting {
-        dropped
-    } else {
-        Verdict::Unrelated
+    if side == Side::Internet || !host.is_customer(packet.flow.version, &packet.flow.source) || !intercepting
+    {
+        return Verdict::Unrelated;
+    }
+    match packet.kind {
+        Kind::Fragment => Verdict::FragmentDropped,
+        Kind::ShortFragment => Verdict::ShortFragmentDropped,
+        Kind::ExtensionHeaders => Verdict::ExtensionHeadersDropped,
+        Kind::Unrelated | Kind::Segment | Kind::IcmpError => Verdict::Unrelated,
     }
 }

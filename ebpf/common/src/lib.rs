@@ -14,7 +14,7 @@ mod parse;
 mod verdict;
 
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
-pub use parse::{Bytes, Flow, IpVersion, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, Segment, parse};
+pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
 pub use verdict::{Action, Verdict};
 
 /// Names of the maps, globals and programs in the object file.

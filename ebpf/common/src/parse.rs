@@ -79,9 +79,30 @@ impl Flow {
     }
 }
 
-/// A TCP packet with port 25 at one end.
+/// What kind of packet it is, as far as steering cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
+pub enum Kind {
+    /// None of our business. The other fields say nothing.
+    Unrelated,
+    /// A TCP packet with port 25 at one end.
+    Segment,
+    /// An ICMP error; the flow is the one on which the other end's answers to the quoted packet come.
+    IcmpError,
+    /// First fragment with a TCP header to port 25.
+    Fragment,
+    /// First fragment too short to show what it carries. No ports.
+    ShortFragment,
+    /// More extension headers than are walked. No ports.
+    ExtensionHeaders,
+}
+
+/// The headers of a packet.
+///
+/// Not an enum with a payload for each kind: the compiler leaves undefined what a variant lacks, copies it
+/// none the less, and the kernel's verifier refuses the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    pub kind: Kind,
     pub flow: Flow,
     /// The flags byte of the TCP header.
     pub flags: u8,
@@ -89,7 +110,7 @@ pub struct Segment {
     pub offset: u32,
 }
 
-impl Segment {
+impl Packet {
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
@@ -106,74 +127,70 @@ impl Segment {
     pub const fn acknowledges(&self) -> bool {
         self.flags & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
     }
-}
 
-/// A packet, as far as steering cares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packet {
-    /// None of our business.
-    Unrelated,
-    Segment(Segment),
-    /// An ICMP error; the flow is the one on which the other end's answers to the quoted packet come.
-    IcmpError(Flow),
-    /// First fragment with a TCP header to port 25, from this source.
-    Fragment(IpVersion, [u32; 4]),
-    /// First fragment too short to show what it carries, from this source.
-    ShortFragment(IpVersion, [u32; 4]),
-    /// More extension headers than are walked, from this source.
-    ExtensionHeaders(IpVersion, [u32; 4]),
+    #[inline(always)]
+    fn set_ports(&mut self, word: u32) {
+        let word = u32::from_be(word);
+        self.flow.source_port = ((word >> 16) as u16).to_be();
+        self.flow.destination_port = ((word & 0xffff) as u16).to_be();
+    }
+
+    #[inline(always)]
+    fn set_v4(&mut self, header: &[u32; 5]) {
+        self.flow.source[0] = header[3];
+        self.flow.destination[0] = header[4];
+    }
+
+    #[inline(always)]
+    fn set_v6(&mut self, header: &[u32; 10]) {
+        self.flow.source = [header[2], header[3], header[4], header[5]];
+        self.flow.destination = [header[6], header[7], header[8], header[9]];
+    }
 }
 
 /// Reads the headers of a packet of the given IP version.
 #[inline(always)]
 pub fn parse<B: Bytes>(bytes: &B, version: IpVersion) -> Packet {
-    let parsed = match version {
-        IpVersion::V4 => parse_v4(bytes),
-        IpVersion::V6 => parse_v6(bytes),
+    let flow = Flow { version, source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 };
+    let mut packet = Packet { kind: Kind::Unrelated, flow, flags: 0, offset: 0 };
+    let kind = match version {
+        IpVersion::V4 => parse_v4(bytes, &mut packet),
+        IpVersion::V6 => parse_v6(bytes, &mut packet),
     };
-    parsed.unwrap_or(Packet::Unrelated)
+    packet.kind = kind;
+    packet
 }
 
 #[inline(always)]
-fn parse_v4<B: Bytes>(bytes: &B) -> Option<Packet> {
-    let header = bytes.words::<5>(0)?;
+fn parse_v4<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
+    let Some(header) = bytes.words::<5>(0) else {
+        return Kind::Unrelated;
+    };
     let first = u32::from_be(header[0]);
     let header_length = (first >> 24 & 0x0f) * 4;
-    if first >> 28 != 4 || header_length < 20 {
-        return None;
-    }
     let fragment = (u32::from_be(header[1]) & 0xffff) as u16;
-    let first_fragment = fragment & (MORE_FRAGMENTS_V4 | FRAGMENT_OFFSET_V4) == MORE_FRAGMENTS_V4;
-    if fragment & FRAGMENT_OFFSET_V4 != 0 {
-        return None;
+    if first >> 28 != 4 || header_length < 20 || fragment & FRAGMENT_OFFSET_V4 != 0 {
+        return Kind::Unrelated;
     }
-    let flow = Flow {
-        version: IpVersion::V4,
-        source: [header[3], 0, 0, 0],
-        destination: [header[4], 0, 0, 0],
-        source_port: 0,
-        destination_port: 0,
-    };
+    packet.set_v4(&header);
+    packet.offset = header_length;
+    let first_fragment = fragment & MORE_FRAGMENTS_V4 != 0;
     match protocol_v4(header[2]) {
-        TCP if first_fragment => parse_fragment(bytes, flow, header_length, first & 0xffff),
-        TCP => parse_segment(bytes, flow, header_length),
-        ICMP if !first_fragment => parse_icmp_v4(bytes, header_length),
-        _ => None,
+        TCP if first_fragment => parse_fragment(bytes, packet, first & 0xffff),
+        TCP => parse_segment(bytes, packet),
+        ICMP if !first_fragment => parse_icmp_v4(bytes, packet),
+        _ => Kind::Unrelated,
     }
 }
 
 #[inline(always)]
-fn parse_v6<B: Bytes>(bytes: &B) -> Option<Packet> {
-    let header = bytes.words::<10>(0)?;
+fn parse_v6<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
+    let Some(header) = bytes.words::<10>(0) else {
+        return Kind::Unrelated;
+    };
+    packet.set_v6(&header);
     let second = u32::from_be(header[1]);
     let end = 40 + (second >> 16);
-    let flow = Flow {
-        version: IpVersion::V6,
-        source: [header[2], header[3], header[4], header[5]],
-        destination: [header[6], header[7], header[8], header[9]],
-        source_port: 0,
-        destination_port: 0,
-    };
     let mut next = (second >> 8 & 0xff) as u8;
     let mut offset = 40u32;
     let mut first_fragment = false;
@@ -184,17 +201,17 @@ fn parse_v6<B: Bytes>(bytes: &B) -> Option<Packet> {
         // The lengths of headers are the sender's to choose; what he wrote behind the packet's end (the
         // padding of a short frame, for one) must not be taken for headers.
         if first_fragment && offset + 8 > end {
-            return Some(Packet::ShortFragment(flow.version, flow.source));
+            return Kind::ShortFragment;
         }
         let Some(extension) = bytes.words::<2>(offset) else {
-            return first_fragment.then_some(Packet::ShortFragment(flow.version, flow.source));
+            return if first_fragment { Kind::ShortFragment } else { Kind::Unrelated };
         };
         let word = u32::from_be(extension[0]);
         let length = word >> 16 & 0xff;
         offset += match next {
             FRAGMENT => {
                 if (word & 0xffff) as u16 & FRAGMENT_OFFSET_V6 != 0 {
-                    return None;
+                    return Kind::Unrelated;
                 }
                 first_fragment = true;
                 8
@@ -204,12 +221,13 @@ fn parse_v6<B: Bytes>(bytes: &B) -> Option<Packet> {
         };
         next = (word >> 24) as u8;
     }
+    packet.offset = offset;
     match next {
-        TCP if first_fragment => parse_fragment(bytes, flow, offset, end),
-        TCP => parse_segment(bytes, flow, offset),
-        ICMPV6 if !first_fragment => parse_icmp_v6(bytes, offset),
-        next if is_extension(next) => Some(Packet::ExtensionHeaders(flow.version, flow.source)),
-        _ => None,
+        TCP if first_fragment => parse_fragment(bytes, packet, end),
+        TCP => parse_segment(bytes, packet),
+        ICMPV6 if !first_fragment => parse_icmp_v6(bytes, packet),
+        next if is_extension(next) => Kind::ExtensionHeaders,
+        _ => Kind::Unrelated,
     }
 }
 
@@ -229,92 +247,79 @@ const fn is_extension(header: u8) -> bool {
 }
 
 #[inline(always)]
-fn parse_segment<B: Bytes>(bytes: &B, mut flow: Flow, offset: u32) -> Option<Packet> {
-    let header = bytes.words::<{ TCP_UP_TO_FLAGS as usize / 4 }>(offset)?;
-    set_ports(&mut flow, header[0]);
-    let flags = (u32::from_be(header[3]) >> 16 & 0xff) as u8;
-    flow.is_smtp().then_some(Packet::Segment(Segment { flow, flags, offset }))
+fn parse_segment<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
+    let Some(header) = bytes.words::<{ TCP_UP_TO_FLAGS as usize / 4 }>(packet.offset) else {
+        return Kind::Unrelated;
+    };
+    packet.set_ports(header[0]);
+    packet.flags = (u32::from_be(header[3]) >> 16 & 0xff) as u8;
+    if packet.flow.is_smtp() { Kind::Segment } else { Kind::Unrelated }
 }
 
-/// A first fragment with a TCP header at `offset`; the packet ends at `end`.
+/// A first fragment with a TCP header; the packet ends at `end`.
 #[inline(always)]
-fn parse_fragment<B: Bytes>(bytes: &B, mut flow: Flow, offset: u32, end: u32) -> Option<Packet> {
-    let short = Packet::ShortFragment(flow.version, flow.source);
-    if offset + TCP_PORTS > end {
-        return Some(short);
+fn parse_fragment<B: Bytes>(bytes: &B, packet: &mut Packet, end: u32) -> Kind {
+    if packet.offset + TCP_PORTS > end {
+        return Kind::ShortFragment;
     }
-    let Some(ports) = bytes.words::<1>(offset) else {
-        return Some(short);
+    let Some(ports) = bytes.words::<1>(packet.offset) else {
+        return Kind::ShortFragment;
     };
-    set_ports(&mut flow, ports[0]);
-    flow.to_smtp().then_some(Packet::Fragment(flow.version, flow.source))
+    packet.set_ports(ports[0]);
+    if packet.flow.to_smtp() { Kind::Fragment } else { Kind::Unrelated }
 }
 
 /// An error that concerns a TCP connection: unreachable, with "fragmentation needed" among its codes.
 #[inline(always)]
-fn parse_icmp_v4<B: Bytes>(bytes: &B, offset: u32) -> Option<Packet> {
+fn parse_icmp_v4<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
     const UNREACHABLE: u32 = 3;
-    let icmp = bytes.words::<1>(offset)?;
-    if u32::from_be(icmp[0]) >> 24 != UNREACHABLE {
-        return None;
-    }
-    let quoted = bytes.words::<5>(offset + 8)?;
+    let quotation = packet.offset + 8;
+    let (Some(icmp), Some(quoted)) = (bytes.words::<1>(packet.offset), bytes.words::<5>(quotation)) else {
+        return Kind::Unrelated;
+    };
     let first = u32::from_be(quoted[0]);
     let header_length = (first >> 24 & 0x0f) * 4;
-    let protocol = protocol_v4(quoted[2]);
-    if first >> 28 != 4 || header_length < 20 || protocol != TCP {
-        return None;
+    if u32::from_be(icmp[0]) >> 24 != UNREACHABLE
+        || first >> 28 != 4
+        || header_length < 20
+        || protocol_v4(quoted[2]) != TCP
+    {
+        return Kind::Unrelated;
     }
-    let flow = Flow {
-        version: IpVersion::V4,
-        source: [quoted[3], 0, 0, 0],
-        destination: [quoted[4], 0, 0, 0],
-        source_port: 0,
-        destination_port: 0,
-    };
-    quoted_flow(bytes, flow, offset + 8 + header_length)
+    packet.set_v4(&quoted);
+    quoted_flow(bytes, packet, quotation + header_length)
 }
 
 /// As for IPv4: destination unreachable, packet too big, time exceeded.
 #[inline(always)]
-fn parse_icmp_v6<B: Bytes>(bytes: &B, offset: u32) -> Option<Packet> {
+fn parse_icmp_v6<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
     const UNREACHABLE: u32 = 1;
     const TIME_EXCEEDED: u32 = 3;
-    let icmp = bytes.words::<1>(offset)?;
-    if !(UNREACHABLE..=TIME_EXCEEDED).contains(&(u32::from_be(icmp[0]) >> 24)) {
-        return None;
-    }
-    // Our own packets have no extension headers, so neither has a quotation of one.
-    let quoted = bytes.words::<10>(offset + 8)?;
-    if (u32::from_be(quoted[1]) >> 8 & 0xff) as u8 != TCP {
-        return None;
-    }
-    let flow = Flow {
-        version: IpVersion::V6,
-        source: [quoted[2], quoted[3], quoted[4], quoted[5]],
-        destination: [quoted[6], quoted[7], quoted[8], quoted[9]],
-        source_port: 0,
-        destination_port: 0,
+    let quotation = packet.offset + 8;
+    let (Some(icmp), Some(quoted)) = (bytes.words::<1>(packet.offset), bytes.words::<10>(quotation)) else {
+        return Kind::Unrelated;
     };
-    quoted_flow(bytes, flow, offset + 48)
+    // Our own packets have no extension headers, so neither has a quotation of one.
+    let is_tcp = (u32::from_be(quoted[1]) >> 8 & 0xff) as u8 == TCP;
+    if !is_tcp || !(UNREACHABLE..=TIME_EXCEEDED).contains(&(u32::from_be(icmp[0]) >> 24)) {
+        return Kind::Unrelated;
+    }
+    packet.set_v6(&quoted);
+    quoted_flow(bytes, packet, quotation + 40)
 }
 
 #[inline(always)]
-fn quoted_flow<B: Bytes>(bytes: &B, mut flow: Flow, offset: u32) -> Option<Packet> {
-    let ports = bytes.words::<1>(offset)?;
-    set_ports(&mut flow, ports[0]);
-    flow.is_smtp().then_some(Packet::IcmpError(flow.reversed()))
+fn quoted_flow<B: Bytes>(bytes: &B, packet: &mut Packet, offset: u32) -> Kind {
+    let Some(ports) = bytes.words::<1>(offset) else {
+        return Kind::Unrelated;
+    };
+    packet.set_ports(ports[0]);
+    packet.flow = packet.flow.reversed();
+    if packet.flow.is_smtp() { Kind::IcmpError } else { Kind::Unrelated }
 }
 
 /// The protocol in the third word of an IPv4 header.
 #[inline(always)]
 const fn protocol_v4(word: u32) -> u8 {
     (u32::from_be(word) >> 16 & 0xff) as u8
-}
-
-#[inline(always)]
-fn set_ports(flow: &mut Flow, word: u32) {
-    let word = u32::from_be(word);
-    flow.source_port = ((word >> 16) as u16).to_be();
-    flow.destination_port = ((word & 0xffff) as u16).to_be();
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapError, PerCpuArray, SockMap};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -43,7 +43,7 @@ impl Program {
             .map_err(refused)?;
         let mut program = Self { bpf };
         for side in [Side::Customer, Side::Internet] {
-            program.classifier(side)?.load().map_err(refused)?;
+            program.classifier(side)?.load().map_err(|error| rejected(&error))?;
         }
         program.fill_prefixes(plan)?;
         Ok(program)
@@ -132,6 +132,18 @@ fn entries(count: usize) -> u32 {
 
 fn refused(error: impl Error) -> SteerError {
     SteerError::Program { reason: describe(&error) }
+}
+
+/// What the verifier says at the end; before it comes the whole program.
+fn rejected(error: &ProgramError) -> SteerError {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return refused(error);
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!(log, "the verifier's log");
+    let mut last: Vec<&str> = log.lines().rev().filter(|line| !line.is_empty()).take(5).collect();
+    last.reverse();
+    SteerError::Program { reason: format!("{io_error}: {}", last.join("; ")) }
 }
 
 fn absent(name: &str) -> SteerError {

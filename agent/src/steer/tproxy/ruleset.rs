@@ -78,7 +78,7 @@ fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for family in plan.families() {
         if stage == Stage::Steering {
-            let to_listener = [count(NEW_CONNECTION), tproxy(plan, family), set_mark(plan), accept()];
+            let to_listener = [tproxy(plan, family), count(NEW_CONNECTION), set_mark(plan), accept()];
             rules.push(new_connections(plan, family, &to_listener));
         }
         if plan.when_agent_dies == WhenAgentDies::Closed {
@@ -108,7 +108,10 @@ fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Valu
         matches(json!({ "meta": { "key": "iifname" } }), set_of(&plan.customer_interfaces)),
         matches(payload(ip(family), "saddr"), json!(format!("@{}", set_name(family)))),
         matches(payload("tcp", "dport"), json!(25)),
-        matches(json!({ "&": [payload("tcp", "flags"), { "|": ["syn", "ack", "rst"] }] }), json!("syn")),
+        matches(
+            json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] }),
+            json!("syn"),
+        ),
         // Mail to the gateway itself is the gateway's own.
         json!({ "match": { "op": "!=",
             "left": { "fib": { "result": "type", "flags": ["daddr"] } }, "right": "local" } }),

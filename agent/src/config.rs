@@ -1,6 +1,8 @@
 //! `agent.toml`: every key, its default and the reason for it. The example file and the reference
 //! in docs/ are generated from these types.
 
+mod check;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -30,10 +32,13 @@ pub struct Config {
 pub struct Steering {
     /// `ebpf` (tc programs, kernel 5.10 or newer), `tproxy` (nftables rules), or `external` (rules of your own:
     /// nothing is installed on the host).
+    #[schemars(example = &"ebpf")]
     pub backend: Backend,
     /// Interfaces on which customers' packets arrive.
+    #[schemars(example = ["cust0"])]
     pub customer_interfaces: Vec<String>,
     /// Interfaces on which the destinations' answers arrive.
+    #[schemars(example = ["inet0"])]
     pub internet_interfaces: Vec<String>,
     /// Local TCP port of the transparent listener.
     #[serde(default = "defaults::listen_port")]
@@ -85,7 +90,7 @@ pub enum WhenAgentDies {
 #[serde(deny_unknown_fields)]
 pub struct Customers {
     /// Source addresses whose connections to TCP port 25 are intercepted, IPv4 and IPv6.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", example = ["10.1.0.0/16", "fd01::/32"])]
     pub prefixes: Vec<IpNet>,
 }
 
@@ -94,6 +99,7 @@ pub struct Customers {
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// Addresses of the filter nodes, `address:port`, tried in turn.
+    #[schemars(example = ["10.3.0.11:10025", "10.3.0.12:10025"])]
     pub nodes: Vec<SocketAddr>,
     /// The answer to a message when no node could be reached: `defer` (451, the customer's server
     /// tries again) or `accept` (delivered unjudged).
@@ -130,6 +136,13 @@ pub struct Relay {
     pub max_sessions: usize,
     /// Bytes of the largest message; larger ones get 552.
     pub max_message_size: u64,
+    /// Bytes of the longest line of a message, its CRLF not counted; longer ones get 550. RFC 5321 section
+    /// 4.5.3.1.6 asks for 998, real mail has more.
+    pub max_line_length: u64,
+    /// RCPT commands for one message, refused ones too; further ones get 452 (RFC 5321 section 4.5.3.1.8 asks for 100).
+    pub max_recipients: usize,
+    /// Commands answered with an error by the agent itself, in one session; then 421.
+    pub max_errors: u32,
     /// Seconds to reach the destination.
     pub connect_timeout: u64,
     /// Seconds the destination may take to answer a command (RFC 5321 section 4.5.3.2: 5 minutes).
@@ -138,7 +151,10 @@ pub struct Relay {
     pub end_of_data_timeout: u64,
     /// Seconds the customer may be silent (RFC 5321 section 4.5.3.2.7: 5 minutes).
     pub idle_timeout: u64,
-    /// Seconds a stop waits for messages in flight.
+    /// Seconds a session may last.
+    pub session_timeout: u64,
+    /// Seconds a stop waits for messages in flight. One whose end was sent to the destination is waited for
+    /// until the destination answered, so that no message is delivered twice.
     pub shutdown_timeout: u64,
 }
 
@@ -147,10 +163,14 @@ impl Default for Relay {
         Self {
             max_sessions: 10_000,
             max_message_size: 100 * 1024 * 1024,
+            max_line_length: 8192,
+            max_recipients: 1000,
+            max_errors: 50,
             connect_timeout: 30,
             reply_timeout: 300,
             end_of_data_timeout: 600,
             idle_timeout: 300,
+            session_timeout: 7200,
             shutdown_timeout: 30,
         }
     }

@@ -1,0 +1,208 @@
+//! What the types of the configuration cannot say.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use weir_daemon::config::{Check, Problems};
+
+use super::{Backend, Config, Customers, Filter, Relay, Spool, Steering};
+
+/// Linux's IFNAMSIZ, without the NUL.
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// A day. Longer is a mistake in the unit.
+const MAX_SECONDS: u64 = 86_400;
+
+impl Check for Config {
+    fn check(&self, problems: &mut Problems) {
+        check_steering(&self.steering, problems);
+        check_customers(&self.customers, problems);
+        check_filter(&self.filter, problems);
+        check_relay(&self.relay, problems);
+        check_spool(&self.spool, problems);
+    }
+}
+
+fn check_steering(steering: &Steering, problems: &mut Problems) {
+    let lists = [
+        ("steering.customer_interfaces", &steering.customer_interfaces),
+        ("steering.internet_interfaces", &steering.internet_interfaces),
+    ];
+    for (key, names) in lists {
+        if names.is_empty() && steering.backend != Backend::External {
+            problems.add(key, "is empty: packets must come from somewhere");
+        }
+        for (index, name) in names.iter().enumerate() {
+            let plain = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+            if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(plain) {
+                problems.add(
+                    &format!("{key}[{index}]"),
+                    format!("{name:?} is no interface name: 1 to {MAX_INTERFACE_NAME} characters expected"),
+                );
+            }
+        }
+        unique(key, names, problems);
+    }
+    if matches!(steering.listen_port, 0 | 25) {
+        problems.add("steering.listen_port", "must not be 0 or 25: a port of the agent's own is needed");
+    }
+    if steering.mark & 0xffff_0000 == 0 || steering.mark & 0xffff != 0 {
+        problems.add(
+            "steering.mark",
+            "must have bits in its upper 16 (0x00010000 to 0xffff0000) and none in its lower 16",
+        );
+    }
+    if matches!(steering.table, 0 | 253..=255) {
+        problems.add("steering.table", "must not be 0, 253, 254 or 255: these tables are the system's");
+    }
+    let [first, last] = steering.upstream_ports;
+    if first < 1024 || first > last {
+        problems.add("steering.upstream_ports", "must be [first, last] with 1024 <= first <= last");
+    } else if steering.upstream_port_range().contains(&steering.listen_port) {
+        problems.add("steering.upstream_ports", "must not contain steering.listen_port");
+    }
+    if !steering.pin_directory.is_absolute() {
+        problems.add("steering.pin_directory", "must be an absolute path");
+    }
+}
+
+fn check_customers(customers: &Customers, problems: &mut Problems) {
+    if customers.prefixes.is_empty() {
+        problems.add("customers.prefixes", "is empty: nobody's mail would be intercepted");
+    }
+    for (index, prefix) in customers.prefixes.iter().enumerate() {
+        if prefix.trunc() != *prefix {
+            problems.add(
+                &format!("customers.prefixes[{index}]"),
+                format!("{prefix} has bits behind its length; {} is meant?", prefix.trunc()),
+            );
+        }
+    }
+    unique("customers.prefixes", &customers.prefixes, problems);
+}
+
+fn check_filter(filter: &Filter, problems: &mut Problems) {
+    if filter.nodes.is_empty() {
+        problems.add("filter.nodes", "is empty: nobody could judge");
+    }
+    for (index, node) in filter.nodes.iter().enumerate() {
+        if node.port() == 0 || node.ip().is_unspecified() {
+            problems.add(&format!("filter.nodes[{index}]"), format!("{node} cannot be connected to"));
+        }
+    }
+    unique("filter.nodes", &filter.nodes, problems);
+    seconds("filter.verdict_budget", filter.verdict_budget, problems);
+    seconds("filter.connect_timeout", filter.connect_timeout, problems);
+    seconds("filter.reply_timeout", filter.reply_timeout, problems);
+    seconds("filter.probe_interval", filter.probe_interval, problems);
+}
+
+fn check_relay(relay: &Relay, problems: &mut Problems) {
+    let counts = [
+        ("relay.max_sessions", relay.max_sessions as u64),
+        ("relay.max_message_size", relay.max_message_size),
+        ("relay.max_line_length", relay.max_line_length),
+        ("relay.max_recipients", relay.max_recipients as u64),
+        ("relay.max_errors", u64::from(relay.max_errors)),
+    ];
+    for (key, count) in counts {
+        if count == 0 {
+            problems.add(key, "must be 1 or more");
+        }
+    }
+    seconds("relay.connect_timeout", relay.connect_timeout, problems);
+    seconds("relay.reply_timeout", relay.reply_timeout, problems);
+    seconds("relay.end_of_data_timeout", relay.end_of_data_timeout, problems);
+    seconds("relay.idle_timeout", relay.idle_timeout, problems);
+    seconds("relay.session_timeout", relay.session_timeout, problems);
+    seconds("relay.shutdown_timeout", relay.shutdown_timeout, problems);
+}
+
+fn check_spool(spool: &Spool, problems: &mut Problems) {
+    if !spool.directory.is_dir() {
+        problems.add("spool.directory", format!("{} is not a directory", spool.directory.display()));
+    }
+}
+
+fn seconds(key: &str, value: u64, problems: &mut Problems) {
+    if !(1..=MAX_SECONDS).contains(&value) {
+        problems.add(key, format!("must be 1 to {MAX_SECONDS} seconds"));
+    }
+}
+
+fn unique<T: Eq + Hash>(key: &str, items: &[T], problems: &mut Problems) {
+    let mut seen = HashSet::new();
+    for (index, item) in items.iter().enumerate() {
+        if !seen.insert(item) {
+            problems.add(&format!("{key}[{index}]"), "is there twice");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_daemon::config::parse;
+    use weir_daemon::reference;
+
+    use crate::config::Config;
+
+    const MINIMAL: &str = r#"
+[steering]
+backend = "ebpf"
+customer_interfaces = ["cust0"]
+internet_interfaces = ["inet0"]
+[customers]
+prefixes = ["10.1.0.0/16", "fd01::/32"]
+[filter]
+nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
+"#;
+
+    fn problems(text: &str) -> String {
+        parse::<Config>("agent.toml", text).map(|_| ()).expect_err("a problem").to_string()
+    }
+
+    #[test]
+    fn the_minimal_file_is_enough() {
+        parse::<Config>("agent.toml", MINIMAL).unwrap();
+    }
+
+    #[test]
+    fn every_problem_is_said_with_line_and_key() {
+        let text = MINIMAL
+            .replace("10.1.0.0/16", "10.1.0.5/16")
+            .replace("[filter]", "[filter]\nverdict_bugdet = 1\nreply_timeout = 0")
+            .replace("\"ebpf\"", "\"epbf\"");
+        let problems = problems(&text);
+        for part in [
+            "agent.toml:3: steering.backend",
+            "agent.toml:7: customers.prefixes[0]: 10.1.0.5/16 has bits",
+            "agent.toml:9: filter.verdict_bugdet",
+            "verdict_budget",
+            "agent.toml:10: filter.reply_timeout: must be 1",
+        ] {
+            assert!(problems.contains(part), "{part:?} not in:\n{problems}");
+        }
+    }
+
+    #[test]
+    fn what_would_harm_the_host_is_refused() {
+        for (line, key) in [
+            ("listen_port = 25", "steering.listen_port"),
+            ("mark = 1", "steering.mark"),
+            ("table = 254", "steering.table"),
+            ("upstream_ports = [20, 10]", "steering.upstream_ports"),
+            ("upstream_ports = [2000, 3000]", "steering.upstream_ports"),
+            ("pin_directory = \"here\"", "steering.pin_directory"),
+        ] {
+            let problems = problems(&MINIMAL.replace("[customers]", &format!("{line}\n[customers]")));
+            assert!(problems.contains(key), "{line}: {problems}");
+        }
+    }
+
+    #[test]
+    fn the_example_file_is_up_to_date() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("agent.example.toml");
+        reference::check_generated(&path, &reference::example::<Config>()).unwrap();
+        parse::<Config>("agent.example.toml", &reference::example::<Config>()).unwrap();
+    }
+}

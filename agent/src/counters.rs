@@ -1,0 +1,57 @@
+//! What the agent counts, for `status`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::relay::record::{Outcome, Record, Verdict};
+
+#[derive(Debug, Default, Serialize)]
+pub struct Counters {
+    /// Connections taken since the start.
+    pub sessions: AtomicU64,
+    pub sessions_now: AtomicU64,
+    /// Connections answered 421 because there were `relay.max_sessions` already.
+    pub overload: AtomicU64,
+    pub accepted: AtomicU64,
+    pub deferred: AtomicU64,
+    pub rejected: AtomicU64,
+    /// Messages without a verdict: their customer left before there was one.
+    pub abandoned: AtomicU64,
+    /// Accepted because no filter node could be reached (`filter.when_unavailable = "accept"`).
+    pub unjudged: AtomicU64,
+    pub delivered: AtomicU64,
+    pub refused_by_destination: AtomicU64,
+    pub unreported: AtomicU64,
+    /// Deferred because two nodes failed while they had the message.
+    pub suspect: AtomicU64,
+    /// Messages with LF line ends, which were made CRLF.
+    pub with_bare_lf: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count(&self, record: &Record) {
+        Self::add(match record.verdict {
+            Verdict::Accept => &self.accepted,
+            Verdict::Defer => &self.deferred,
+            Verdict::Reject => &self.rejected,
+            Verdict::None => &self.abandoned,
+        });
+        match record.outcome {
+            Outcome::Delivered => Self::add(&self.delivered),
+            Outcome::Refused => Self::add(&self.refused_by_destination),
+            Outcome::Unreported => Self::add(&self.unreported),
+            Outcome::Withheld | Outcome::Abandoned => {}
+        }
+        let also = [
+            (&self.unjudged, record.verdict == Verdict::Accept && record.node.is_none()),
+            (&self.suspect, record.suspect),
+            (&self.with_bare_lf, record.bare_lf > 0),
+        ];
+        also.into_iter().filter(|(_, holds)| *holds).for_each(|(counter, _)| Self::add(counter));
+    }
+}

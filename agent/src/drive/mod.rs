@@ -1,0 +1,268 @@
+//! The only place that touches sockets and time: performs what the engine says, and tells it what happened.
+
+mod leg;
+mod linger;
+
+use std::future::poll_fn;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use self::leg::{Event, LegSocket};
+use crate::counters::Counters;
+use crate::failure::Cause;
+use crate::nodes::{Family, NodeId, Pool};
+use crate::relay::conversation::NodeFailure;
+use crate::relay::record::{Record, SessionId};
+use crate::relay::settings::Settings;
+use crate::relay::{Input, Leg, Output, Session};
+use crate::spool::{Budget, Spool};
+use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Shared {
+    pub settings: Arc<Settings>,
+    pub pool: Pool,
+    pub budget: Arc<Budget>,
+    pub upstream_ports: RangeInclusive<u16>,
+    pub counters: Counters,
+}
+
+/// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
+/// any longer.
+pub async fn drive(
+    accepted: Accepted,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+    mut cut: watch::Receiver<bool>,
+) {
+    let mut driver = Driver::new(accepted, shared);
+    let (mut stopping, mut cutting) = (false, false);
+    loop {
+        driver.perform().await;
+        if driver.session.is_over() {
+            break;
+        }
+        if cutting && !driver.session.is_committed() {
+            driver.tell(Input::Failed(Leg::Customer, Cause::Other));
+            continue;
+        }
+        let until = driver.session.deadline();
+        tokio::select! {
+            () = poll_fn(|cx| driver.poll_legs(cx)) => {}
+            () = sleep_until(until) => driver.tell(Input::Timeout),
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                driver.tell(Input::Stop);
+            }
+            _ = cut.wait_for(|cut| *cut), if !cutting => cutting = true,
+        }
+    }
+    driver.close().await;
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Driver {
+    session: Session,
+    shared: Arc<Shared>,
+    customer_address: CustomerAddr,
+    destination_address: OriginalDst,
+    customer: LegSocket,
+    destination: LegSocket,
+    filter: LegSocket,
+    /// The node to connect to next.
+    node: Option<NodeId>,
+    spool: Spool,
+}
+
+impl Driver {
+    fn new(accepted: Accepted, shared: Arc<Shared>) -> Self {
+        let Accepted { stream, customer, destination } = accepted;
+        let id = SessionId::new(rand::random());
+        debug!(session = %id, %customer, %destination, "session begins");
+        let settings = shared.settings.clone();
+        Self {
+            session: Session::new(settings, customer.get(), destination.get(), id, Instant::now()),
+            customer_address: customer,
+            destination_address: destination,
+            customer: LegSocket::open(stream),
+            destination: LegSocket::none(),
+            filter: LegSocket::none(),
+            node: None,
+            spool: Spool::new(shared.budget.clone()),
+            shared,
+        }
+    }
+
+    fn tell(&mut self, input: Input<'_>) {
+        self.session.handle(input, Instant::now());
+    }
+
+    fn leg(&mut self, leg: Leg) -> &mut LegSocket {
+        match leg {
+            Leg::Customer => &mut self.customer,
+            Leg::Destination => &mut self.destination,
+            Leg::Filter => &mut self.filter,
+        }
+    }
+
+    /// Waits for something to happen on any leg, and tells the engine.
+    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { session, customer, destination, filter, .. } = self;
+        let legs = [(Leg::Destination, destination), (Leg::Filter, filter), (Leg::Customer, customer)];
+        for (leg, socket) in legs {
+            let tell = |event: Event<'_>| session.handle(input_of(leg, event), Instant::now());
+            if socket.poll(cx, tell).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Does what the engine says until it says nothing more.
+    async fn perform(&mut self) {
+        while let Some(output) = self.session.poll() {
+            match output {
+                Output::Write(leg, octets) => self.leg(leg).write(octets),
+                Output::PauseRead(leg) => self.leg(leg).pause(true),
+                Output::ResumeRead(leg) => self.leg(leg).pause(false),
+                Output::Abort(leg) => *self.leg(leg) = LegSocket::none(),
+                Output::Close(leg) => self.close_leg(leg),
+                Output::ChooseNode { tried } => self.choose(&tried),
+                Output::Connect(leg) => self.connect(leg),
+                Output::NewSpool | Output::DropSpool => self.spool = Spool::new(self.shared.budget.clone()),
+                Output::Store(octets) => self.store(octets).await,
+                Output::Replay(leg, range) => match self.spool.read(range).await {
+                    Ok(octets) => self.tell(Input::Spooled(leg, &octets)),
+                    Err(error) => {
+                        warn!(%error, "spool cannot be read");
+                        self.tell(Input::ReplayFailed);
+                    }
+                },
+                Output::Report { node, failure } => self.report(node, failure.as_ref()),
+                Output::Log(record) => self.log(&record),
+            }
+        }
+    }
+
+    async fn store(&mut self, octets: Bytes) {
+        let size = octets.len();
+        match self.spool.append(octets).await {
+            Ok(()) => self.tell(Input::Stored(size)),
+            Err(error) => {
+                warn!(%error, directory = %self.shared.budget.directory.display(), "spool cannot be written");
+                self.tell(Input::StoreFailed);
+            }
+        }
+    }
+
+    fn family(&self) -> Family {
+        Family::of(self.customer_address.ip())
+    }
+
+    fn choose(&mut self, tried: &[NodeId]) {
+        let candidate = self.shared.pool.choose(tried, self.family(), Instant::now());
+        self.node = candidate.map(|candidate| candidate.node);
+        self.tell(Input::Chosen(candidate));
+    }
+
+    fn connect(&mut self, leg: Leg) {
+        let connecting: leg::Connecting = match (leg, self.node) {
+            (Leg::Destination, _) => {
+                let (customer, destination) = (self.customer_address, self.destination_address);
+                let ports = self.shared.upstream_ports.clone();
+                // The engine has its own, earlier deadline; this one only bounds the socket.
+                let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
+                Box::pin(transparent::connect(customer, destination, ports, limit))
+            }
+            (Leg::Filter, Some(node)) => {
+                let address = self.shared.pool.address(node);
+                Box::pin(async move {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                })
+            }
+            (Leg::Filter, None) | (Leg::Customer, _) => return,
+        };
+        *self.leg(leg) = LegSocket::connecting(connecting);
+    }
+
+    /// The last words are sent apart from the session, which may go on with another node. The customer's
+    /// leg is closed at the session's very end.
+    fn close_leg(&mut self, leg: Leg) {
+        if leg != Leg::Customer
+            && let Some((stream, outgoing)) = self.leg(leg).take()
+        {
+            tokio::spawn(linger::close(stream, outgoing));
+        }
+    }
+
+    fn report(&self, node: NodeId, failure: Option<&NodeFailure>) {
+        let news = self.shared.pool.report(node, self.family(), failure, Instant::now());
+        let node = self.shared.pool.address(node);
+        match failure {
+            Some(failure) => warn!(%node, %failure, "filter node failed"),
+            None if news => info!(%node, "filter node works again"),
+            None => {}
+        }
+    }
+
+    fn log(&self, record: &Record) {
+        self.shared.counters.count(record);
+        let node = record.node.map(|node| self.shared.pool.address(node).to_string());
+        let failures = record.node_failures.iter();
+        let failures: Vec<String> = failures
+            .map(|(node, failure)| format!("{} {failure}", self.shared.pool.address(*node)))
+            .collect();
+        info!(
+            id = %record.id,
+            customer = %self.customer_address,
+            destination = %self.destination_address,
+            helo = %record.helo,
+            recipients = record.recipients,
+            size = record.size,
+            bare_lf = record.bare_lf,
+            verdict = record.verdict.name(),
+            outcome = record.outcome.name(),
+            reason = record.failure.map(tracing::field::display),
+            fault = record.failure.map(|failure| failure.side().name()),
+            node,
+            filter_reply = record.filter_reply.as_ref().map(tracing::field::display),
+            reply = record.reply.as_ref().map(tracing::field::display),
+            node_failures = (!failures.is_empty()).then(|| failures.join("; ")),
+            suspect = record.suspect,
+            duration_ms = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+            "message relayed"
+        );
+    }
+
+    async fn close(mut self) {
+        if let Some((stream, outgoing)) = self.customer.take() {
+            linger::close(stream, outgoing).await;
+        }
+    }
+}
+
+fn input_of(leg: Leg, event: Event<'_>) -> Input<'_> {
+    match event {
+        Event::Connected => Input::Connected(leg),
+        Event::Failed(error) => Input::Failed(leg, Cause::of(&error)),
+        Event::Bytes(octets) => Input::Bytes(leg, octets),
+        Event::Closed => Input::Closed(leg),
+        Event::Written(octets) => Input::Writable(leg, octets),
+    }
+}

@@ -1,0 +1,190 @@
+//! What can go wrong, whose side it is on, and what the customer is told: one table.
+//!
+//! Everything that may pass is a 4xx, so that the customer's server keeps the message and tries again;
+//! 5xx only where trying again cannot help.
+
+use std::fmt;
+use std::io;
+
+use weir_smtp::Reply;
+
+/// Whose doing a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Customer,
+    Destination,
+    Filter,
+    Agent,
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Destination => "destination",
+            Self::Filter => "filter",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// Why a connection could not be made or was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Refused,
+    Unreachable,
+    TimedOut,
+    Reset,
+    /// No descriptors, no memory, no port left.
+    Exhausted,
+    Other,
+}
+
+impl Cause {
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                Self::Reset
+            }
+            io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => {
+                Self::Exhausted
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::Reset => "connection reset",
+            Self::Exhausted => "out of ports, descriptors or memory",
+            Self::Other => "connection failed",
+        })
+    }
+}
+
+/// Everything that ends a message or a session other than by the destination's or the filter's own reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The destination could not be reached.
+    Connect(Cause),
+    /// The destination closed or reset the connection.
+    DestinationLost,
+    /// The destination did not answer in time.
+    DestinationSilent,
+    /// The destination sent what is no reply, or one that nothing asked for.
+    DestinationGarbage,
+    /// No filter node could be reached.
+    FilterUnavailable,
+    /// Filter nodes were reached, and none gave a verdict.
+    FilterFailed,
+    /// No verdict within the budget.
+    FilterSilent,
+    /// Two nodes failed while they had the message.
+    Suspect,
+    /// The spool could not be written.
+    SpoolFull,
+    MessageTooLarge(u64),
+    LineTooLong(u64),
+    BareCr,
+    CustomerIdle,
+    SessionTooLong,
+    TooManyErrors,
+    Overload,
+    Stopping,
+}
+
+impl Failure {
+    pub fn side(self) -> Side {
+        match self {
+            Self::Connect(_) | Self::DestinationLost | Self::DestinationSilent | Self::DestinationGarbage => {
+                Side::Destination
+            }
+            Self::FilterUnavailable | Self::FilterFailed | Self::FilterSilent | Self::Suspect => Side::Filter,
+            Self::MessageTooLarge(_)
+            | Self::LineTooLong(_)
+            | Self::BareCr
+            | Self::CustomerIdle
+            | Self::SessionTooLong
+            | Self::TooManyErrors => Side::Customer,
+            Self::SpoolFull | Self::Overload | Self::Stopping => Side::Agent,
+        }
+    }
+
+    /// What the customer is told. `about` is the destination's address or the message's id.
+    pub fn reply(self, about: &dyn fmt::Display) -> Reply {
+        let (code, status) = self.code_and_status();
+        Reply::enhanced(code, status, format!("{self} ({about})"))
+    }
+
+    fn code_and_status(self) -> (u16, &'static str) {
+        match self {
+            Self::Connect(Cause::Exhausted) | Self::Overload | Self::Stopping => (421, "4.3.2"),
+            Self::Connect(_) => (421, "4.4.1"),
+            Self::DestinationLost | Self::DestinationSilent | Self::CustomerIdle | Self::SessionTooLong => {
+                (421, "4.4.2")
+            }
+            Self::DestinationGarbage => (421, "4.5.0"),
+            Self::TooManyErrors => (421, "4.7.0"),
+            Self::FilterUnavailable | Self::FilterFailed | Self::FilterSilent | Self::Suspect => {
+                (451, "4.7.1")
+            }
+            Self::SpoolFull => (452, "4.3.1"),
+            Self::MessageTooLarge(_) => (552, "5.3.4"),
+            Self::LineTooLong(_) | Self::BareCr => (550, "5.6.0"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(cause) => write!(f, "destination not reached: {cause}"),
+            Self::DestinationLost => f.write_str("destination closed the connection"),
+            Self::DestinationSilent => f.write_str("destination did not answer in time"),
+            Self::DestinationGarbage => f.write_str("destination sent what is no SMTP reply"),
+            Self::FilterUnavailable => f.write_str("mail filter not available, try later"),
+            Self::FilterFailed => f.write_str("mail filter failed, try later"),
+            Self::FilterSilent => f.write_str("mail filter gave no verdict in time, try later"),
+            Self::Suspect => f.write_str("mail filter failed twice on this message, try later"),
+            Self::SpoolFull => f.write_str("no space for the message, try later"),
+            Self::MessageTooLarge(limit) => write!(f, "message larger than {limit} octets"),
+            Self::LineTooLong(limit) => write!(f, "message has a line longer than {limit} octets"),
+            Self::BareCr => f.write_str("message has a CR without LF (RFC 5321 section 2.3.8)"),
+            Self::CustomerIdle => f.write_str("nothing received for too long"),
+            Self::SessionTooLong => f.write_str("session open for too long"),
+            Self::TooManyErrors => f.write_str("too many errors"),
+            Self::Overload => f.write_str("too many connections, try later"),
+            Self::Stopping => f.write_str("service is stopping, try again"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_trying_again_cannot_mend_is_permanent() {
+        for failure in [
+            Failure::Connect(Cause::Refused),
+            Failure::DestinationLost,
+            Failure::FilterUnavailable,
+            Failure::Suspect,
+            Failure::SpoolFull,
+            Failure::Stopping,
+        ] {
+            assert_eq!(failure.reply(&"x").code() / 100, 4, "{failure}");
+            assert_ne!(failure.side(), Side::Customer);
+        }
+        let reply = Failure::MessageTooLarge(10).reply(&"id-1");
+        assert_eq!(reply.to_bytes(), b"552 5.3.4 message larger than 10 octets (id-1)\r\n");
+    }
+}

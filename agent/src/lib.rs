@@ -1,0 +1,13 @@
+//! weir-agent: takes customers' connections to TCP port 25, relays them to their destinations from the
+//! customers' own addresses, and lets filter nodes judge each message on the way.
+
+pub mod config;
+mod counters;
+mod drive;
+mod failure;
+mod nodes;
+mod relay;
+pub mod serve;
+mod spool;
+pub mod steer;
+pub mod transparent;

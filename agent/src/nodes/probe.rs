@@ -1,0 +1,100 @@
+//! Is a filter node alive, and does it take XCLIENT from this agent? Asked every `filter.probe_interval`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use weir_smtp::Reply;
+use weir_smtp::extension::Extensions;
+use weir_smtp::reply::{ReplyDecoder, ReplyLimits};
+use weir_smtp::xclient::{Identity, Protocol};
+
+use super::Family;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("not reached: {0}")]
+    Connect(io::Error),
+    #[error("connection lost: {0}")]
+    Io(io::Error),
+    #[error("did not answer within {0:?}")]
+    Silent(Duration),
+    #[error("answered {0}")]
+    Answer(String),
+    #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
+    NoXclient,
+    #[error("refused XCLIENT: {0}")]
+    XclientRefused(String),
+}
+
+/// Banner, EHLO, XCLIENT with an address reserved for documentation (RFC 5737, RFC 3849), QUIT.
+pub async fn probe(node: SocketAddr, family: Family, hostname: &str, limit: Duration) -> Result<(), Error> {
+    timeout(limit, converse(node, family, hostname)).await.unwrap_or(Err(Error::Silent(limit)))
+}
+
+async fn converse(node: SocketAddr, family: Family, hostname: &str) -> Result<(), Error> {
+    let stream = TcpStream::connect(node).await.map_err(Error::Connect)?;
+    let mut client = Client { stream, decoder: ReplyDecoder::new(ReplyLimits::default()) };
+    client.expect(220).await?;
+    client.say(&format!("EHLO {hostname}")).await?;
+    let extensions = Extensions::from_reply(&client.expect(250).await?);
+    let announced = extensions.parameters("XCLIENT").ok_or(Error::NoXclient)?;
+    let command = nobody(family, node).command(announced).map_err(|_| Error::NoXclient)?;
+    client.say(&command).await?;
+    let reply = client.reply().await?;
+    client.say("QUIT").await?;
+    match reply.code() {
+        220 => client.expect(221).await.map(drop),
+        421 => Err(Error::Answer(reply.to_string())),
+        _ => Err(Error::XclientRefused(reply.to_string())),
+    }
+}
+
+/// A customer that nobody has.
+fn nobody(family: Family, node: SocketAddr) -> Identity {
+    let address = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    };
+    Identity {
+        customer: SocketAddr::new(address, 1025),
+        destination: node,
+        protocol: Protocol::Esmtp,
+        helo: b"probe.invalid".to_vec(),
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    decoder: ReplyDecoder,
+}
+
+impl Client {
+    async fn say(&mut self, line: &str) -> Result<(), Error> {
+        self.stream.write_all(format!("{line}\r\n").as_bytes()).await.map_err(Error::Io)
+    }
+
+    async fn expect(&mut self, code: u16) -> Result<Reply, Error> {
+        let reply = self.reply().await?;
+        if reply.code() == code { Ok(reply) } else { Err(Error::Answer(reply.to_string())) }
+    }
+
+    /// One reply; the protocol is spoken in lockstep, so nothing can follow it.
+    async fn reply(&mut self) -> Result<Reply, Error> {
+        let mut buffer = [0; 1024];
+        loop {
+            let read = self.stream.read(&mut buffer).await.map_err(Error::Io)?;
+            if read == 0 {
+                return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            match self.decoder.next(&mut &buffer[..read]) {
+                None => {}
+                Some(Ok(reply)) => return Ok(reply),
+                Some(Err(error)) => return Err(Error::Answer(error.to_string())),
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What becomes of each command of the customer.
+//!
+//! | command | fate |
+//! |---|---|
+//! | EHLO, HELO | passed on; the reply goes through the allow-list |
+//! | MAIL, RCPT | passed on verbatim; parameters of extensions that were not offered get 555 |
+//! | RSET, NOOP, VRFY, EXPN, HELP, QUIT | passed on |
+//! | DATA | answered by the agent once every RCPT is answered; the destination hears it after the verdict |
+//! | STARTTLS, AUTH, BDAT, ETRN, TURN, XCLIENT, XFORWARD | 502, never passed on |
+//! | anything else | 500, never passed on: its framing is not known |
+
+use std::time::Instant;
+
+use weir_smtp::command::Command;
+use weir_smtp::envelope::Mailbox;
+use weir_smtp::xclient::Identity;
+use weir_smtp::{Envelope, Reply};
+
+use super::conversation::Matter;
+use super::customer::Barrier;
+use super::destination::{Expected, Link};
+use super::message::Message;
+use super::settings::MAX_AWAITED;
+use super::wire::{HIGH_WATER, Leg};
+use super::{Phase, Session};
+use crate::failure::Failure;
+
+impl Session {
+    /// Reads the next command if it is its turn. `true`: there was one.
+    pub(super) fn next_command(&mut self, now: Instant) -> bool {
+        let settled = self.destination.expected.is_empty();
+        if self.stopping && settled && self.destination.link == Link::Open && !self.customer.is_owed() {
+            self.fail(Failure::Stopping);
+            return false;
+        }
+        if self.customer.ended && self.awaits_greeting() && !self.customer.will_quit() {
+            self.end();
+            return false;
+        }
+        match self.customer.barrier {
+            Barrier::Answered | Barrier::Data | Barrier::Farewell(_) if !settled => return false,
+            Barrier::Farewell(failure) => {
+                self.fail(failure);
+                return false;
+            }
+            Barrier::Data => {
+                self.customer.barrier = Barrier::None;
+                self.decide_data(now);
+                return true;
+            }
+            Barrier::Answered => self.customer.barrier = Barrier::None,
+            Barrier::None => {}
+        }
+        let crowded = self.destination.expected.len() >= MAX_AWAITED
+            || self.wire.flow(Leg::Destination).outgoing >= HIGH_WATER
+            || self.wire.flow(Leg::Customer).outgoing >= HIGH_WATER;
+        if crowded {
+            return false;
+        }
+        match self.customer.next_line() {
+            None => {
+                if self.customer.ended && settled {
+                    self.end();
+                }
+                false
+            }
+            Some(Err(error)) => {
+                self.refuse(Reply::enhanced(500, "5.5.2", error.to_string()));
+                true
+            }
+            Some(Ok(line)) => {
+                self.command(&line.text, now);
+                true
+            }
+        }
+    }
+
+    fn awaits_greeting(&self) -> bool {
+        matches!(self.destination.expected.front(), Some(Expected::Greeting))
+    }
+
+    fn command(&mut self, line: &[u8], now: Instant) {
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(error) => {
+                self.refuse(Reply::enhanced(501, "5.5.4", error.to_string()));
+                if line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT")) {
+                    // How many octets follow is not known: nothing after this can be read safely.
+                    self.customer.barrier = Barrier::Farewell(Failure::TooManyErrors);
+                }
+                return;
+            }
+        };
+        match command {
+            Command::Ehlo(name) => self.pass_alone(line, Expected::Ehlo(name), now),
+            Command::Helo(name) => self.pass_alone(line, Expected::Helo(name), now),
+            Command::Quit => {
+                self.customer.said_quit = true;
+                self.pass_alone(line, Expected::Quit, now);
+            }
+            Command::Mail(sender) => self.mail(line, sender, now),
+            Command::Rcpt(recipient) => self.rcpt(line, recipient, now),
+            Command::Rset => self.pass(line, Expected::Rset, now),
+            Command::Noop | Command::Vrfy | Command::Expn | Command::Help => {
+                self.pass(line, Expected::Passive, now);
+            }
+            Command::Data => self.customer.barrier = Barrier::Data,
+            Command::Bdat { size, .. } => {
+                self.customer.skip = size;
+                self.refuse(not_available("BDAT"));
+            }
+            Command::StartTls => self.refuse(not_available("STARTTLS")),
+            Command::Auth => self.refuse(not_available("AUTH")),
+            Command::Etrn => self.refuse(not_available("ETRN")),
+            Command::Turn => self.refuse(not_available("TURN")),
+            Command::Xclient(_) => self.refuse(not_available("XCLIENT")),
+            Command::Xforward(_) => self.refuse(not_available("XFORWARD")),
+            Command::Unknown(_) => {
+                self.refuse(Reply::enhanced(500, "5.5.1", "command not recognized"));
+            }
+        }
+    }
+
+    fn mail(&mut self, line: &[u8], sender: Mailbox, now: Instant) {
+        let limit = self.settings.max_message_size;
+        if let Some(unknown) = self.destination.offer.unknown_in_mail(&sender) {
+            let reply = unknown_parameter(unknown.keyword());
+            self.refuse(reply);
+        } else if sender.size().is_some_and(|size| size > limit) {
+            self.refuse(Failure::MessageTooLarge(limit).reply(&self.id));
+        } else {
+            self.customer.recipients = 0;
+            self.pass(line, Expected::Mail(sender), now);
+        }
+    }
+
+    fn rcpt(&mut self, line: &[u8], recipient: Mailbox, now: Instant) {
+        if let Some(unknown) = self.destination.offer.unknown_in_rcpt(&recipient) {
+            let reply = unknown_parameter(unknown.keyword());
+            self.refuse(reply);
+        } else if self.customer.recipients >= self.settings.max_recipients {
+            self.refuse(Reply::enhanced(452, "4.5.3", "too many recipients in one message"));
+        } else {
+            self.customer.recipients += 1;
+            self.pass(line, Expected::Rcpt(recipient), now);
+        }
+    }
+
+    /// Every RCPT is answered. The agent's 354 stands in for the destination's, which is asked after the
+    /// verdict; so it is given only when the destination accepted somebody.
+    fn decide_data(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.phase, Phase::Commands(None)) {
+            Phase::Commands(Some(envelope)) if !envelope.recipients.is_empty() => {
+                self.begin_message(envelope, now);
+            }
+            Phase::Commands(Some(envelope)) => {
+                self.phase = Phase::Commands(Some(envelope));
+                self.refuse(Reply::enhanced(554, "5.5.1", "no valid recipients"));
+            }
+            phase => {
+                self.phase = phase;
+                self.refuse(Reply::enhanced(503, "5.5.1", "MAIL and RCPT come before DATA"));
+            }
+        }
+    }
+
+    fn begin_message(&mut self, envelope: Envelope, now: Instant) {
+        self.messages += 1;
+        let matter = Matter {
+            id: self.id.message(self.messages),
+            identity: Identity {
+                customer: self.customer_address,
+                destination: self.destination_address,
+                protocol: self.customer.protocol,
+                helo: self.customer.helo.clone(),
+            },
+            envelope,
+            hostname: self.settings.hostname.clone(),
+        };
+        self.customer.reply(Reply::new(354, "End data with <CR><LF>.<CR><LF>"), &mut self.wire);
+        self.wire.restart(Leg::Customer, now);
+        let message = Message::begin(matter, &self.settings, now, &mut self.wire);
+        self.phase = Phase::Message(Box::new(message));
+    }
+
+    /// Passes a line on as it is and owes its answer. Where the destination takes no groups, the next
+    /// command waits for it.
+    fn pass(&mut self, line: &[u8], expected: Expected, now: Instant) {
+        self.send(line, expected, now);
+        if !self.destination.offer.has("PIPELINING") {
+            self.customer.barrier = Barrier::Answered;
+        }
+    }
+
+    /// As `pass`, for commands that end a group (RFC 2920 section 3.1).
+    fn pass_alone(&mut self, line: &[u8], expected: Expected, now: Instant) {
+        self.send(line, expected, now);
+        self.customer.barrier = Barrier::Answered;
+    }
+
+    fn send(&mut self, line: &[u8], expected: Expected, now: Instant) {
+        if self.destination.expected.is_empty() {
+            self.wire.restart(Leg::Destination, now);
+        }
+        self.wire.write_line(Leg::Destination, line);
+        self.destination.expected.push_back(expected);
+        self.customer.await_reply();
+    }
+
+    /// An error reply of our own, in its place among the others.
+    fn refuse(&mut self, reply: Reply) {
+        self.customer.errors += 1;
+        self.customer.reply(reply, &mut self.wire);
+        if self.customer.errors > self.settings.max_errors {
+            self.customer.barrier = Barrier::Farewell(Failure::TooManyErrors);
+        }
+    }
+}
+
+fn not_available(verb: &str) -> Reply {
+    Reply::enhanced(502, "5.5.1", format!("{verb} is not available"))
+}
+
+fn unknown_parameter(keyword: &[u8]) -> Reply {
+    Reply::enhanced(555, "5.5.4", format!("parameter {} was not offered", String::from_utf8_lossy(keyword)))
+}

@@ -1,0 +1,378 @@
+//! One conversation with one filter node about one message: from its banner to its verdict.
+//!
+//! Banner, EHLO, XCLIENT (which resets the node), EHLO again with the customer's own name, the envelope
+//! named by XFORWARD IDENT, the body, and the answer to end of data. Nothing that a node sends out of
+//! turn is ever taken as a verdict.
+
+use std::sync::Arc;
+
+use weir_smtp::extension::{Extensions, understood};
+use weir_smtp::reply::{ReplyDecoder, ReplyLimits, Severity};
+use weir_smtp::xclient::Identity;
+use weir_smtp::{Envelope, Reply, xforward};
+
+use super::body::BodySender;
+use super::record::MessageId;
+use super::wire::{Leg, Output, Wire};
+use crate::failure::Cause;
+use crate::nodes::Candidate;
+
+/// Why a node gave no verdict. Another node may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeFailure {
+    #[error("{0}")]
+    Connect(Cause),
+    #[error("closed the connection {0}")]
+    Closed(&'static str),
+    #[error("did not answer in time {0}")]
+    Silent(&'static str),
+    #[error("sent what is no reply {0}: {1}")]
+    Malformed(&'static str, String),
+    #[error("answered {1} {0}")]
+    Answer(&'static str, String),
+    #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
+    NoXclient,
+    #[error("refused XCLIENT: {0}")]
+    XclientRefused(String),
+    #[error("does not announce {0}, which this message needs")]
+    Lacks(&'static str),
+}
+
+/// What a conversation has come to.
+#[derive(Debug)]
+pub enum Progress {
+    Going,
+    /// The node's answer on the whole message: 2xx, 4xx or 5xx.
+    Verdict(Reply),
+    Failed(NodeFailure),
+}
+
+/// What is said to a node of one message.
+#[derive(Debug)]
+pub struct Matter {
+    pub id: MessageId,
+    pub identity: Identity,
+    pub envelope: Envelope,
+    /// The agent's own host name.
+    pub hostname: Arc<str>,
+}
+
+#[derive(Debug)]
+enum State {
+    Connecting,
+    Greeting,
+    Ehlo,
+    Xclient,
+    SecondEhlo,
+    /// Replies to XFORWARD, MAIL, each RCPT and DATA, in the order of the commands.
+    Envelope(EnvelopeReplies),
+    Body(BodySender),
+    Verdict,
+    Over,
+}
+
+#[derive(Debug)]
+struct EnvelopeReplies {
+    commands: Vec<EnvelopeCommand>,
+    /// Commands sent, and replies got.
+    sent: usize,
+    answered: usize,
+    pipelining: bool,
+    /// The first 4xx to MAIL, RCPT or DATA, else the first 5xx.
+    refusal: Option<Reply>,
+}
+
+#[derive(Debug)]
+struct EnvelopeCommand {
+    line: Vec<u8>,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Xforward,
+    Address,
+    Data,
+}
+
+#[derive(Debug)]
+pub struct Conversation {
+    candidate: Candidate,
+    decoder: ReplyDecoder,
+    state: State,
+    extensions: Extensions,
+    /// The node was told of the message: if it fails now, the message may be the reason.
+    pub in_hands: bool,
+}
+
+impl Conversation {
+    pub fn new(candidate: Candidate) -> Self {
+        Self {
+            candidate,
+            decoder: ReplyDecoder::new(ReplyLimits::default()),
+            state: State::Connecting,
+            extensions: Extensions::default(),
+            in_hands: false,
+        }
+    }
+
+    pub fn node(&self) -> crate::nodes::NodeId {
+        self.candidate.node
+    }
+
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting)
+    }
+
+    /// Waiting for the node to answer, rather than for the customer's body or for the verdict.
+    pub fn awaits_reply(&self) -> bool {
+        !matches!(self.state, State::Connecting | State::Body(_) | State::Verdict | State::Over)
+    }
+
+    /// For messages: where in the conversation this is.
+    pub fn step(&self) -> &'static str {
+        match self.state {
+            State::Connecting => "while connecting",
+            State::Greeting => "before its banner",
+            State::Ehlo => "after EHLO",
+            State::Xclient => "after XCLIENT",
+            State::SecondEhlo => "after the second EHLO",
+            State::Envelope(_) => "after the envelope",
+            State::Body(_) => "in the body",
+            State::Verdict => "after end of data",
+            State::Over => "after its verdict",
+        }
+    }
+
+    pub fn connected(&mut self) {
+        self.state = State::Greeting;
+    }
+
+    /// Octets from the node.
+    pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, wire: &mut Wire) -> Progress {
+        while let Some(reply) = self.decoder.next(&mut octets) {
+            let progress = match reply {
+                Ok(reply) => self.reply(reply, matter, wire),
+                Err(error) => Progress::Failed(NodeFailure::Malformed(self.step(), error.to_string())),
+            };
+            if !matches!(progress, Progress::Going) {
+                self.state = State::Over;
+                return progress;
+            }
+        }
+        Progress::Going
+    }
+
+    /// Sends what the spool has. Call whenever the spool grew or the leg drained.
+    pub fn pump(&mut self, stored: u64, complete: bool, wire: &mut Wire) {
+        if let State::Body(sender) = &mut self.state
+            && sender.pump(stored, complete, wire)
+        {
+            self.state = State::Verdict;
+        }
+    }
+
+    pub fn spooled(&mut self, octets: &[u8], wire: &mut Wire) {
+        if let State::Body(sender) = &mut self.state {
+            sender.spooled(octets, wire);
+        }
+    }
+
+    fn reply(&mut self, reply: Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+        if reply.code() == 421 {
+            return self.answered(&reply);
+        }
+        match &mut self.state {
+            State::Greeting if reply.code() == 220 => {
+                wire.write_line(Leg::Filter, format!("EHLO {}", matter.hostname).as_bytes());
+                self.state = State::Ehlo;
+                Progress::Going
+            }
+            State::Ehlo if reply.code() == 250 => self.say_xclient(&reply, matter, wire),
+            State::Xclient => self.xclient_answered(reply, matter, wire),
+            State::SecondEhlo if reply.code() == 250 => self.say_envelope(&reply, matter, wire),
+            State::Envelope(replies) => match replies.add(reply) {
+                Ok(EnvelopeProgress::Going) => {
+                    replies.send(wire);
+                    Progress::Going
+                }
+                Ok(EnvelopeProgress::Refused(reply)) => Progress::Verdict(reply),
+                Ok(EnvelopeProgress::GoAhead) => {
+                    self.state = State::Body(BodySender::new(Leg::Filter));
+                    Progress::Going
+                }
+                Err(reply) => self.answered(&reply),
+            },
+            State::Verdict if reply.severity() != Severity::Intermediate => Progress::Verdict(reply),
+            _ => self.answered(&reply),
+        }
+    }
+
+    /// An answer that is no verdict: the node failed.
+    fn answered(&self, reply: &Reply) -> Progress {
+        Progress::Failed(NodeFailure::Answer(self.step(), reply.to_string()))
+    }
+
+    fn say_xclient(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+        let extensions = Extensions::from_reply(reply);
+        let command = extensions.parameters("XCLIENT").and_then(|names| matter.identity.command(names).ok());
+        let Some(command) = command else {
+            return Progress::Failed(NodeFailure::NoXclient);
+        };
+        wire.write_line(Leg::Filter, command.as_bytes());
+        self.state = State::Xclient;
+        Progress::Going
+    }
+
+    /// 220 or nothing: a node that refused XCLIENT would take the mail as the agent's own.
+    fn xclient_answered(&mut self, reply: Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+        match reply.code() {
+            220 => {
+                let name = ehlo_name(&matter.identity);
+                wire.write_line(Leg::Filter, &[b"EHLO ", name.as_slice()].concat());
+                self.state = State::SecondEhlo;
+                Progress::Going
+            }
+            500..=504 => Progress::Failed(NodeFailure::XclientRefused(reply.to_string())),
+            550 if self.candidate.probe_refused => {
+                Progress::Failed(NodeFailure::XclientRefused(reply.to_string()))
+            }
+            _ if reply.is_refusal() => Progress::Verdict(reply),
+            _ => self.answered(&reply),
+        }
+    }
+
+    fn say_envelope(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+        self.extensions = Extensions::from_reply(reply);
+        if let Some(lacking) = lacking(&matter.envelope, &self.extensions) {
+            return Progress::Failed(NodeFailure::Lacks(lacking));
+        }
+        let mut replies = EnvelopeReplies::new(matter, &self.extensions);
+        replies.send(wire);
+        self.in_hands = true;
+        self.state = State::Envelope(replies);
+        Progress::Going
+    }
+
+    /// Says goodbye where the protocol allows it, and closes.
+    pub fn close(self, wire: &mut Wire) {
+        if self.is_connecting() || self.in_hands {
+            wire.push(Output::Abort(Leg::Filter));
+        } else {
+            wire.write(Leg::Filter, &b"QUIT\r\n"[..]);
+            wire.push(Output::Close(Leg::Filter));
+        }
+        wire.forget(Leg::Filter);
+    }
+
+    /// After a verdict on end of data the node is between transactions, so QUIT is in order.
+    pub fn quit(self, wire: &mut Wire) {
+        wire.write(Leg::Filter, &b"QUIT\r\n"[..]);
+        wire.push(Output::Close(Leg::Filter));
+        wire.forget(Leg::Filter);
+    }
+}
+
+enum EnvelopeProgress {
+    Going,
+    Refused(Reply),
+    GoAhead,
+}
+
+impl EnvelopeReplies {
+    fn new(matter: &Matter, extensions: &Extensions) -> Self {
+        let mut commands = Vec::with_capacity(matter.envelope.recipients.len() + 3);
+        let named =
+            extensions.parameters("XFORWARD").and_then(|names| xforward::command(matter.id.as_str(), names));
+        if let Some(line) = named {
+            commands.push(EnvelopeCommand { line: line.into_bytes(), step: Step::Xforward });
+        }
+        let mut address = |verb: &str, mailbox: &weir_smtp::envelope::Mailbox| {
+            let mut line = format!("{verb}:<").into_bytes();
+            line.extend_from_slice(mailbox.path.as_bytes());
+            line.push(b'>');
+            for parameter in understood(mailbox, extensions) {
+                line.push(b' ');
+                line.extend_from_slice(parameter.as_bytes());
+            }
+            commands.push(EnvelopeCommand { line, step: Step::Address });
+        };
+        address("MAIL FROM", &matter.envelope.sender);
+        for recipient in &matter.envelope.recipients {
+            address("RCPT TO", recipient);
+        }
+        commands.push(EnvelopeCommand { line: b"DATA".to_vec(), step: Step::Data });
+        let pipelining = extensions.has("PIPELINING");
+        Self { commands, sent: 0, answered: 0, pipelining, refusal: None }
+    }
+
+    /// All but DATA as a group where the node takes groups, else one at a time. DATA is said only when
+    /// everything before it was accepted, so that no node is left waiting for a body.
+    fn send(&mut self, wire: &mut Wire) {
+        while let Some(command) = self.commands.get(self.sent) {
+            let all_answered = self.sent == self.answered;
+            if !all_answered && (!self.pipelining || command.step == Step::Data) {
+                break;
+            }
+            wire.write_line(Leg::Filter, &command.line);
+            self.sent += 1;
+        }
+    }
+
+    fn add(&mut self, reply: Reply) -> Result<EnvelopeProgress, Reply> {
+        let Some(command) = self.commands.get(self.answered).filter(|_| self.answered < self.sent) else {
+            return Err(reply);
+        };
+        self.answered += 1;
+        match (command.step, reply.severity()) {
+            (Step::Data, Severity::Intermediate) => return Ok(EnvelopeProgress::GoAhead),
+            // The id is a courtesy: a node that refuses it still judges.
+            (Step::Xforward, Severity::Positive | Severity::Transient | Severity::Permanent)
+            | (Step::Address, Severity::Positive) => {}
+            (Step::Address | Step::Data, Severity::Transient | Severity::Permanent) => self.refused(reply),
+            (Step::Data, Severity::Positive) | (Step::Xforward | Step::Address, Severity::Intermediate) => {
+                return Err(reply);
+            }
+        }
+        let next_is_data = self.commands.get(self.answered).is_none_or(|next| next.step == Step::Data);
+        match self.refusal.take_if(|_| next_is_data) {
+            Some(refusal) => Ok(EnvelopeProgress::Refused(refusal)),
+            None => Ok(EnvelopeProgress::Going),
+        }
+    }
+
+    fn refused(&mut self, reply: Reply) {
+        let transient = |reply: &Reply| reply.severity() == Severity::Transient;
+        if self.refusal.as_ref().is_none_or(|first| transient(&reply) && !transient(first)) {
+            self.refusal = Some(reply);
+        }
+    }
+}
+
+/// The customer's own name where it is one a strict server takes, else the customer's address.
+fn ehlo_name(identity: &Identity) -> Vec<u8> {
+    let plain = |octet: &u8| {
+        octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_' | b'[' | b']' | b':')
+    };
+    let helo = &identity.helo;
+    if (1..=255).contains(&helo.len()) && helo.iter().all(plain) {
+        return helo.clone();
+    }
+    match identity.customer.ip().to_canonical() {
+        std::net::IpAddr::V4(address) => format!("[{address}]"),
+        std::net::IpAddr::V6(address) => format!("[IPv6:{address}]"),
+    }
+    .into_bytes()
+}
+
+/// What a message needs and a node does not have.
+fn lacking(envelope: &Envelope, extensions: &Extensions) -> Option<&'static str> {
+    let declared = envelope.sender.size().unwrap_or(0);
+    if envelope.sender.parameter("SMTPUTF8").is_some() && !extensions.has("SMTPUTF8") {
+        Some("SMTPUTF8")
+    } else if extensions.size().is_some_and(|limit| declared > limit) {
+        Some("a SIZE as large as it is")
+    } else {
+        None
+    }
+}

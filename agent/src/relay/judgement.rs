@@ -1,0 +1,194 @@
+//! From "a message is coming" to a decision on it: nodes are tried in turn until one gives a verdict.
+
+use weir_smtp::Reply;
+
+use super::conversation::{Conversation, Matter, NodeFailure, Progress};
+use super::record::Verdict;
+use super::wire::{Leg, Output, Wire};
+use crate::config::WhenUnavailable;
+use crate::failure::{Cause, Failure};
+use crate::nodes::{Candidate, NodeId};
+
+/// A message in the hands of this many failed nodes is suspect: it may be what they died of.
+const SUSPECT_AFTER: usize = 2;
+
+/// What is done with the message.
+#[derive(Debug)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// The node that decided. `None`: nobody could be asked.
+    pub node: Option<NodeId>,
+    pub filter_reply: Option<Reply>,
+    /// Why weir decided in a node's place.
+    pub failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+pub struct Judgement {
+    when_unavailable: WhenUnavailable,
+    conversation: Option<Conversation>,
+    tried: Vec<NodeId>,
+    pub failures: Vec<(NodeId, NodeFailure)>,
+    /// A node was reached, whatever came of it: from then on the message is never accepted unjudged.
+    reached: bool,
+    suspicions: usize,
+    decision: Option<Decision>,
+}
+
+impl Judgement {
+    /// Asks for the first node.
+    pub fn begin(when_unavailable: WhenUnavailable, wire: &mut Wire) -> Self {
+        wire.push(Output::ChooseNode { tried: Vec::new() });
+        Self {
+            when_unavailable,
+            conversation: None,
+            tried: Vec::new(),
+            failures: Vec::new(),
+            reached: false,
+            suspicions: 0,
+            decision: None,
+        }
+    }
+
+    pub fn decision(&self) -> Option<&Decision> {
+        self.decision.as_ref()
+    }
+
+    pub fn into_parts(self) -> (Option<Decision>, Vec<(NodeId, NodeFailure)>, bool) {
+        (self.decision, self.failures, self.suspicions >= SUSPECT_AFTER)
+    }
+
+    pub fn conversation(&self) -> Option<&Conversation> {
+        self.conversation.as_ref()
+    }
+
+    /// The driver's choice of a node; none is left.
+    pub fn chosen(&mut self, candidate: Option<Candidate>, wire: &mut Wire) {
+        if self.decision.is_some() {
+            return;
+        }
+        match candidate {
+            Some(candidate) => {
+                self.tried.push(candidate.node);
+                self.conversation = Some(Conversation::new(candidate));
+                wire.push(Output::Connect(Leg::Filter));
+            }
+            None if self.reached => self.decide(Verdict::Defer, Failure::FilterFailed),
+            None => self.unavailable(),
+        }
+    }
+
+    pub fn connected(&mut self) {
+        if let Some(conversation) = &mut self.conversation {
+            self.reached = true;
+            conversation.connected();
+        }
+    }
+
+    pub fn bytes(&mut self, octets: &[u8], matter: &Matter, wire: &mut Wire) {
+        let Some(conversation) = &mut self.conversation else { return };
+        match conversation.bytes(octets, matter, wire) {
+            Progress::Going => {}
+            Progress::Verdict(reply) => self.decided(reply, wire),
+            Progress::Failed(failure) => self.failed(failure, wire),
+        }
+    }
+
+    /// The connection to the node could not be made or was lost.
+    pub fn lost(&mut self, cause: Option<Cause>, wire: &mut Wire) {
+        let Some(conversation) = &self.conversation else { return };
+        let failure = match cause {
+            Some(cause) if conversation.is_connecting() => NodeFailure::Connect(cause),
+            _ => NodeFailure::Closed(conversation.step()),
+        };
+        self.failed(failure, wire);
+    }
+
+    /// The node did not answer in time.
+    pub fn silent(&mut self, wire: &mut Wire) {
+        let Some(conversation) = &self.conversation else { return };
+        let failure = if conversation.is_connecting() {
+            NodeFailure::Connect(Cause::TimedOut)
+        } else {
+            NodeFailure::Silent(conversation.step())
+        };
+        self.failed(failure, wire);
+    }
+
+    /// The verdict's time is over, all tries included.
+    pub fn out_of_time(&mut self, wire: &mut Wire) {
+        if self.decision.is_some() {
+            return;
+        }
+        if let Some(conversation) = self.conversation.take() {
+            let failure = NodeFailure::Silent(conversation.step());
+            wire.push(Output::Report { node: conversation.node(), failure: Some(failure.clone()) });
+            self.failures.push((conversation.node(), failure));
+            conversation.close(wire);
+        }
+        if self.reached {
+            self.decide(Verdict::Defer, Failure::FilterSilent);
+        } else {
+            self.unavailable();
+        }
+    }
+
+    /// The message needs no verdict any more.
+    pub fn abandon(&mut self, wire: &mut Wire) {
+        if let Some(conversation) = self.conversation.take() {
+            conversation.close(wire);
+        }
+    }
+
+    pub fn pump(&mut self, stored: u64, complete: bool, wire: &mut Wire) {
+        if let Some(conversation) = &mut self.conversation {
+            conversation.pump(stored, complete, wire);
+        }
+    }
+
+    pub fn spooled(&mut self, octets: &[u8], wire: &mut Wire) {
+        if let Some(conversation) = &mut self.conversation {
+            conversation.spooled(octets, wire);
+        }
+    }
+
+    fn decided(&mut self, reply: Reply, wire: &mut Wire) {
+        let Some(conversation) = self.conversation.take() else { return };
+        wire.push(Output::Report { node: conversation.node(), failure: None });
+        let verdict = Verdict::of(&reply);
+        let node = Some(conversation.node());
+        self.decision = Some(Decision { verdict, node, filter_reply: Some(reply), failure: None });
+        conversation.quit(wire);
+    }
+
+    fn failed(&mut self, failure: NodeFailure, wire: &mut Wire) {
+        let Some(conversation) = self.conversation.take() else { return };
+        let node = conversation.node();
+        if conversation.in_hands {
+            self.suspicions += 1;
+        }
+        wire.push(Output::Abort(Leg::Filter));
+        wire.forget(Leg::Filter);
+        wire.push(Output::Report { node, failure: Some(failure.clone()) });
+        self.failures.push((node, failure));
+        if self.suspicions >= SUSPECT_AFTER {
+            self.decide(Verdict::Defer, Failure::Suspect);
+        } else {
+            wire.push(Output::ChooseNode { tried: self.tried.clone() });
+        }
+    }
+
+    /// No node could be reached at all: the one case in which a message may pass unjudged.
+    fn unavailable(&mut self) {
+        let verdict = match self.when_unavailable {
+            WhenUnavailable::Defer => Verdict::Defer,
+            WhenUnavailable::Accept => Verdict::Accept,
+        };
+        self.decide(verdict, Failure::FilterUnavailable);
+    }
+
+    /// A decision in the nodes' place.
+    fn decide(&mut self, verdict: Verdict, failure: Failure) {
+        self.decision = Some(Decision { verdict, node: None, filter_reply: None, failure: Some(failure) });
+    }
+}

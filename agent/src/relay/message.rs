@@ -1,0 +1,311 @@
+//! One message: received and judged side by side, then delivered or withheld.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use weir_smtp::Reply;
+use weir_smtp::data::DataDecoder;
+use weir_smtp::reply::Severity;
+
+use super::body::BodySender;
+use super::conversation::Matter;
+use super::judgement::Judgement;
+use super::record::{Outcome, Record, Verdict};
+use super::settings::Settings;
+use super::wire::{Leg, Output, Wire};
+use crate::failure::Failure;
+
+/// The body on its way from the customer into the spool.
+#[derive(Debug, Default)]
+struct Reception {
+    decoder: DataDecoder,
+    /// Octets handed to the spool, and octets it has.
+    handed: u64,
+    stored: u64,
+    /// When the customer's end of data came.
+    complete: Option<Instant>,
+    /// The message is refused for what it is; the rest of it is read and dropped.
+    refusal: Option<Failure>,
+}
+
+/// What happens at the destination. Before this nothing of the message went there.
+#[derive(Debug)]
+enum Delivery {
+    /// DATA was said.
+    Asked,
+    Sending(BodySender),
+    /// The dot went out. From here on only the destination knows.
+    Committed,
+}
+
+/// The message's fate.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// What the customer is told.
+    pub reply: Reply,
+    pub outcome: Outcome,
+    /// The destination still holds the envelope.
+    pub reset_destination: bool,
+    /// The destination waits for a body that will not come.
+    pub abort_destination: bool,
+    pub ends_session: bool,
+}
+
+#[derive(Debug)]
+pub struct Message {
+    pub matter: Matter,
+    began: Instant,
+    reception: Reception,
+    judgement: Judgement,
+    delivery: Option<Delivery>,
+    /// The destination is gone or unusable: what the customer will be told.
+    destination_lost: Option<Reply>,
+    /// Nobody is there to hear the outcome.
+    pub customer_gone: bool,
+}
+
+impl Message {
+    pub fn begin(matter: Matter, settings: &Settings, now: Instant, wire: &mut Wire) -> Self {
+        wire.push(Output::NewSpool);
+        let judgement = Judgement::begin(settings.when_unavailable, wire);
+        Self {
+            matter,
+            began: now,
+            reception: Reception::default(),
+            judgement,
+            delivery: None,
+            destination_lost: None,
+            customer_gone: false,
+        }
+    }
+
+    pub fn judgement(&mut self) -> (&mut Judgement, &Matter) {
+        (&mut self.judgement, &self.matter)
+    }
+
+    pub fn conversation(&self) -> Option<&super::conversation::Conversation> {
+        self.judgement.conversation()
+    }
+
+    /// Octets handed to the spool that it does not have yet.
+    pub fn unstored(&self) -> u64 {
+        self.reception.handed - self.reception.stored
+    }
+
+    /// When the customer's last octet came.
+    pub fn received_at(&self) -> Option<Instant> {
+        self.reception.complete
+    }
+
+    pub fn awaits_verdict(&self) -> bool {
+        self.judgement.decision().is_none()
+            && self.reception.refusal.is_none()
+            && self.destination_lost.is_none()
+    }
+
+    /// The dot went to the destination.
+    pub fn is_committed(&self) -> bool {
+        matches!(self.delivery, Some(Delivery::Committed))
+    }
+
+    pub fn is_delivering(&self) -> bool {
+        self.delivery.is_some()
+    }
+
+    /// Takes the customer's octets up to the end of data.
+    pub fn receive(&mut self, octets: &mut &[u8], settings: &Settings, now: Instant, wire: &mut Wire) {
+        if self.reception.complete.is_some() {
+            return;
+        }
+        let mut body = BytesMut::new();
+        let ended = self.reception.decoder.decode(octets, &mut body);
+        self.check(settings, ended, wire);
+        if !body.is_empty() && self.wants_body() {
+            self.reception.handed += body.len() as u64;
+            wire.push(Output::Store(body.freeze()));
+        }
+        if ended {
+            self.reception.complete = Some(now);
+        }
+    }
+
+    /// Whether the body is still of use to anybody.
+    fn wants_body(&self) -> bool {
+        let refused = self.judgement.decision().is_some_and(|decision| decision.verdict != Verdict::Accept);
+        self.reception.refusal.is_none() && self.destination_lost.is_none() && !refused
+    }
+
+    fn check(&mut self, settings: &Settings, ended: bool, wire: &mut Wire) {
+        let findings = self.reception.decoder.findings();
+        let refusal = if findings.size > settings.max_message_size {
+            Failure::MessageTooLarge(settings.max_message_size)
+        } else if findings.longest_line > settings.max_line_length {
+            Failure::LineTooLong(settings.max_line_length)
+        } else if findings.bare_cr > 0 && ended {
+            Failure::BareCr
+        } else {
+            return;
+        };
+        self.refuse(refusal, wire);
+    }
+
+    fn refuse(&mut self, refusal: Failure, wire: &mut Wire) {
+        self.reception.refusal.get_or_insert(refusal);
+        self.judgement.abandon(wire);
+    }
+
+    pub fn stored(&mut self, octets: u64) {
+        self.reception.stored += octets;
+    }
+
+    pub fn store_failed(&mut self, wire: &mut Wire) {
+        self.reception.handed = self.reception.stored;
+        self.refuse(Failure::SpoolFull, wire);
+    }
+
+    pub fn spooled(&mut self, leg: Leg, octets: &[u8], wire: &mut Wire) {
+        match (leg, &mut self.delivery) {
+            (Leg::Filter, _) => self.judgement.spooled(octets, wire),
+            (Leg::Destination, Some(Delivery::Sending(sender))) => sender.spooled(octets, wire),
+            _ => {}
+        }
+    }
+
+    /// The spool could not be read back: nothing judged can be delivered.
+    pub fn replay_failed(&mut self, wire: &mut Wire) {
+        self.refuse(Failure::SpoolFull, wire);
+    }
+
+    /// The destination can't be used any more; `reply` says why.
+    pub fn destination_lost(&mut self, reply: Reply, wire: &mut Wire) {
+        self.destination_lost.get_or_insert(reply);
+        self.judgement.abandon(wire);
+    }
+
+    /// Sends what can be sent, and decides what can be decided.
+    pub fn advance(&mut self, wire: &mut Wire) -> Option<Conclusion> {
+        let complete = self.reception.complete.is_some();
+        let stored = self.reception.stored;
+        let all_stored = complete && self.unstored() == 0;
+        self.judgement.pump(stored, all_stored, wire);
+        if let Some(Delivery::Sending(sender)) = &mut self.delivery
+            && sender.pump(stored, true, wire)
+        {
+            self.delivery = Some(Delivery::Committed);
+        }
+        if let Some(reply) = self.destination_lost.take_if(|_| complete) {
+            return Some(self.lost(reply));
+        }
+        if let Some(failure) = self.reception.refusal.filter(|_| complete) {
+            return Some(self.withheld(failure.reply(&self.matter.id)));
+        }
+        if !all_stored || self.delivery.is_some() {
+            return None;
+        }
+        let decision = self.judgement.decision()?;
+        if decision.verdict == Verdict::Accept {
+            wire.write(Leg::Destination, &b"DATA\r\n"[..]);
+            self.delivery = Some(Delivery::Asked);
+            return None;
+        }
+        let reply = match (&decision.filter_reply, decision.failure) {
+            (Some(reply), _) => reply.clone(),
+            (None, failure) => failure.unwrap_or(Failure::FilterFailed).reply(&self.matter.id),
+        };
+        Some(self.withheld(reply))
+    }
+
+    /// The destination's answer to DATA or to end of data.
+    pub fn destination_reply(&mut self, reply: Reply, wire: &mut Wire) -> Option<Conclusion> {
+        match (&self.delivery, reply.severity()) {
+            (Some(Delivery::Asked), Severity::Intermediate) => {
+                self.delivery = Some(Delivery::Sending(BodySender::new(Leg::Destination)));
+                self.advance(wire)
+            }
+            (Some(Delivery::Asked), Severity::Transient | Severity::Permanent) => {
+                Some(self.answered(reply, Outcome::Refused, true))
+            }
+            (Some(Delivery::Committed), Severity::Positive) => {
+                Some(self.answered(reply, Outcome::Delivered, false))
+            }
+            (Some(Delivery::Committed), Severity::Transient | Severity::Permanent) => {
+                Some(self.answered(reply, Outcome::Refused, false))
+            }
+            // It answered before the end of the body, or what makes no sense here.
+            _ => {
+                let lost = Failure::DestinationGarbage.reply(&self.matter.id);
+                Some(self.lost(lost))
+            }
+        }
+    }
+
+    fn answered(&mut self, reply: Reply, outcome: Outcome, reset_destination: bool) -> Conclusion {
+        let ends_session = reply.code() == 421;
+        Conclusion {
+            reply,
+            outcome: if self.customer_gone { Outcome::Unreported } else { outcome },
+            reset_destination,
+            abort_destination: false,
+            ends_session,
+        }
+    }
+
+    fn withheld(&mut self, reply: Reply) -> Conclusion {
+        // A destination that was given part of a message must never see its end.
+        let abort = matches!(self.delivery, Some(Delivery::Asked | Delivery::Sending(_)));
+        Conclusion {
+            reply,
+            outcome: Outcome::Withheld,
+            reset_destination: !abort,
+            abort_destination: abort,
+            ends_session: abort,
+        }
+    }
+
+    fn lost(&mut self, reply: Reply) -> Conclusion {
+        Conclusion {
+            reply,
+            outcome: Outcome::Withheld,
+            reset_destination: false,
+            abort_destination: true,
+            ends_session: true,
+        }
+    }
+
+    /// The customer is gone before the dot went out: it never will.
+    pub fn abandon(mut self, now: Instant, wire: &mut Wire) -> Record {
+        self.judgement.abandon(wire);
+        self.record(None, Outcome::Abandoned, now)
+    }
+
+    pub fn conclude(self, conclusion: &Conclusion, now: Instant) -> Record {
+        self.record(Some(conclusion.reply.clone()), conclusion.outcome, now)
+    }
+
+    fn record(self, reply: Option<Reply>, outcome: Outcome, now: Instant) -> Record {
+        let findings = self.reception.decoder.findings();
+        let (decision, failures, suspect) = self.judgement.into_parts();
+        Record {
+            id: self.matter.id,
+            helo: String::from_utf8_lossy(&self.matter.identity.helo).into_owned(),
+            recipients: self.matter.envelope.recipients.len(),
+            size: findings.size,
+            bare_lf: findings.bare_lf,
+            verdict: match (&decision, &reply) {
+                // Refused for what it is, whatever a node thought of its beginning.
+                (_, Some(reply)) if self.reception.refusal.is_some() => Verdict::of(reply),
+                (Some(decision), _) => decision.verdict,
+                (None, Some(reply)) => Verdict::of(reply),
+                (None, None) => Verdict::None,
+            },
+            outcome,
+            node: decision.as_ref().and_then(|decision| decision.node),
+            failure: self.reception.refusal.or(decision.as_ref().and_then(|decision| decision.failure)),
+            filter_reply: decision.and_then(|decision| decision.filter_reply),
+            reply,
+            node_failures: failures.into_iter().map(|(node, failure)| (node, failure.to_string())).collect(),
+            suspect,
+            duration: now.saturating_duration_since(self.began),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The relay engine: one session with its three legs, without I/O and without a clock.
+//!
+//! The driver feeds [`Session::handle`] and performs what [`Session::poll`] returns, in order. All decisions
+//! are here, so the same engine runs under tokio and in simulation.
+
+mod body;
+mod commands;
+pub mod conversation;
+mod customer;
+mod destination;
+mod judgement;
+mod message;
+pub mod record;
+mod replies;
+pub mod settings;
+mod timers;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weir_smtp::{Envelope, Reply};
+
+use self::customer::{Barrier, Customer};
+use self::destination::{Destination, Link};
+use self::message::{Conclusion, Message};
+use self::record::{Outcome, SessionId};
+use self::settings::{INBOX, Settings, UNSTORED};
+use self::wire::{HIGH_WATER, Wire};
+pub use self::wire::{Leg, Output};
+use crate::failure::{Cause, Failure};
+use crate::nodes::Candidate;
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    Bytes(Leg, &'a [u8]),
+    Connected(Leg),
+    /// The connection could not be made, or was reset.
+    Failed(Leg, Cause),
+    /// The peer closed its side.
+    Closed(Leg),
+    /// So many octets left the driver's buffer.
+    Writable(Leg, usize),
+    /// The node to connect to; `None`: all were tried.
+    Chosen(Option<Candidate>),
+    Stored(usize),
+    StoreFailed,
+    Spooled(Leg, &'a [u8]),
+    ReplayFailed,
+    /// [`Session::deadline`] has come.
+    Timeout,
+    /// The daemon is stopping: finish the message under way, begin nothing.
+    Stop,
+}
+
+/// What the session is about.
+#[derive(Debug)]
+enum Phase {
+    /// Commands and replies; the envelope that the destination accepted so far.
+    Commands(Option<Envelope>),
+    Message(Box<Message>),
+    /// Nothing more is read or decided.
+    Over,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    settings: Arc<Settings>,
+    customer_address: SocketAddr,
+    destination_address: SocketAddr,
+    id: SessionId,
+    messages: u32,
+    customer: Customer,
+    destination: Destination,
+    phase: Phase,
+    stopping: bool,
+    started: Instant,
+    wire: Wire,
+}
+
+impl Session {
+    pub fn new(
+        settings: Arc<Settings>,
+        customer: SocketAddr,
+        destination: SocketAddr,
+        id: SessionId,
+        now: Instant,
+    ) -> Self {
+        let mut wire = Wire::new(now);
+        wire.push(Output::Connect(Leg::Destination));
+        Self {
+            settings,
+            customer_address: customer,
+            destination_address: destination,
+            id,
+            messages: 0,
+            customer: Customer::new(),
+            destination: Destination::new(),
+            phase: Phase::Commands(None),
+            stopping: false,
+            started: now,
+            wire,
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.wire.poll()
+    }
+
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// The end of a message went to the destination and its answer is awaited: must not be cut.
+    pub fn is_committed(&self) -> bool {
+        matches!(&self.phase, Phase::Message(message) if message.is_committed())
+    }
+
+    pub fn handle(&mut self, input: Input<'_>, now: Instant) {
+        if self.is_over() {
+            return;
+        }
+        self.dispatch(input, now);
+        self.advance(now);
+        self.regulate();
+    }
+
+    fn dispatch(&mut self, input: Input<'_>, now: Instant) {
+        match input {
+            Input::Bytes(leg, octets) => {
+                self.wire.restart(leg, now);
+                match leg {
+                    Leg::Customer => self.customer_bytes(octets, now),
+                    Leg::Destination => self.destination_bytes(octets, now),
+                    Leg::Filter => self.with_judgement(|judgement, matter, wire| {
+                        judgement.bytes(octets, matter, wire);
+                    }),
+                }
+            }
+            Input::Connected(leg) => {
+                self.wire.restart(leg, now);
+                match leg {
+                    Leg::Destination => self.destination.link = Link::Open,
+                    Leg::Filter => self.with_judgement(|judgement, _, _| judgement.connected()),
+                    Leg::Customer => {}
+                }
+            }
+            Input::Failed(Leg::Customer, _) => self.customer_gone(now),
+            Input::Closed(Leg::Customer) => self.customer.ended = true,
+            Input::Failed(Leg::Destination, cause) if self.destination.link == Link::Connecting => {
+                self.lose_destination(Failure::Connect(cause));
+            }
+            Input::Failed(Leg::Destination, _) | Input::Closed(Leg::Destination) => {
+                self.lose_destination(Failure::DestinationLost);
+            }
+            Input::Failed(Leg::Filter, cause) => {
+                self.with_judgement(|judgement, _, wire| judgement.lost(Some(cause), wire));
+            }
+            Input::Closed(Leg::Filter) => {
+                self.with_judgement(|judgement, _, wire| judgement.lost(None, wire));
+            }
+            Input::Writable(leg, octets) => self.wire.written(leg, octets, now),
+            Input::Chosen(candidate) => {
+                self.wire.forget(Leg::Filter);
+                self.wire.restart(Leg::Filter, now);
+                self.with_judgement(|judgement, _, wire| judgement.chosen(candidate, wire));
+            }
+            Input::Stored(octets) => self.with_message(|message, _| message.stored(octets as u64)),
+            Input::StoreFailed => self.with_message(Message::store_failed),
+            Input::Spooled(leg, octets) => {
+                self.with_message(|message, wire| message.spooled(leg, octets, wire));
+            }
+            Input::ReplayFailed => self.with_message(Message::replay_failed),
+            Input::Timeout => self.timed_out(now),
+            Input::Stop => self.stopping = true,
+        }
+    }
+
+    fn with_message(&mut self, act: impl FnOnce(&mut Message, &mut Wire)) {
+        if let Phase::Message(message) = &mut self.phase {
+            act(message, &mut self.wire);
+        }
+    }
+
+    fn with_judgement(
+        &mut self,
+        act: impl FnOnce(&mut judgement::Judgement, &conversation::Matter, &mut Wire),
+    ) {
+        self.with_message(|message, wire| {
+            let (judgement, matter) = message.judgement();
+            act(judgement, matter, wire);
+        });
+    }
+
+    /// While commands are read, octets wait in the inbox; a body is taken straight from the input.
+    fn customer_bytes(&mut self, mut octets: &[u8], now: Instant) {
+        if let Phase::Message(message) = &mut self.phase
+            && self.customer.inbox.is_empty()
+        {
+            message.receive(&mut octets, &self.settings, now, &mut self.wire);
+        }
+        self.customer.inbox.extend_from_slice(octets);
+    }
+
+    /// Does everything that can be done with what is known.
+    fn advance(&mut self, now: Instant) {
+        loop {
+            let went_on = match &mut self.phase {
+                Phase::Over => false,
+                Phase::Commands(_) => self.next_command(now),
+                Phase::Message(message) => {
+                    if message.received_at().is_none() && !self.customer.inbox.is_empty() {
+                        let inbox = self.customer.inbox.split();
+                        let mut octets = &inbox[..];
+                        message.receive(&mut octets, &self.settings, now, &mut self.wire);
+                        self.customer.inbox.extend_from_slice(octets);
+                    }
+                    match message.advance(&mut self.wire) {
+                        Some(conclusion) => self.conclude(conclusion, now),
+                        None => self.leave_if_gone(now),
+                    }
+                }
+            };
+            if !went_on {
+                break;
+            }
+        }
+    }
+
+    /// `true`: the message is over.
+    fn conclude(&mut self, conclusion: Conclusion, now: Instant) -> bool {
+        let Phase::Message(message) = std::mem::replace(&mut self.phase, Phase::Commands(None)) else {
+            return false;
+        };
+        let gone = message.customer_gone;
+        let record = message.conclude(&conclusion, now);
+        self.wire.push(Output::Log(Box::new(record)));
+        self.wire.push(Output::DropSpool);
+        self.destination.expected.clear();
+        if conclusion.abort_destination {
+            self.drop_destination();
+        } else if conclusion.reset_destination {
+            self.wire.write(Leg::Destination, &b"RSET\r\n"[..]);
+            self.destination.expected.push_back(destination::Expected::OwnRset);
+            self.wire.restart(Leg::Destination, now);
+        }
+        let refused = conclusion.outcome == Outcome::Withheld && !conclusion.ends_session;
+        self.customer.reply(conclusion.reply, &mut self.wire);
+        self.wire.restart(Leg::Customer, now);
+        if conclusion.ends_session || gone {
+            self.end();
+        } else if refused {
+            // The customer's next command waits for the destination's answer to our RSET.
+            self.customer.barrier = Barrier::Answered;
+        }
+        true
+    }
+
+    /// A customer that closed its side in the middle of a message is gone, unless it has said QUIT.
+    fn leave_if_gone(&mut self, now: Instant) -> bool {
+        let Phase::Message(message) = &self.phase else { return false };
+        let cut = message.received_at().is_none() || !self.customer.will_quit();
+        if self.customer.ended && cut && !message.customer_gone {
+            self.customer_gone(now);
+        }
+        false
+    }
+
+    /// The customer will not hear anything any more.
+    fn customer_gone(&mut self, now: Instant) {
+        self.customer.ended = true;
+        match &mut self.phase {
+            // Whether it was delivered must still be known, for the log.
+            Phase::Message(message) if message.is_committed() => {
+                message.customer_gone = true;
+                self.wire.push(Output::Abort(Leg::Customer));
+                self.wire.forget(Leg::Customer);
+            }
+            Phase::Message(_) => {
+                if let Phase::Message(message) = std::mem::replace(&mut self.phase, Phase::Commands(None)) {
+                    let record = message.abandon(now, &mut self.wire);
+                    self.wire.push(Output::Log(Box::new(record)));
+                }
+                self.drop_destination();
+                self.end();
+            }
+            Phase::Commands(_) | Phase::Over => self.end(),
+        }
+    }
+
+    /// The destination can't be talked to any more.
+    fn lose_destination(&mut self, failure: Failure) {
+        let reply = failure.reply(&self.destination_address);
+        self.lose_destination_with(reply);
+    }
+
+    fn lose_destination_with(&mut self, reply: Reply) {
+        self.drop_destination();
+        match &mut self.phase {
+            Phase::Message(message) => message.destination_lost(reply, &mut self.wire),
+            Phase::Commands(_) => {
+                self.customer.give_up(reply, &mut self.wire);
+                self.end();
+            }
+            Phase::Over => {}
+        }
+    }
+
+    fn drop_destination(&mut self) {
+        if self.destination.link != Link::Closed {
+            self.destination.link = Link::Closed;
+            self.wire.push(Output::Abort(Leg::Destination));
+            self.wire.forget(Leg::Destination);
+        }
+    }
+
+    /// Sends what was said, and closes everything.
+    fn end(&mut self) {
+        if self.destination.link != Link::Closed {
+            self.destination.link = Link::Closed;
+            self.wire.push(Output::Close(Leg::Destination));
+        }
+        self.wire.push(Output::Close(Leg::Customer));
+        self.wire.push(Output::DropSpool);
+        self.phase = Phase::Over;
+    }
+
+    /// Tells the customer why, and ends the session.
+    fn fail(&mut self, failure: Failure) {
+        let reply = failure.reply(&self.id);
+        self.customer.give_up(reply, &mut self.wire);
+        self.end();
+    }
+
+    /// Back-pressure: what the engine holds of each leg is bounded.
+    fn regulate(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        let unstored = match &self.phase {
+            Phase::Message(message) => message.unstored(),
+            Phase::Commands(_) | Phase::Over => 0,
+        };
+        let customer = self.customer.inbox.len() < INBOX && unstored < UNSTORED && !self.customer.ended;
+        self.wire.regulate(Leg::Customer, customer);
+        let destination = self.wire.flow(Leg::Customer).outgoing < HIGH_WATER;
+        self.wire.regulate(Leg::Destination, destination);
+    }
+}

@@ -1,0 +1,112 @@
+//! What becomes of each reply of the destination.
+
+use std::time::Instant;
+
+use weir_smtp::extension::Offer;
+use weir_smtp::reply::Severity;
+use weir_smtp::xclient::Protocol;
+use weir_smtp::{Envelope, Reply};
+
+use super::destination::{Expected, Link};
+use super::wire::Leg;
+use super::{Phase, Session};
+use crate::failure::Failure;
+
+impl Session {
+    pub(super) fn destination_bytes(&mut self, mut octets: &[u8], now: Instant) {
+        while let Some(reply) = self.destination.decoder.next(&mut octets) {
+            match reply {
+                Ok(reply) => self.destination_reply(reply, now),
+                Err(_) => self.lose_destination(Failure::DestinationGarbage),
+            }
+            if self.is_over() || self.destination.link == Link::Closed {
+                return;
+            }
+        }
+    }
+
+    fn destination_reply(&mut self, reply: Reply, now: Instant) {
+        if let Phase::Message(message) = &mut self.phase {
+            let answers = message.is_delivering();
+            if answers {
+                if let Some(conclusion) = message.destination_reply(reply, &mut self.wire) {
+                    self.conclude(conclusion, now);
+                }
+            } else {
+                // Nothing was asked. 421 is a goodbye, and the customer is told as it was said.
+                self.unasked(reply);
+            }
+            return;
+        }
+        let Some(expected) = self.destination.expected.pop_front() else {
+            self.unasked(reply);
+            return;
+        };
+        let intermediate = reply.severity() == Severity::Intermediate;
+        if intermediate || (reply.code() == 421 && !matches!(expected, Expected::Quit)) {
+            let failure = intermediate.then(|| Failure::DestinationGarbage.reply(&self.destination_address));
+            self.lose_destination_with(failure.unwrap_or(reply));
+            return;
+        }
+        self.expected_reply(expected, reply, now);
+    }
+
+    fn unasked(&mut self, reply: Reply) {
+        if reply.code() == 421 {
+            self.lose_destination_with(reply);
+        } else {
+            self.lose_destination(Failure::DestinationGarbage);
+        }
+    }
+
+    fn expected_reply(&mut self, expected: Expected, mut reply: Reply, now: Instant) {
+        let positive = reply.is_positive();
+        match expected {
+            Expected::Greeting => {
+                self.customer.reply(reply, &mut self.wire);
+                self.wire.restart(Leg::Customer, now);
+                return;
+            }
+            Expected::OwnRset => {
+                if !positive {
+                    self.lose_destination(Failure::DestinationGarbage);
+                }
+                return;
+            }
+            Expected::Ehlo(name) if positive => {
+                let (offer, shown) = Offer::from_reply(&reply, self.settings.max_message_size);
+                self.greeted(name, Protocol::Esmtp, offer);
+                reply = shown;
+            }
+            Expected::Helo(name) if positive => self.greeted(name, Protocol::Smtp, Offer::default()),
+            Expected::Mail(sender) if positive => self.phase = Phase::Commands(Some(Envelope::new(sender))),
+            Expected::Rcpt(recipient) if positive => {
+                if let Phase::Commands(Some(envelope)) = &mut self.phase {
+                    envelope.recipients.push(recipient);
+                }
+            }
+            Expected::Rset if positive => self.phase = Phase::Commands(None),
+            Expected::Quit => {
+                self.customer.answer(reply, &mut self.wire);
+                self.end();
+                return;
+            }
+            Expected::Ehlo(_)
+            | Expected::Helo(_)
+            | Expected::Mail(_)
+            | Expected::Rcpt(_)
+            | Expected::Rset
+            | Expected::Passive => {}
+        }
+        self.customer.answer(reply, &mut self.wire);
+        self.wire.restart(Leg::Customer, now);
+    }
+
+    /// EHLO and HELO end a transaction (RFC 5321 section 4.1.4).
+    fn greeted(&mut self, name: Vec<u8>, protocol: Protocol, offer: Offer) {
+        self.customer.helo = name;
+        self.customer.protocol = protocol;
+        self.destination.offer = offer;
+        self.phase = Phase::Commands(None);
+    }
+}

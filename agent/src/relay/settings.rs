@@ -1,0 +1,56 @@
+//! The engine's limits, from the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, WhenUnavailable};
+
+/// Longest command line, CRLF counted. RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions;
+/// ORCPT, ENVID and long paths together fit in this.
+pub const COMMAND_LINE: usize = 4096;
+/// Commands sent to the destination and not answered.
+pub const MAX_AWAITED: usize = 128;
+/// Octets of the customer's that wait to be read as commands.
+pub const INBOX: usize = 64 * 1024;
+/// Octets handed to the spool that it has not taken.
+pub const UNSTORED: u64 = 512 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub hostname: Arc<str>,
+    pub when_unavailable: WhenUnavailable,
+    pub verdict_budget: Duration,
+    pub node_connect_timeout: Duration,
+    pub node_reply_timeout: Duration,
+    pub max_message_size: u64,
+    pub max_line_length: u64,
+    pub max_recipients: usize,
+    pub max_errors: u32,
+    pub connect_timeout: Duration,
+    pub reply_timeout: Duration,
+    pub end_of_data_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub session_timeout: Duration,
+}
+
+impl Settings {
+    pub fn new(config: &Config, hostname: Arc<str>) -> Self {
+        let (filter, relay) = (&config.filter, &config.relay);
+        Self {
+            hostname,
+            when_unavailable: filter.when_unavailable,
+            verdict_budget: Duration::from_secs(filter.verdict_budget),
+            node_connect_timeout: Duration::from_secs(filter.connect_timeout),
+            node_reply_timeout: Duration::from_secs(filter.reply_timeout),
+            max_message_size: relay.max_message_size,
+            max_line_length: relay.max_line_length,
+            max_recipients: relay.max_recipients,
+            max_errors: relay.max_errors,
+            connect_timeout: Duration::from_secs(relay.connect_timeout),
+            reply_timeout: Duration::from_secs(relay.reply_timeout),
+            end_of_data_timeout: Duration::from_secs(relay.end_of_data_timeout),
+            idle_timeout: Duration::from_secs(relay.idle_timeout),
+            session_timeout: Duration::from_secs(relay.session_timeout),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A simulated SMTP server, as destination or as filter node: lax, so that a mistake of the engine shows.
+
+use bytes::BytesMut;
+use weir_smtp::command::Command;
+use weir_smtp::data::DataDecoder;
+use weir_smtp::line::LineDecoder;
+
+/// Where a server stops working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Banner,
+    Ehlo,
+    Xclient,
+    Mail,
+    Rcpt,
+    Data,
+    Body,
+    EndOfData,
+}
+
+/// What it does there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Close,
+    Hang,
+    Say(&'static str),
+}
+
+#[derive(Debug)]
+pub struct Server {
+    pub ehlo: &'static str,
+    pub trouble: Option<(Stage, Trouble)>,
+    /// RCPT of this domain is refused.
+    pub refuses: &'static str,
+    mode: Mode,
+    decoder: LineDecoder,
+    data: DataDecoder,
+    body: Vec<u8>,
+    recipients: usize,
+    /// Commands it got.
+    pub commands: Vec<String>,
+    /// Bodies that were completed.
+    pub messages: Vec<Vec<u8>>,
+    pub hangs: bool,
+    pub closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Commands,
+    Data,
+}
+
+impl Server {
+    pub fn new(ehlo: &'static str) -> Self {
+        Self {
+            ehlo,
+            trouble: None,
+            refuses: "nowhere.invalid",
+            mode: Mode::Commands,
+            decoder: LineDecoder::new(8192),
+            data: DataDecoder::default(),
+            body: Vec::new(),
+            recipients: 0,
+            commands: Vec::new(),
+            messages: Vec::new(),
+            hangs: false,
+            closed: false,
+        }
+    }
+
+    pub fn with(mut self, stage: Stage, trouble: Trouble) -> Self {
+        self.trouble = Some((stage, trouble));
+        self
+    }
+
+    /// A new connection; what it got before is remembered.
+    pub fn connect(&mut self) -> Vec<u8> {
+        self.mode = Mode::Commands;
+        self.decoder = LineDecoder::new(8192);
+        self.body.clear();
+        (self.recipients, self.hangs, self.closed) = (0, false, false);
+        self.answer(Stage::Banner, "220 mx.example ESMTP")
+    }
+
+    pub fn feed(&mut self, mut octets: &[u8]) -> Vec<u8> {
+        let mut replies = Vec::new();
+        while !octets.is_empty() && !self.closed && !self.hangs {
+            let reply = match self.mode {
+                Mode::Commands => {
+                    let line = self.decoder.next(&mut octets);
+                    match line {
+                        Some(line) => self.command(&line.expect("a clean line").text),
+                        None => break,
+                    }
+                }
+                Mode::Data => self.data(&mut octets),
+            };
+            replies.extend_from_slice(&reply);
+        }
+        replies
+    }
+
+    fn data(&mut self, octets: &mut &[u8]) -> Vec<u8> {
+        let mut body = BytesMut::new();
+        let ended = self.data.decode(octets, &mut body);
+        self.body.extend_from_slice(&body);
+        if let Some((Stage::Body, Trouble::Close)) = self.trouble {
+            self.closed = true;
+            return Vec::new();
+        }
+        if !ended {
+            return Vec::new();
+        }
+        self.mode = Mode::Commands;
+        self.messages.push(std::mem::take(&mut self.body));
+        self.answer(Stage::EndOfData, "250 2.0.0 taken")
+    }
+
+    fn command(&mut self, line: &[u8]) -> Vec<u8> {
+        self.commands.push(String::from_utf8_lossy(line).into_owned());
+        let ehlo = format!("250-mx.example\r\n{}", self.ehlo);
+        match Command::parse(line) {
+            Ok(Command::Ehlo(_)) => self.answer(Stage::Ehlo, &ehlo),
+            Ok(Command::Xclient(_)) => self.answer(Stage::Xclient, "220 go on"),
+            Ok(Command::Mail(_)) => {
+                self.recipients = 0;
+                self.answer(Stage::Mail, "250 2.1.0 sender ok")
+            }
+            Ok(Command::Rcpt(to)) if to.path.domain().as_deref() == Some(self.refuses) => {
+                b"550-5.1.1 no such\r\n550 5.1.1 recipient\r\n".to_vec()
+            }
+            Ok(Command::Rcpt(_)) => {
+                self.recipients += 1;
+                self.answer(Stage::Rcpt, "250 2.1.5 recipient ok")
+            }
+            Ok(Command::Data) if self.recipients > 0 => {
+                let reply = self.answer(Stage::Data, "354 go ahead");
+                if reply.starts_with(b"354") {
+                    self.mode = Mode::Data;
+                    self.data = DataDecoder::default();
+                }
+                reply
+            }
+            Ok(Command::Quit) => {
+                self.closed = true;
+                b"221 2.0.0 bye\r\n".to_vec()
+            }
+            Ok(Command::Rset) => {
+                self.recipients = 0;
+                b"250 2.0.0 reset\r\n".to_vec()
+            }
+            Ok(Command::Noop | Command::Helo(_) | Command::Xforward(_)) => b"250 2.0.0 ok\r\n".to_vec(),
+            _ => b"500 5.5.1 what?\r\n".to_vec(),
+        }
+    }
+
+    fn answer(&mut self, stage: Stage, usual: &str) -> Vec<u8> {
+        let said = match self.trouble {
+            Some((at, Trouble::Close)) if at == stage => {
+                self.closed = true;
+                return Vec::new();
+            }
+            Some((at, Trouble::Hang)) if at == stage => {
+                self.hangs = true;
+                return Vec::new();
+            }
+            Some((at, Trouble::Say(said))) if at == stage => said,
+            _ => usual,
+        };
+        format!("{said}\r\n").into_bytes()
+    }
+}

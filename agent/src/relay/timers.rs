@@ -1,0 +1,112 @@
+//! Who is being waited for, and until when.
+
+use std::time::{Duration, Instant};
+
+use super::destination::Link;
+use super::message::Message;
+use super::wire::Leg;
+use super::{Phase, Session};
+use crate::failure::{Cause, Failure};
+
+/// A wait that can run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Session,
+    Customer,
+    Destination,
+    Filter,
+    Verdict,
+}
+
+impl Session {
+    /// When `Input::Timeout` is due if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waits().into_iter().flatten().map(|(_, until)| until).min()
+    }
+
+    pub(super) fn timed_out(&mut self, now: Instant) {
+        let over = self.waits().into_iter().flatten().filter(|(_, until)| *until <= now);
+        let Some((wait, _)) = over.min_by_key(|(_, until)| *until) else { return };
+        match wait {
+            Wait::Session if matches!(self.phase, Phase::Message(_)) => self.customer_gone(now),
+            Wait::Session => self.fail(Failure::SessionTooLong),
+            Wait::Customer => self.customer_silent(now),
+            Wait::Destination if self.destination.link == Link::Connecting => {
+                self.lose_destination(Failure::Connect(Cause::TimedOut));
+            }
+            Wait::Destination => self.lose_destination(Failure::DestinationSilent),
+            Wait::Filter => self.with_judgement(|judgement, _, wire| judgement.silent(wire)),
+            Wait::Verdict => self.with_judgement(|judgement, _, wire| judgement.out_of_time(wire)),
+        }
+    }
+
+    /// A customer that does not read or send: told so where it may still listen.
+    fn customer_silent(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Commands(_)) && self.wire.flow(Leg::Customer).outgoing == 0 {
+            self.fail(Failure::CustomerIdle);
+        } else {
+            self.customer_gone(now);
+        }
+    }
+
+    fn waits(&self) -> [Option<(Wait, Instant)>; 5] {
+        let session = (Wait::Session, self.started + self.settings.session_timeout);
+        match &self.phase {
+            Phase::Over => [None; 5],
+            Phase::Commands(_) => {
+                let its_turn = self.destination.expected.is_empty();
+                [Some(session), self.customer_wait(its_turn), self.reply_wait(), None, None]
+            }
+            Phase::Message(message) => [
+                Some(session).filter(|_| message.received_at().is_none()),
+                self.customer_wait(message.received_at().is_none()).filter(|_| !message.customer_gone),
+                self.delivery_wait(message),
+                self.filter_wait(message),
+                message
+                    .received_at()
+                    .filter(|_| message.awaits_verdict())
+                    .map(|received| (Wait::Verdict, received + self.settings.verdict_budget)),
+            ],
+        }
+    }
+
+    fn since(&self, leg: Leg, limit: Duration) -> Instant {
+        self.wire.flow(leg).progress + limit
+    }
+
+    /// Its turn to speak, or octets that it does not take.
+    fn customer_wait(&self, its_turn: bool) -> Option<(Wait, Instant)> {
+        let unread = self.wire.flow(Leg::Customer).outgoing > 0;
+        (its_turn || unread).then(|| (Wait::Customer, self.since(Leg::Customer, self.settings.idle_timeout)))
+    }
+
+    fn reply_wait(&self) -> Option<(Wait, Instant)> {
+        let limit = match self.destination.link {
+            Link::Connecting => self.settings.connect_timeout,
+            Link::Open if !self.destination.expected.is_empty() => self.settings.reply_timeout,
+            Link::Open | Link::Closed => return None,
+        };
+        Some((Wait::Destination, self.since(Leg::Destination, limit)))
+    }
+
+    fn delivery_wait(&self, message: &Message) -> Option<(Wait, Instant)> {
+        let limit = match () {
+            () if message.is_committed() => self.settings.end_of_data_timeout,
+            () if message.is_delivering() => self.settings.reply_timeout,
+            () => return None,
+        };
+        Some((Wait::Destination, self.since(Leg::Destination, limit)))
+    }
+
+    fn filter_wait(&self, message: &Message) -> Option<(Wait, Instant)> {
+        let conversation = message.conversation()?;
+        let limit = if conversation.is_connecting() {
+            self.settings.node_connect_timeout
+        } else if conversation.awaits_reply() {
+            self.settings.node_reply_timeout
+        } else {
+            return None;
+        };
+        Some((Wait::Filter, self.since(Leg::Filter, limit)))
+    }
+}

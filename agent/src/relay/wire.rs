@@ -1,0 +1,126 @@
+//! What the engine says to the driver about the three connections, and how much of it is under way.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::record::Record;
+use crate::nodes::NodeId;
+
+/// One of the three connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leg {
+    Customer,
+    Destination,
+    Filter,
+}
+
+/// What the driver is to do, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Choose a filter node that is not in the list and say which: `Input::Chosen`.
+    ChooseNode {
+        tried: Vec<NodeId>,
+    },
+    /// Connect: to the original destination from the customer's address, or to the chosen node.
+    Connect(Leg),
+    Write(Leg, Bytes),
+    /// Send what was written, then close.
+    Close(Leg),
+    /// Close now; what was written may be lost.
+    Abort(Leg),
+    PauseRead(Leg),
+    ResumeRead(Leg),
+    /// Begin an empty spool; a former one is gone.
+    NewSpool,
+    /// Append to the spool; answered by `Input::Stored` or `Input::StoreFailed`.
+    Store(Bytes),
+    /// Read from the spool for a leg; answered by `Input::Spooled` with octets from the front of the range.
+    Replay(Leg, Range<u64>),
+    DropSpool,
+    /// A node did its job, or did not.
+    Report {
+        node: NodeId,
+        failure: Option<super::conversation::NodeFailure>,
+    },
+    Log(Box<Record>),
+}
+
+/// A leg is not written to beyond this many octets under way.
+pub const HIGH_WATER: usize = 128 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Flow {
+    /// Octets written that have not left the driver's buffer.
+    pub outgoing: usize,
+    /// When octets last moved, or waiting began.
+    pub progress: Instant,
+    paused: bool,
+}
+
+/// The outputs not yet polled, and the flow of each leg.
+#[derive(Debug)]
+pub struct Wire {
+    outputs: VecDeque<Output>,
+    flows: [Flow; 3],
+}
+
+impl Wire {
+    pub fn new(now: Instant) -> Self {
+        Self { outputs: VecDeque::new(), flows: [Flow { outgoing: 0, progress: now, paused: false }; 3] }
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub fn write(&mut self, leg: Leg, octets: impl Into<Bytes>) {
+        let octets = octets.into();
+        self.flow_mut(leg).outgoing += octets.len();
+        self.push(Output::Write(leg, octets));
+    }
+
+    /// A line, with its CRLF.
+    pub fn write_line(&mut self, leg: Leg, line: &[u8]) {
+        self.write(leg, [line, b"\r\n"].concat());
+    }
+
+    pub fn flow(&self, leg: Leg) -> &Flow {
+        &self.flows[leg as usize]
+    }
+
+    pub fn flow_mut(&mut self, leg: Leg) -> &mut Flow {
+        &mut self.flows[leg as usize]
+    }
+
+    /// A new connection on this leg, or a new wait.
+    pub fn restart(&mut self, leg: Leg, now: Instant) {
+        self.flow_mut(leg).progress = now;
+    }
+
+    pub fn written(&mut self, leg: Leg, octets: usize, now: Instant) {
+        let flow = self.flow_mut(leg);
+        flow.outgoing = flow.outgoing.saturating_sub(octets);
+        flow.progress = now;
+    }
+
+    pub fn forget(&mut self, leg: Leg) {
+        self.flow_mut(leg).outgoing = 0;
+        self.flow_mut(leg).paused = false;
+    }
+
+    /// Has the driver read from a leg only while the engine has room.
+    pub fn regulate(&mut self, leg: Leg, has_room: bool) {
+        let flow = self.flow_mut(leg);
+        if flow.paused == has_room {
+            flow.paused = !has_room;
+            self.push(if has_room { Output::ResumeRead(leg) } else { Output::PauseRead(leg) });
+        }
+    }
+}

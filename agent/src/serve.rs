@@ -1,0 +1,215 @@
+//! The daemon: steering, the listener, sessions, the status socket, and an orderly stop.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use weir_daemon::{service, status};
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::drive::{Shared, drive};
+use crate::failure::Failure;
+use crate::nodes::{Family, NodeId, Pool, probe};
+use crate::relay::settings::Settings;
+use crate::spool::Budget;
+use crate::steer::{self, Plan, Steering};
+use crate::transparent::{Accepted, TransparentListener};
+
+/// After a failed accept (no descriptors left, as a rule) the next try waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the host's rules are looked after.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the daemon cannot start or the host cannot be cleaned up. Whatever was changed on the host by then is
+/// taken back.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
+    let hostname: Arc<str> = hostname().into();
+    let shared = Arc::new(Shared {
+        settings: Arc::new(Settings::new(&config, hostname)),
+        pool: Pool::new(&config.filter.nodes),
+        budget: Arc::new(Budget::new(&config.spool)),
+        upstream_ports: config.steering.upstream_port_range(),
+        counters: Counters::default(),
+    });
+    let port = config.steering.listen_port;
+    let listener = TransparentListener::bind(port)
+        .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
+    let plan = Plan::new(&config.steering, &config.customers);
+    let steering = steer::install(&plan, listener.as_fd()).await.context("steering cannot be installed")?;
+    let steering = Arc::new(Mutex::new(steering));
+    let _status = status_socket(&config, &shared, &steering);
+    let background = background(&config, &shared, &steering);
+    service::ready("weir-agent");
+
+    let (stop, stopped) = watch::channel(false);
+    let (cut, cutting) = watch::channel(false);
+    let mut sessions = JoinSet::new();
+    let accepting = accept(&listener, &shared, config.relay.max_sessions, &mut sessions, &stopped, &cutting);
+    tokio::select! {
+        () = accepting => {}
+        () = shutdown => {}
+    }
+    service::stopping();
+    drop(background);
+    with(&steering, |steering| steering.withdraw()).await?.context("steering cannot be withdrawn")?;
+    drop(listener);
+    stop.send_replace(true);
+    finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
+    with(&steering, |steering| steering.remove()).await?.context("steering cannot be removed")?;
+    info!("stopped");
+    Ok(())
+}
+
+/// Takes connections for ever.
+async fn accept(
+    listener: &TransparentListener,
+    shared: &Arc<Shared>,
+    max_sessions: usize,
+    sessions: &mut JoinSet<()>,
+    stopped: &watch::Receiver<bool>,
+    cutting: &watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = sessions.join_next() => {
+                shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
+                continue;
+            }
+        };
+        match accepted {
+            Ok(accepted) if sessions.len() >= max_sessions => turn_away(&accepted, shared),
+            Ok(accepted) => {
+                Counters::add(&shared.counters.sessions);
+                sessions.spawn(drive(accepted, shared.clone(), stopped.clone(), cutting.clone()));
+                shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
+            }
+            Err(error) => {
+                warn!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Overload never opens the path past the filter: a spammer could cause it.
+fn turn_away(accepted: &Accepted, shared: &Shared) {
+    Counters::add(&shared.counters.overload);
+    warn!(customer = %accepted.customer, "too many sessions, connection turned away");
+    // A customer that cannot take one line at once is turned away without it.
+    let _ = accepted.stream.try_write(&Failure::Overload.reply(&accepted.destination).to_bytes());
+}
+
+/// Waits for the sessions; cuts those that are not done in time, but none whose message the destination
+/// may have taken already.
+async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<bool>) {
+    let all = async { while sessions.join_next().await.is_some() {} };
+    if tokio::time::timeout(limit, all).await.is_err() {
+        warn!(sessions = sessions.len(), "sessions cut: relay.shutdown_timeout is over");
+        cut.send_replace(true);
+        while sessions.join_next().await.is_some() {}
+    }
+}
+
+type SharedSteering = Arc<Mutex<Box<dyn Steering>>>;
+
+/// Steering talks to the kernel and blocks for milliseconds, so it has a thread of its own.
+async fn with<T: Send + 'static>(
+    steering: &SharedSteering,
+    act: impl FnOnce(&mut dyn Steering) -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let steering = steering.clone();
+    let act = move || act(steering.lock().unwrap_or_else(PoisonError::into_inner).as_mut());
+    tokio::task::spawn_blocking(act).await.context("steering stopped half-way")
+}
+
+/// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
+fn background(config: &Config, shared: &Arc<Shared>, steering: &SharedSteering) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let interval = Duration::from_secs(config.filter.probe_interval);
+    let families = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
+    for family in families {
+        for node in shared.pool.ids() {
+            tasks.spawn(watch_node(shared.clone(), node, family, interval));
+        }
+    }
+    tasks.spawn(watch_steering(steering.clone()));
+    tasks
+}
+
+async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval: Duration) {
+    let address = shared.pool.address(node);
+    let limit = shared.settings.node_connect_timeout + shared.settings.node_reply_timeout;
+    loop {
+        let found = probe::probe(address, family, &shared.settings.hostname, limit).await;
+        if shared.pool.probed(node, family, &found, Instant::now()) {
+            match found {
+                Ok(()) => info!(node = %address, "filter node works again"),
+                Err(failure) => warn!(node = %address, %failure, "filter node failed its probe"),
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn watch_steering(steering: SharedSteering) {
+    let mut known = Vec::new();
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
+        if problems != known {
+            for problem in &problems {
+                warn!(%problem, "steering");
+            }
+            if problems.is_empty() {
+                info!("steering is whole again");
+            }
+            known = problems;
+        }
+    }
+}
+
+fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteering) -> Option<status::Server> {
+    let (shared, steering) = (shared.clone(), steering.clone());
+    let backend = config.steering.backend;
+    let when_agent_dies = config.steering.when_agent_dies;
+    status::serve("agent", move || {
+        // Held only for moments; a status without these numbers is better than one that waits.
+        let steering = steering.try_lock().ok().and_then(|mut steering| steering.counters().ok());
+        json!({
+            "program": "weir-agent",
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "backend": backend,
+            "when_agent_dies": when_agent_dies,
+            "counters": shared.counters,
+            "spool_memory_bytes": shared.budget.used(),
+            "nodes": shared.pool.status(),
+            "steering": steering,
+        })
+    })
+}
+
+/// The name said in EHLO to filter nodes.
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let plain = |name: &String| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+    };
+    name.filter(plain).unwrap_or_else(|| "weir-agent.invalid".into())
+}

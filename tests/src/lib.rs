@@ -4,5 +4,6 @@
 pub mod components;
 pub mod corpus;
 pub mod lab;
+pub mod probe;
 pub mod smtp;
 pub mod wait;

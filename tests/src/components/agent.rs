@@ -108,9 +108,14 @@ impl WeirAgent {
         Ok(agent)
     }
 
+    /// Only writes the configuration's text, for a snapshot of the host before the agent starts.
+    pub fn configure(host: &Host, config: &str) -> Result<()> {
+        host.write(CONFIG, config)
+    }
+
     /// Starts it with a configuration's text, and waits for nothing.
     pub fn launch(host: &Host, config: &str) -> Result<Process> {
-        host.write(CONFIG, config)?;
+        Self::configure(host, config)?;
         let mut command = Command::new(paths::program("weir-agent")?);
         command.args(["run", "--config", CONFIG]);
         host.spawn("weir-agent", command)
@@ -149,7 +154,7 @@ impl WeirAgent {
         self.process.output()
     }
 
-    /// kill -9.
+    /// kill -9; it is dead when this returns.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill()
     }

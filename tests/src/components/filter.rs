@@ -20,6 +20,8 @@ pub struct FilterConfig {
     pub messages_per_minute: u32,
     pub messages_per_hour: u32,
     pub spamd: Option<SocketAddr>,
+    /// SpamAssassin's score from which messages are rejected.
+    pub reject_at: f64,
 }
 
 impl FilterConfig {
@@ -30,6 +32,7 @@ impl FilterConfig {
             messages_per_minute: 100_000,
             messages_per_hour: 1_000_000,
             spamd: None,
+            reject_at: 6.0,
         }
     }
 
@@ -56,7 +59,8 @@ impl FilterConfig {
         );
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
-            let _ = write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = 6.0\n");
+            let reject_at = self.reject_at;
+            let _ = write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = {reject_at:?}\n");
         }
         text
     }

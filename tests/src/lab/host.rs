@@ -5,6 +5,7 @@
 //! everything in the host and takes down its mounts, interfaces, routes, rules and programs.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -96,6 +97,8 @@ impl Host {
         let start = output.metadata()?.len();
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        // A group of its own: ended together, and away from Ctrl-C.
+        command.process_group(0);
         let child = self
             .inside(|| Ok(command.spawn()?))
             .with_context(|| format!("start {} on {}", command_name(&command), self.name))?;

@@ -7,12 +7,12 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::wait::{wait_for, wait_until};
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
-/// Killed when dropped.
+/// Killed when dropped, with its children.
 pub struct Process {
     name: String,
     child: Child,
@@ -96,8 +96,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Errors mean that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Errors mean that they have ended already.
+        if let Ok(group) = i32::try_from(self.pid()) {
+            let group = Pid::from_raw(group);
+            let _ = killpg(group, Signal::SIGKILL);
+            let _ = self.child.wait();
+            // Its children may hold ports that the next program needs.
+            let _ = wait_until("the end of its children", PATIENCE, || Ok(killpg(group, None).is_err()));
+        }
     }
 }

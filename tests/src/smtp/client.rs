@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
@@ -49,15 +50,22 @@ impl Client {
 
     /// Connects from one of the host's addresses.
     pub fn connect_from(host: &Host, from: IpAddr, to: SocketAddr) -> Result<Self> {
+        Self::connect_within(host, from, to, PATIENCE)
+    }
+
+    /// Connects from one of the host's addresses; every step may take no longer than `patience`.
+    pub fn connect_within(host: &Host, from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Self> {
         let stream = host.in_network(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
             socket.bind(&SocketAddr::new(from, 0).into())?;
             socket
-                .connect_timeout(&to.into(), PATIENCE)
+                .connect_timeout(&to.into(), patience)
                 .with_context(|| format!("connect {from} to {to}"))?;
             Ok(TcpStream::from(socket))
         })?;
-        Self::over(stream)
+        let client = Self::over(stream)?;
+        client.stream.get_ref().set_read_timeout(Some(patience))?;
+        Ok(client)
     }
 
     fn over(stream: TcpStream) -> Result<Self> {

@@ -1,4 +1,33 @@
 //! Scenarios on the real kernel with real mail servers. Needs root, `make build` and
 //! `scripts/install-deps lab`; anything missing is a failure, not a skip.
 
+/// A test for each back end out of functions that take one.
+macro_rules! on_both_back_ends {
+    ($($scenario:ident),+ $(,)?) => {
+        mod ebpf {
+            $(#[test]
+            fn $scenario() -> anyhow::Result<()> {
+                super::$scenario(weir_tests::components::Backend::Ebpf)
+            })+
+        }
+        mod tproxy {
+            $(#[test]
+            fn $scenario() -> anyhow::Result<()> {
+                super::$scenario(weir_tests::components::Backend::Tproxy)
+            })+
+        }
+    };
+}
+
+mod configuration;
+mod corpus;
+mod death;
+mod delivery;
+mod filter_node;
 mod lab;
+mod narrow_link;
+mod nodes;
+mod remains;
+mod scope;
+mod session;
+mod verdicts;

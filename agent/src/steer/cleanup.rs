@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::claim::Claim;
 use super::{SteerError, blocking, ebpf, routing, tproxy};
 use crate::config::Config;
 
@@ -26,12 +27,13 @@ impl fmt::Display for Report {
 
 /// Removes everything of ours: pinned programs, tc filters, nft table, rules and routes, whichever back
 /// end made them, also those that drop customers' connections in `closed`. The configuration is needed only for a
-/// pin directory of its own. An agent that is running must be stopped first: it would go on marking
-/// packets that nothing delivers, and soon put back what is missing.
+/// pin directory of its own. Refused while an agent is steering: it would go on marking packets
+/// that nothing delivers, and soon put back what is missing.
 pub async fn cleanup(config: Option<&Config>) -> Result<Report, SteerError> {
     let pin_directory =
         config.map_or_else(|| Path::new(PIN_DIRECTORY), |config| &config.steering.pin_directory).to_owned();
     blocking(move || {
+        let _claim = Claim::take()?;
         // First what marks or drops packets, then what delivers marked ones.
         let mut removed = ebpf::remove_pins(&pin_directory)?;
         removed.extend(ebpf::remove_filters());

@@ -6,6 +6,14 @@ use std::path::PathBuf;
 /// Says what failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
+    #[error("an agent is steering on this host already: stop it first")]
+    AgentRunning,
+
+    #[error(
+        "steering.mark: the upper 16 bits are all 0, so every packet would count as steered: set one of them"
+    )]
+    NoMark,
+
     #[error("steering.{key}: interface {name} does not exist on this host (see `ip link`)")]
     NoInterface { key: &'static str, name: String },
 
@@ -27,7 +35,7 @@ pub enum SteerError {
     NotOurs { what: String },
 
     #[error("{what}: {source}{}", hint(.source))]
-    Netlink { what: String, source: io::Error },
+    System { what: String, source: io::Error },
 
     #[error("the kernel refused the steering program: {reason} (backend = \"tproxy\" does without it)")]
     Program { reason: String },

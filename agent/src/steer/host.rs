@@ -10,6 +10,9 @@ use crate::config::WhenAgentDies;
 
 /// Checks what every back end needs.
 pub(super) fn check(plan: &Plan) -> Result<(), SteerError> {
+    if plan.mark == 0 {
+        return Err(SteerError::NoMark);
+    }
     for (key, names) in [
         ("customer_interfaces", &plan.customer_interfaces),
         ("internet_interfaces", &plan.internet_interfaces),

@@ -8,6 +8,7 @@
 //! What a dead agent leaves is inert, or in `closed` drops new connections of customers. The next
 //! [`install`] takes it over, [`cleanup`] removes it.
 
+mod claim;
 mod cleanup;
 mod ebpf;
 mod error;
@@ -64,10 +65,11 @@ fn install_blocking(plan: Plan, listener: OwnedFd) -> Result<Box<dyn Steering>, 
     if plan.backend == Backend::External {
         return Ok(Box::new(external::External));
     }
+    let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
-        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, listener)?),
-        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan)?),
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, listener, claim)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, claim)?),
         Backend::External => Box::new(external::External),
     })
 }
@@ -77,6 +79,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, SteerError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         let source = io::Error::other(error.to_string());
-        Err(SteerError::Netlink { what: "steering stopped half-way".to_owned(), source })
+        Err(SteerError::System { what: "steering stopped half-way".to_owned(), source })
     })
 }

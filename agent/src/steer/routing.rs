@@ -196,6 +196,10 @@ impl Routing {
 
     /// Whether the table is free for us.
     pub(super) fn check(&self) -> Result<(), SteerError> {
+        if self.table == 0 {
+            // Not a table: the kernel takes it for the main one.
+            return Err(SteerError::TableInUse { table: 0 });
+        }
         let mut netlink = open()?;
         for &family in &self.families {
             let routes = dump_routes(&mut netlink, family, Some(self.table))?;
@@ -260,7 +264,7 @@ pub(super) fn remove_all() -> Result<Vec<String>, SteerError> {
 }
 
 fn open() -> Result<Netlink, SteerError> {
-    Netlink::open().map_err(|source| SteerError::Netlink { what: "netlink socket".to_owned(), source })
+    Netlink::open().map_err(|source| SteerError::System { what: "netlink socket".to_owned(), source })
 }
 
 /// `false` if it was there already, and ours.
@@ -274,16 +278,14 @@ fn add(netlink: &mut Netlink, entry: &Entry) -> Result<bool, SteerError> {
                 Err(SteerError::NotOurs { what: entry.to_string() })
             }
         }
-        Err(source) => Err(SteerError::Netlink { what: format!("adding {entry}"), source }),
+        Err(source) => Err(SteerError::System { what: format!("adding {entry}"), source }),
     }
 }
 
 fn delete(netlink: &mut Netlink, entry: &Entry) -> Result<(), SteerError> {
     match netlink.request(entry.delete(), 0) {
         Err(error) if is_absent(&error) => Ok(()),
-        outcome => {
-            outcome.map_err(|source| SteerError::Netlink { what: format!("removing {entry}"), source })
-        }
+        outcome => outcome.map_err(|source| SteerError::System { what: format!("removing {entry}"), source }),
     }
 }
 
@@ -327,6 +329,6 @@ fn dump(
 ) -> Result<Vec<RouteNetlinkMessage>, SteerError> {
     match netlink.dump(query) {
         Err(error) if is_absent(&error) => Ok(Vec::new()),
-        outcome => outcome.map_err(|source| SteerError::Netlink { what: what.to_owned(), source }),
+        outcome => outcome.map_err(|source| SteerError::System { what: what.to_owned(), source }),
     }
 }

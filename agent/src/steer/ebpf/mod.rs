@@ -11,6 +11,7 @@ mod program;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{Plan, SteerError, Steering, host, tproxy};
 use crate::config::WhenAgentDies;
@@ -31,10 +32,12 @@ pub(super) struct Ebpf {
     /// The listener is out of the map because marked packets could not be delivered.
     suspended: bool,
     removed: bool,
+    /// Last, so that it ends after everything else.
+    _claim: Claim,
 }
 
 impl Ebpf {
-    pub(super) fn install(plan: Plan, listener: OwnedFd) -> Result<Self, SteerError> {
+    pub(super) fn install(plan: Plan, listener: OwnedFd, claim: Claim) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
         let mut program = Program::load(&plan)?;
         program.set_listener(&listener)?;
@@ -49,6 +52,7 @@ impl Ebpf {
             listener: Some(listener),
             suspended: false,
             removed: false,
+            _claim: claim,
         };
         steering.attach()?;
         tproxy::remove_table()?;

@@ -123,7 +123,9 @@ impl Change {
         self.committed = true;
         // Links that are in the new directory as well stay; others end here.
         for previous in self.previous.iter().filter(|path| path.exists() && **path != self.directory) {
-            remove_directory(previous)?;
+            if let Err(error) = remove_directory(previous) {
+                tracing::warn!(%error, "pins are left behind; weir-agent cleanup removes them");
+            }
         }
         Ok(())
     }

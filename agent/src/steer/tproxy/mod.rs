@@ -7,33 +7,39 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{Plan, SteerError, Steering, ebpf, host};
 use crate::config::WhenAgentDies;
-use ruleset::{FAMILY, Stage, TABLE};
+use ruleset::{CHAIN, FAMILY, Stage, TABLE};
+
+/// The rules, without the sets: those may be long, and this is asked every second.
+const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
 
 pub(super) struct Tproxy {
     plan: Plan,
     routing: Routing,
     stage: Stage,
     removed: bool,
+    /// Last, so that it ends after everything else.
+    _claim: Claim,
 }
 
 impl Tproxy {
-    pub(super) fn install(plan: Plan) -> Result<Self, SteerError> {
-        // Asks for the table only to see whether nft works here, before anything is changed.
-        let previous = nft::list_table(FAMILY, TABLE)?.is_some();
+    pub(super) fn install(plan: Plan, claim: Claim) -> Result<Self, SteerError> {
+        // Only to see whether nft works here, before anything is changed.
+        nft::list(&LIST_CHAIN)?;
         let routing = plan.routing();
         routing.install()?;
         if let Err(error) = nft::apply(ruleset::replace_table(&plan)) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
-                tracing::warn!(%error, previous, "rules and routes are left behind");
+                tracing::warn!(%error, "rules and routes are left behind");
             }
             return Err(error);
         }
-        let steering = Self { plan, routing, stage: Stage::Steering, removed: false };
+        let steering = Self { plan, routing, stage: Stage::Steering, removed: false, _claim: claim };
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         Ok(steering)
     }
@@ -77,14 +83,14 @@ impl Steering for Tproxy {
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
-        let table = nft::list_table(FAMILY, TABLE)?.unwrap_or_default();
-        Ok(table.iter().filter_map(counter).collect())
+        let counters = nft::list(&["counters", "table", FAMILY, TABLE])?.unwrap_or_default();
+        Ok(counters.iter().filter_map(counter).collect())
     }
 
     fn problems(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         self.repair_routing(&mut problems);
-        match nft::list_table(FAMILY, TABLE) {
+        match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
                 let outcome = match nft::apply(ruleset::replace_table(&self.plan)) {
@@ -105,6 +111,13 @@ impl Steering for Tproxy {
             problems.extend(host::forwarding_off(&self.plan).map(|setting| {
                 format!("{setting} is 0: mail will not flow straight when the agent is dead")
             }));
+        }
+        if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").is_ok_and(|value| value.trim() == "2")
+        {
+            // The last packet of such a handshake looks like one of a connection older than the agent.
+            problems.push(
+                "net.ipv4.tcp_syncookies is 2: customers' connections are reset; set it to 1".to_owned(),
+            );
         }
         problems
     }
@@ -130,7 +143,7 @@ fn has_rules(objects: &[Value]) -> bool {
 /// Removes the table, if there is one; says what it was.
 pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
     // Without nft on the host the table cannot have been made by us.
-    if !nft::is_installed() || nft::list_table(FAMILY, TABLE)?.is_none() {
+    if !nft::is_installed() || nft::list(&LIST_CHAIN)?.is_none() {
         return Ok(None);
     }
     nft::apply(ruleset::delete_table())?;

@@ -14,15 +14,16 @@ pub(super) fn apply(commands: Vec<Value>) -> Result<(), SteerError> {
     if output.status.success() { Ok(()) } else { Err(failure("refused the rules", &output)) }
 }
 
-/// What a table holds; `None` if there is no such table.
-pub(super) fn list_table(family: &str, table: &str) -> Result<Option<Vec<Value>>, SteerError> {
-    let output = run(&["-j", "list", "table", family, table], b"")?;
+/// What `nft list` says of an object; `None` if there is no such object.
+pub(super) fn list(object: &[&str]) -> Result<Option<Vec<Value>>, SteerError> {
+    let arguments = [&["-j", "-t", "list"], object].concat();
+    let output = run(&arguments, b"")?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         return if reason.contains("No such file or directory") {
             Ok(None)
         } else {
-            Err(failure("could not list the table", &output))
+            Err(failure("could not list the rules", &output))
         };
     }
     let answer: Value = serde_json::from_slice(&output.stdout)

@@ -20,7 +20,7 @@ use crate::steer::routing::{Family, MARK_MASK};
 pub(super) const FAMILY: &str = "inet";
 pub(super) const TABLE: &str = "weir";
 
-const CHAIN: &str = "prerouting";
+pub(super) const CHAIN: &str = "prerouting";
 /// Before routing, after connection tracking: the customary place of `tproxy`.
 const PRIORITY_MANGLE: i32 = -150;
 

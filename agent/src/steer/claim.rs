@@ -1,0 +1,28 @@
+//! One agent steers in a network namespace at a time: rules and routes of two could not be told apart.
+
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use super::SteerError;
+
+/// An abstract name: it belongs to the network namespace, as steering does, and is free again in the moment in
+/// which the process dies.
+const NAME: &str = "weir-agent/steering";
+
+/// The right to change what steers on this host, until dropped.
+#[derive(Debug)]
+pub(super) struct Claim(#[expect(dead_code, reason = "held open")] UnixDatagram);
+
+impl Claim {
+    pub(super) fn take() -> Result<Self, SteerError> {
+        let bind = || -> io::Result<UnixDatagram> {
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(NAME)?)
+        };
+        match bind() {
+            Ok(socket) => Ok(Self(socket)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(SteerError::AgentRunning),
+            Err(source) => Err(SteerError::System { what: format!("abstract socket {NAME}"), source }),
+        }
+    }
+}

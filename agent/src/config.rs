@@ -47,8 +47,8 @@ pub struct Steering {
     /// or `closed` (new connections of customers are dropped until `weir-agent cleanup`).
     #[serde(default)]
     pub when_agent_dies: WhenAgentDies,
-    /// Packet mark of steered packets; only the upper 16 bits are used, so that marks of others in the
-    /// lower 16 stay.
+    /// Packet mark of steered packets (the default is 0x4d580000; TOML takes hexadecimal). Only the upper 16
+    /// bits are used, so that marks of others in the lower 16 stay.
     #[serde(default = "defaults::mark")]
     pub mark: u32,
     /// Routing table that delivers marked packets locally.

@@ -200,9 +200,12 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
     }
 
     #[test]
-    fn the_example_file_is_up_to_date() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("agent.example.toml");
-        reference::check_generated(&path, &reference::example::<Config>()).unwrap();
-        parse::<Config>("agent.example.toml", &reference::example::<Config>()).unwrap();
+    fn the_example_and_the_reference_are_up_to_date() {
+        let crate_directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let example = reference::example::<Config>();
+        reference::check_generated(&crate_directory.join("agent.example.toml"), &example).unwrap();
+        parse::<Config>("agent.example.toml", &example).unwrap();
+        let markdown = reference::markdown::<Config>();
+        reference::check_generated(&crate_directory.join("../docs/agent.toml.md"), &markdown).unwrap();
     }
 }

@@ -205,7 +205,7 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
         let example = reference::example::<Config>();
         reference::check_generated(&crate_directory.join("agent.example.toml"), &example).unwrap();
         parse::<Config>("agent.example.toml", &example).unwrap();
-        let markdown = reference::markdown::<Config>();
+        let markdown = format!("# agent.toml\n\n{}", reference::markdown::<Config>());
         reference::check_generated(&crate_directory.join("../docs/agent.toml.md"), &markdown).unwrap();
     }
 }

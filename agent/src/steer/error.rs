@@ -52,6 +52,11 @@ pub enum SteerError {
     )]
     NoBpfFileSystem { path: PathBuf, parent: PathBuf, source: io::Error },
 
+    #[error(
+        "steering.pin_directory: {path} is the root of a BPF file system, where others pin too: choose a directory in it"
+    )]
+    PinsAtRoot { path: PathBuf },
+
     #[error("nft could not be started: {source}; install the package nftables")]
     NoNft { source: io::Error },
 

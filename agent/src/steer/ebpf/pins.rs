@@ -11,7 +11,7 @@
 //! an agent left when it died half-way is taken over like the real one.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
@@ -183,6 +183,10 @@ fn left_behind(directory: &Path) -> Vec<PathBuf> {
     let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
         return Vec::new();
     };
+    if !is_in_bpffs(parent) {
+        // Nothing is there, or the directory is the root of the file system, where others pin too.
+        return Vec::new();
+    }
     let prefix = format!("{}-", name.to_string_lossy());
     let mut found: Vec<PathBuf> = fs::read_dir(parent)
         .into_iter()
@@ -193,7 +197,7 @@ fn left_behind(directory: &Path) -> Vec<PathBuf> {
             other == name || other.to_string_lossy().strip_prefix(&prefix).is_some_and(is_suffix)
         })
         .map(|entry| entry.path())
-        .filter(|path| path.is_dir() && is_in_bpffs(path))
+        .filter(|path| path.is_dir())
         .collect();
     // Newest state first: a directory beside is younger than the real one.
     found.sort_by_key(|path| path == directory);
@@ -231,10 +235,12 @@ const fn word(side: Side) -> &'static str {
 
 /// Mounts a BPF file system on the directory's parent, unless it is in one.
 fn mount_if_needed(directory: &Path) -> Result<Option<PathBuf>, SteerError> {
-    if is_in_bpffs(directory) {
-        return Ok(None);
-    }
     let parent = directory.parent().unwrap_or(Path::new("/")).to_owned();
+    match (is_in_bpffs(&parent), is_in_bpffs(directory)) {
+        (true, _) => return Ok(None),
+        (false, true) => return Err(SteerError::PinsAtRoot { path: directory.to_owned() }),
+        (false, false) => {}
+    }
     let none: Option<&str> = None;
     mount(Some("bpf"), &parent, Some("bpf"), MsFlags::empty(), none).map_err(|errno| {
         SteerError::NoBpfFileSystem {
@@ -246,10 +252,20 @@ fn mount_if_needed(directory: &Path) -> Result<Option<PathBuf>, SteerError> {
     Ok(Some(parent))
 }
 
-/// Unpins everything in the directory. Nothing but pins can be in it: it is in a BPF file system.
+/// Unpins what is ours in the directory, and removes it unless somebody else has pinned there as well.
 fn remove_directory(directory: &Path) -> Result<(), SteerError> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(pin_error(directory, error)),
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let ours = ["link_", "program_", "map_"]
+            .iter()
+            .any(|kind| entry.file_name().to_string_lossy().starts_with(kind));
+        if ours {
+            fs::remove_file(entry.path()).map_err(|error| pin_error(&entry.path(), error))?;
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+            Err(pin_error(directory, error))
+        }
         _ => Ok(()),
     }
 }

@@ -11,6 +11,8 @@ extern crate std;
 
 mod decide;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};

@@ -1,0 +1,160 @@
+//! Verdicts, for every state of the host that makes a difference.
+
+use super::packets::*;
+use crate::{
+    Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Route, Side, Verdict, WithoutListener,
+    decide, parse,
+};
+
+/// What the kernel would say.
+#[derive(Clone, Copy)]
+struct Kernel {
+    customer: bool,
+    connection: bool,
+    opening: bool,
+    route: Route,
+    listener: ListenerAssignment,
+    cookie: bool,
+}
+
+const KERNEL: Kernel = Kernel {
+    customer: true,
+    connection: false,
+    opening: false,
+    route: Route::Forwarded,
+    listener: ListenerAssignment::Done,
+    cookie: false,
+};
+
+impl Host for Kernel {
+    fn is_customer(&self, _: IpVersion, _: &[u32; 4]) -> bool {
+        self.customer
+    }
+    fn assign_connection(&self, _: &Flow) -> bool {
+        self.connection
+    }
+    fn has_connection(&self, _: &Flow) -> bool {
+        self.connection
+    }
+    fn is_opening(&self, _: &Flow) -> bool {
+        self.opening
+    }
+    fn route(&self, _: &Flow) -> Route {
+        self.route
+    }
+    fn has_listener(&self) -> bool {
+        self.listener != ListenerAssignment::NoListener
+    }
+    fn assign_listener(&self, _: &Packet, handshake: Handshake) -> ListenerAssignment {
+        match handshake {
+            Handshake::Syn => self.listener,
+            Handshake::CookieAcknowledgement if self.cookie => self.listener,
+            Handshake::CookieAcknowledgement => ListenerAssignment::NoCookie,
+        }
+    }
+}
+
+fn segment(source: u16, destination: u16, flags: u8) -> Packet {
+    parse(&v4(CUSTOMER_V4, SERVER_V4, 6, 0, &tcp(source, destination, flags)), IpVersion::V4)
+}
+
+fn on(side: Side, packet: &Packet, kernel: Kernel) -> [Verdict; 2] {
+    [WithoutListener::Pass, WithoutListener::Drop].map(|policy| decide(packet, side, policy, &kernel))
+}
+
+fn from_customer(packet: &Packet, kernel: Kernel) -> [Verdict; 2] {
+    on(Side::Customer, packet, kernel)
+}
+
+#[test]
+fn new_connections() {
+    let syn = segment(40_000, 25, SYN);
+    let given = |listener| Kernel { listener, ..KERNEL };
+    assert_eq!(from_customer(&syn, KERNEL), [Verdict::NewConnection; 2]);
+    assert_eq!(
+        from_customer(&syn, given(ListenerAssignment::NoListener)),
+        [Verdict::NoListenerPassed, Verdict::NoListenerDropped]
+    );
+    assert_eq!(
+        from_customer(&syn, given(ListenerAssignment::Refused)),
+        [Verdict::RefusedPassed, Verdict::RefusedDropped]
+    );
+    assert_eq!(from_customer(&syn, Kernel { customer: false, ..KERNEL }), [Verdict::OutsidePrefixes; 2]);
+    let local = Kernel { route: Route::LocalOrNone, ..KERNEL };
+    assert_eq!(from_customer(&syn, local), [Verdict::LocalOrUnroutable; 2]);
+    assert_eq!(on(Side::Internet, &syn, KERNEL), [Verdict::NotOurs; 2]);
+    // Towards a customer's port from port 25: the other direction.
+    assert_eq!(from_customer(&segment(25, 40_000, SYN), KERNEL), [Verdict::NotOurs; 2]);
+}
+
+#[test]
+fn our_own_syn_sent_back() {
+    let syn = segment(20_000, 25, SYN);
+    let opening = Kernel { opening: true, ..KERNEL };
+    for side in [Side::Customer, Side::Internet] {
+        assert_eq!(on(side, &syn, opening), [Verdict::LoopedBackDropped; 2]);
+    }
+    assert_eq!(on(Side::Internet, &segment(25, 20_000, SYN | ACK), opening), [Verdict::NotOurs; 2]);
+}
+
+#[test]
+fn connections_of_the_agent() {
+    let connected = Kernel { connection: true, ..KERNEL };
+    for (source, destination, flags) in [(40_000, 25, ACK), (25, 20_000, SYN | ACK), (25, 20_000, RST)] {
+        for side in [Side::Customer, Side::Internet] {
+            assert_eq!(on(side, &segment(source, destination, flags), connected), [Verdict::Established; 2]);
+        }
+    }
+}
+
+#[test]
+fn connections_older_than_the_agent() {
+    for (source, destination, flags) in [(40_000, 25, ACK), (40_000, 25, RST), (25, 40_000, ACK)] {
+        for customer in [true, false] {
+            let kernel = Kernel { customer, ..KERNEL };
+            assert_eq!(from_customer(&segment(source, destination, flags), kernel), [Verdict::NotOurs; 2]);
+        }
+    }
+}
+
+#[test]
+fn syn_cookies() {
+    let ack = segment(40_000, 25, ACK);
+    let cookie = Kernel { cookie: true, ..KERNEL };
+    assert_eq!(from_customer(&ack, cookie), [Verdict::SynCookie; 2]);
+    assert_eq!(on(Side::Internet, &ack, cookie), [Verdict::NotOurs; 2]);
+    assert_eq!(from_customer(&ack, Kernel { customer: false, ..cookie }), [Verdict::NotOurs; 2]);
+    let gone = Kernel { listener: ListenerAssignment::NoListener, ..cookie };
+    assert_eq!(from_customer(&ack, gone), [Verdict::NotOurs; 2]);
+}
+
+#[test]
+fn ways_around() {
+    let gone = Kernel { listener: ListenerAssignment::NoListener, ..KERNEL };
+    let headers = (0..8).fold(tcp(40_000, 25, SYN), |payload, _| extension(60, &payload));
+    for (packet, dropped) in [
+        (
+            parse(&v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &tcp(1, 25, SYN)), IpVersion::V4),
+            Verdict::FragmentDropped,
+        ),
+        (parse(&v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &[]), IpVersion::V4), Verdict::ShortFragmentDropped),
+        (parse(&v6(CUSTOMER_V6, SERVER_V6, 60, &headers), IpVersion::V6), Verdict::ExtensionHeadersDropped),
+    ] {
+        assert_eq!(from_customer(&packet, KERNEL), [dropped; 2]);
+        // Where new connections pass there is nothing to evade.
+        assert_eq!(from_customer(&packet, gone), [Verdict::Unrelated, dropped]);
+        assert_eq!(on(Side::Internet, &packet, KERNEL), [Verdict::Unrelated; 2]);
+        assert_eq!(from_customer(&packet, Kernel { customer: false, ..KERNEL }), [Verdict::Unrelated; 2]);
+    }
+}
+
+#[test]
+fn icmp_errors() {
+    let sent = v4(CUSTOMER_V4, SERVER_V4, 6, 0, &tcp(20_000, 25, ACK));
+    let packet = parse(&v4(SERVER_V4, CUSTOMER_V4, 1, 0, &icmp(3, &sent)), IpVersion::V4);
+    let connected = Kernel { connection: true, ..KERNEL };
+    for side in [Side::Customer, Side::Internet] {
+        assert_eq!(on(side, &packet, connected), [Verdict::IcmpError; 2]);
+        assert_eq!(on(side, &packet, KERNEL), [Verdict::Unrelated; 2]);
+    }
+}

@@ -1,0 +1,5 @@
+//! The parser and the decision against packets and hosts made up here.
+
+mod decide;
+mod packets;
+mod parse;

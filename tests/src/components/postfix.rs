@@ -4,19 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::{Host, Process};
+use crate::lab::{Family, Host, Process};
 use crate::smtp::Client;
 use crate::wait::{PATIENCE, wait_for};
 
 pub const CUSTOMER_DOMAIN: &str = "customer.test";
-pub const DESTINATION_DOMAIN: &str = "destination.test";
 pub const MAIL_LOG: &str = "/var/log/mail.log";
 
 const STORE: &str = "/var/store";
@@ -92,7 +90,7 @@ authorized_verp_clients =
 
 pub struct Postfix<'a> {
     host: &'a Host,
-    domain: &'static str,
+    domains: String,
     _process: Process,
 }
 
@@ -147,27 +145,30 @@ pub struct Queued {
 }
 
 impl<'a> Postfix<'a> {
-    /// The customer's server: mail for other domains goes to `relayhost`, port 25, whatever its domain.
-    pub fn customer(host: &'a Host, relayhost: IpAddr) -> Result<Self> {
-        let main = format!("relayhost = [{relayhost}]:25\nmyhostname = mail.{CUSTOMER_DOMAIN}\n");
-        Self::start(host, CUSTOMER_DOMAIN, &main)
+    /// The customer's server. Mail for [`Family::domain`] goes to the destination over that family.
+    pub fn customer(host: &'a Host) -> Result<Self> {
+        let route = |family: Family| format!("{{{} = smtp:[{}]:25}}", family.domain(), family.destination());
+        let [v4, v6] = Family::BOTH.map(route);
+        let main = format!("transport_maps = inline:{{{v4}, {v6}}}\nmyhostname = mail.{CUSTOMER_DOMAIN}\n");
+        Self::start(host, &[CUSTOMER_DOMAIN], &main)
     }
 
-    /// The destination: takes everything for its domain, offers STARTTLS.
+    /// The destination: takes everything for its domains, offers STARTTLS.
     pub fn destination(host: &'a Host) -> Result<Self> {
         host.sh("mkdir -p /etc/ssl/weir && cd /etc/ssl/weir && openssl req -x509 -newkey ec \
              -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=mx.destination.test \
              -keyout key.pem -out certificate.pem")?;
         let main = format!(
-            "myhostname = mx.{DESTINATION_DOMAIN}\nsmtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\n\
+            "myhostname = mx.destination.test\nsmtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\n\
              smtpd_tls_cert_file = /etc/ssl/weir/certificate.pem\nsmtpd_tls_key_file = /etc/ssl/weir/key.pem\n"
         );
-        Self::start(host, DESTINATION_DOMAIN, &main)
+        Self::start(host, &Family::BOTH.map(Family::domain), &main)
     }
 
-    fn start(host: &'a Host, domain: &'static str, main: &str) -> Result<Self> {
+    fn start(host: &'a Host, domains: &[&str], main: &str) -> Result<Self> {
+        let domains = domains.join(" ");
         host.install("postfix")?;
-        host.write("/etc/postfix/main.cf", format!("{MAIN_CF}relay_domains = {domain}\n{main}"))?;
+        host.write("/etc/postfix/main.cf", format!("{MAIN_CF}relay_domains = {domains}\n{main}"))?;
         host.write("/etc/postfix/master.cf", MASTER_CF)?;
         host.write("/usr/local/bin/store", STORE_SCRIPT)?;
         // What the package's maintainer script does on a real machine.
@@ -181,8 +182,7 @@ impl<'a> Postfix<'a> {
              chgrp postdrop /usr/sbin/postqueue /usr/sbin/postdrop && chmod 2755 /usr/sbin/postqueue /usr/sbin/postdrop
              mkdir -p {STORE} /var/lib/postfix /var/spool/postfix
              chown nobody {STORE}; chown postfix /var/lib/postfix
-             cp /usr/share/postfix/dynamicmaps.cf /etc/postfix/
-             rm -rf /var/spool/postfix/pid"
+             cp /usr/share/postfix/dynamicmaps.cf /etc/postfix/"
         ))?;
         let mut command = Command::new("postfix");
         command.args(["-c", "/etc/postfix", "start-fg"]);
@@ -197,7 +197,7 @@ impl<'a> Postfix<'a> {
             let own: SocketAddr = ([127, 0, 0, 1], 25).into();
             Ok(Client::connect(host, own).and_then(|mut client| client.expect(220)).ok())
         })?;
-        Ok(Self { host, domain, _process: process })
+        Ok(Self { host, domains, _process: process })
     }
 
     /// Hands a message to this Postfix, as its own user's mail program would.
@@ -212,7 +212,7 @@ impl<'a> Postfix<'a> {
 
     /// The message stored for a user of the own domain, once it is there.
     pub fn wait_stored(&self, user: &str) -> Result<Stored> {
-        wait_for(&format!("a message for {user}@{}", self.domain), PATIENCE, || {
+        wait_for(&format!("a message for {user} at {}", self.domains), PATIENCE, || {
             Ok(self.stored()?.remove(user).and_then(|mut all| all.pop()))
         })
         .with_context(|| format!("queue: {:?}", self.queue().unwrap_or_default()))
@@ -276,19 +276,7 @@ impl<'a> Postfix<'a> {
         .with_context(|| format!("mail log:\n{}", self.log()))
     }
 
-    /// Tries everything in the queue now.
-    pub fn flush(&self) -> Result<()> {
-        self.host.sh("postqueue -f").map(|_| ())
-    }
-
     pub fn log(&self) -> String {
         self.host.read(MAIL_LOG)
-    }
-
-    /// Appends to main.cf and has the running server read it.
-    pub fn configure(&self, lines: &str) -> Result<()> {
-        let path = self.host.path("/etc/postfix/main.cf");
-        fs::OpenOptions::new().append(true).open(path)?.write_all(lines.as_bytes())?;
-        self.host.sh("postfix -c /etc/postfix reload").map(|_| ())
     }
 }

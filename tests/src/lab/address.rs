@@ -49,6 +49,14 @@ impl Family {
         self.of(Ipv4Addr::new(10, 3, 0, 11 + number), 0xfd03, if number == 0 { 0x11 } else { 0x12 })
     }
 
+    /// A mail domain of the destination, to which the customer's server sends over this family.
+    pub fn domain(self) -> &'static str {
+        match self {
+            Self::V4 => "v4.destination.test",
+            Self::V6 => "v6.destination.test",
+        }
+    }
+
     fn of(self, v4: Ipv4Addr, v6_prefix: u16, v6_host: u16) -> IpAddr {
         match self {
             Self::V4 => v4.into(),

@@ -4,6 +4,7 @@
 //! 200 messages; `WEIR_CORPUS=2000` for all of them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -36,7 +37,7 @@ fn arrives_as_it_was_sent(backend: Backend) -> Result<()> {
     };
     Lab::run("corpus", NarrowLink::Nowhere, |lab| {
         let destination = Postfix::destination(&lab.internet)?;
-        let customer = Postfix::customer(&lab.customer, family.destination())?;
+        let customer = Postfix::customer(&lab.customer)?;
         let agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
         let scanned = SCANNED.min(count / 2);
         let mut judged = vec![];
@@ -45,28 +46,33 @@ fn arrives_as_it_was_sent(backend: Backend) -> Result<()> {
             let asking =
                 |config: FilterConfig| FilterConfig { reject_at: NEVER, ..config.asking(spamd.address()) };
             let filters = WeirFilter::start_both(&lab.filter, asking)?;
-            send(&customer, &destination, 0..scanned)?;
+            send(family, &customer, &destination, 0..scanned)?;
             let lines: Vec<_> = filters.iter().flat_map(WeirFilter::messages).collect();
             let scored = lines.iter().filter(|line| line.has("score")).count();
             ensure!(scored > 0, "SpamAssassin was not asked");
             judged.extend(lines);
         }
         let filters = WeirFilter::start_both(&lab.filter, |config| config)?;
-        send(&customer, &destination, scanned..count)?;
+        send(family, &customer, &destination, scanned..count)?;
         judged.extend(filters.iter().flat_map(WeirFilter::messages));
         each_is_logged_once(&agent.messages(), &judged, count)?;
         agent.stop()
     })
 }
 
-fn send(customer: &Postfix<'_>, destination: &Postfix<'_>, numbers: std::ops::Range<u64>) -> Result<()> {
+fn send(
+    family: Family,
+    customer: &Postfix<'_>,
+    destination: &Postfix<'_>,
+    numbers: Range<u64>,
+) -> Result<()> {
     let mut next = numbers.start;
     while next < numbers.end {
         let batch = next..numbers.end.min(next + BATCH);
         next = batch.end;
         for number in batch.clone() {
             // The second copy stays at the customer's and shows what its queue holds.
-            let recipients = [format!("m{number}@destination.test"), format!("m{number}@customer.test")];
+            let recipients = [format!("m{number}@{}", family.domain()), format!("m{number}@customer.test")];
             customer.submit(
                 "sender@customer.test",
                 &recipients.each_ref().map(String::as_str),

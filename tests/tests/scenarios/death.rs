@@ -35,7 +35,7 @@ fn killed_and_open_within_a_second(backend: Backend) -> Result<()> {
             client.greet("mail.customer.test")?;
             let user = format!("{family:?}").to_lowercase();
             client
-                .send_message("a@customer.test", &[&format!("{user}@destination.test")], HAM)?
+                .send_message("a@customer.test", &[&format!("{user}@v4.destination.test")], HAM)?
                 .expect(250)?;
             assert!(destination.wait_stored(&user)?.came_from(from));
 
@@ -113,7 +113,7 @@ fn a_stop_finishes_what_is_in_flight(backend: Backend) -> Result<()> {
         let mut client = Client::connect(&lab.customer, (to, 25).into())?;
         client.greet("mail.customer.test")?;
         client.command("MAIL FROM:<a@customer.test>")?.expect(250)?;
-        client.command("RCPT TO:<user@destination.test>")?.expect(250)?;
+        client.command("RCPT TO:<user@v4.destination.test>")?.expect(250)?;
         client.command("DATA")?.expect(354)?;
         client.send(b"Subject: begun before the stop\r\n\r\n")?;
         agent.process().signal(nix::sys::signal::Signal::SIGTERM)?;

@@ -18,11 +18,12 @@ fn over_ipv6(backend: Backend) -> Result<()> {
 fn delivered_with_the_customers_own_address(backend: Backend, family: Family) -> Result<()> {
     Lab::run("delivery", NarrowLink::Nowhere, |lab| {
         let destination = Postfix::destination(&lab.internet)?;
-        let customer = Postfix::customer(&lab.customer, family.destination())?;
+        let customer = Postfix::customer(&lab.customer)?;
         let filters = WeirFilter::start_both(&lab.filter, |config| config)?;
         let agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
 
-        customer.submit("sender@customer.test", &["user@destination.test", "copy@customer.test"], HAM)?;
+        let recipient = format!("user@{}", family.domain());
+        customer.submit("sender@customer.test", &[&recipient, "copy@customer.test"], HAM)?;
 
         let stored = destination.wait_stored("user")?;
         assert!(stored.came_from(family.customer()), "{}", stored.trace());

@@ -26,8 +26,9 @@ fn judges_for_proxies() -> Result<()> {
                 client.command("EHLO mail.customer.test")?.expect(250)?;
                 let id = format!("id-{family:?}-{code}");
                 client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
-                let reply =
-                    client.send_message("a@customer.test", &["b@destination.test"], message)?.expect(code)?;
+                let reply = client
+                    .send_message("a@customer.test", &["b@v4.destination.test"], message)?
+                    .expect(code)?;
                 let line = filter.wait_message(&id)?;
                 assert_eq!(line.field("verdict"), if code == 250 { "accept" } else { "reject" });
                 assert_eq!(line.field("customer"), family.customer().to_string());

@@ -78,6 +78,6 @@ fn send(lab: &Lab, family: Family) -> Result<weir_tests::smtp::Reply> {
     let mut client =
         Client::connect_from(&lab.customer, family.customer(), (family.destination(), 25).into())?;
     client.greet("mail.customer.test")?;
-    let user = format!("{family:?}@destination.test").to_lowercase();
+    let user = format!("{family:?}@v4.destination.test").to_lowercase();
     client.send_message("sender@customer.test", &[&user], HAM)
 }

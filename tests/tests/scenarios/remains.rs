@@ -17,6 +17,14 @@ on_both_back_ends!(
     settings_of_others_stay,
 );
 
+/// As on a host where nft may not change anything.
+const NFT_THAT_ONLY_LISTS: &str = "\
+#!/bin/sh
+case \"$*\" in *list*) exec /tmp/nft \"$@\" ;; esac
+echo 'Error: nft may only look' >&2
+exit 1
+";
+
 fn nothing_after_a_stop_in_open(backend: Backend) -> Result<()> {
     unchanged("remains-stop", &AgentConfig::new(backend), |lab, config| {
         let agent = WeirAgent::start(&lab.gateway, config)?;
@@ -70,11 +78,26 @@ fn nothing_after_a_start_that_failed(backend: Backend) -> Result<()> {
         Ok(())
     })?;
 
-    // The status socket comes after the steering: by then everything is installed.
-    unchanged("failed-late", &good, |lab, config| {
-        lab.gateway.write("/run/weir", "a file where the directory should be")?;
-        must_fail(&lab.gateway, config, "/run/weir")?;
-        lab.gateway.sh("rm /run/weir").map(|_| ())
+    // The last steps fail: by then rules, routes and programs are in place.
+    unchanged("failed-late", &good.closed(), |lab, config| {
+        let reason = match backend {
+            Backend::Ebpf => {
+                lab.gateway.sh("mount -o remount,ro /sys/fs/bpf")?;
+                "/sys/fs/bpf"
+            }
+            Backend::Tproxy => {
+                lab.gateway.write("/tmp/looking-nft", NFT_THAT_ONLY_LISTS)?;
+                lab.gateway.sh("cp /usr/sbin/nft /tmp/nft; chmod 755 /tmp/looking-nft
+                     mount --bind /tmp/looking-nft /usr/sbin/nft")?;
+                "nft may only look"
+            }
+        };
+        must_fail(&lab.gateway, config, reason)?;
+        lab.gateway.sh(match backend {
+            Backend::Ebpf => "mount -o remount,rw /sys/fs/bpf",
+            Backend::Tproxy => "umount /usr/sbin/nft; rm /tmp/nft /tmp/looking-nft",
+        })?;
+        Ok(())
     })
 }
 

@@ -28,7 +28,7 @@ fn connections_older_than_the_agent_go_on(backend: Backend) -> Result<()> {
             assert_eq!(way(&lab.customer, family.customer(), family.destination())?, Way::Intercepted);
             let user = format!("{family:?}").to_lowercase();
             client
-                .send_message("a@customer.test", &[&format!("{user}-1@destination.test")], HAM)?
+                .send_message("a@customer.test", &[&format!("{user}-1@v4.destination.test")], HAM)?
                 .expect(250)?;
             assert!(destination.wait_stored(&format!("{user}-1"))?.came_from(family.customer()));
         }
@@ -37,7 +37,7 @@ fn connections_older_than_the_agent_go_on(backend: Backend) -> Result<()> {
         for (family, client) in &mut clients {
             let user = format!("{family:?}").to_lowercase();
             client
-                .send_message("a@customer.test", &[&format!("{user}-2@destination.test")], HAM)?
+                .send_message("a@customer.test", &[&format!("{user}-2@v4.destination.test")], HAM)?
                 .expect(250)?;
             destination.wait_stored(&format!("{user}-2"))?;
             client.command("STARTTLS")?.expect(220)?;

@@ -32,7 +32,7 @@ fn starttls_is_gone_and_refused(backend: Backend) -> Result<()> {
             assert!(extensions.announces("SIZE"), "{}", client.transcript());
             let refused = client.command("STARTTLS")?;
             assert!((500..=504).contains(&refused.code), "{}", client.transcript());
-            client.send_message("a@customer.test", &["user@destination.test"], HAM)?.expect(250)?;
+            client.send_message("a@customer.test", &["user@v4.destination.test"], HAM)?.expect(250)?;
         }
         Ok(())
     })
@@ -54,7 +54,7 @@ fn nobody_speaks_for_another(backend: Backend) -> Result<()> {
                 let refused = client.command(&format!("{verb} ADDR=192.0.2.1"))?;
                 assert!((500..=504).contains(&refused.code), "{}", client.transcript());
             }
-            client.send_message("a@customer.test", &["user@destination.test"], HAM)?.expect(250)?;
+            client.send_message("a@customer.test", &["user@v4.destination.test"], HAM)?.expect(250)?;
             client.command("QUIT")?;
             let session = server.wait_session("the session's end", |session| session.closed)?;
             assert_eq!(session.peer.ip(), family.customer());

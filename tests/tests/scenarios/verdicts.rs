@@ -16,10 +16,10 @@ fn spam_is_refused_in_the_session(backend: Backend) -> Result<()> {
         let spamd = Spamd::start(&lab.filter, Family::V4.filter_node(0))?;
         let filters = WeirFilter::start_both(&lab.filter, |config| config.asking(spamd.address()))?;
         let agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
+        let customer = Postfix::customer(&lab.customer)?;
         for (family, sender) in [(Family::V4, "four"), (Family::V6, "six")] {
-            let customer = Postfix::customer(&lab.customer, family.destination())?;
             let from = format!("{sender}@customer.test");
-            customer.submit(&from, &["user@destination.test"], GTUBE)?;
+            customer.submit(&from, &[&format!("user@{}", family.domain())], GTUBE)?;
 
             let bounce = customer.wait_stored(sender)?;
             let bounce = String::from_utf8_lossy(&bounce.content).into_owned();
@@ -38,8 +38,7 @@ fn spam_is_refused_in_the_session(backend: Backend) -> Result<()> {
         }
         assert!(destination.stored_users()?.is_empty(), "the destination got something");
         // A harmless message of the same customer passes: the rejections were for the content.
-        let customer = Postfix::customer(&lab.customer, Family::V4.destination())?;
-        customer.submit("four@customer.test", &["user@destination.test"], HAM)?;
+        customer.submit("four@customer.test", &["user@v4.destination.test"], HAM)?;
         destination.wait_stored("user").map(|_| ())
     })
 }
@@ -53,19 +52,19 @@ fn a_sender_over_the_limit_is_deferred(backend: Backend) -> Result<()> {
         let mut config = AgentConfig::new(backend);
         config.nodes.truncate(1);
         let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let customer = Postfix::customer(&lab.customer)?;
         for (family, user) in [(Family::V4, "four"), (Family::V6, "six")] {
-            let customer = Postfix::customer(&lab.customer, family.destination())?;
             for number in 1..=3 {
                 customer.submit(
                     "sender@customer.test",
-                    &[&format!("{user}{number}@destination.test")],
+                    &[&format!("{user}{number}@{}", family.domain())],
                     HAM,
                 )?;
                 if number < 3 {
                     destination.wait_stored(&format!("{user}{number}"))?;
                 }
             }
-            let over = format!("{user}3@destination.test");
+            let over = format!("{user}3@{}", family.domain());
             let queued = customer.wait_deferred(&over)?;
             assert!(queued.reason.contains(" 451 "), "{}", queued.reason);
             let line = agent.wait_message("the deferred message's line", |line| {
@@ -77,7 +76,7 @@ fn a_sender_over_the_limit_is_deferred(backend: Backend) -> Result<()> {
             let to = (family.destination(), 25).into();
             let mut other = Client::connect_from(&lab.customer, family.other_customer(), to)?;
             other.greet("mail.customer.test")?;
-            let reply = other.send_message("a@customer.test", &["other@destination.test"], HAM)?;
+            let reply = other.send_message("a@customer.test", &["other@v4.destination.test"], HAM)?;
             assert_eq!(reply.code, if family == Family::V4 { 250 } else { 451 }, "{}", other.transcript());
         }
         Ok(())

@@ -7,6 +7,8 @@
 mod attach;
 mod pins;
 mod program;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -16,7 +16,7 @@ mod spamd;
 pub use agent::{AgentConfig, Backend, Finished, WeirAgent};
 pub use filter::{FilterConfig, WeirFilter};
 pub use logs::{LogLine, log_lines};
-pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, Stored};
+pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, SECOND_DOMAIN, Stored};
 pub use spamd::{SPAMD_PORT, Spamd};
 
 /// Runs one of weir's programs to its end.

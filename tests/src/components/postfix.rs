@@ -15,6 +15,8 @@ use crate::smtp::Client;
 use crate::wait::{PATIENCE, wait_for};
 
 pub const CUSTOMER_DOMAIN: &str = "customer.test";
+/// A mail domain of the destination to which the customer sends from [`Family::other_customer`], IPv4.
+pub const SECOND_DOMAIN: &str = "second.destination.test";
 pub const MAIL_LOG: &str = "/var/log/mail.log";
 
 const STORE: &str = "/var/store";
@@ -39,6 +41,7 @@ flush     unix  n - n 1000? 0 flush
 proxymap  unix  - - n - - proxymap
 smtp      unix  - - n - - smtp
 relay     unix  - - n - - smtp
+second    unix  - - n - - smtp -o smtp_bind_address=10.1.0.3
 showq     unix  n - n - - showq
 error     unix  - - n - - error
 retry     unix  - - n - - error
@@ -145,11 +148,15 @@ pub struct Queued {
 }
 
 impl<'a> Postfix<'a> {
-    /// The customer's server. Mail for [`Family::domain`] goes to the destination over that family.
+    /// The customer's server. Mail for [`Family::domain`] goes to the destination over that family, mail for
+    /// [`SECOND_DOMAIN`] over IPv4 from the customer's other address.
     pub fn customer(host: &'a Host) -> Result<Self> {
         let route = |family: Family| format!("{{{} = smtp:[{}]:25}}", family.domain(), family.destination());
         let [v4, v6] = Family::BOTH.map(route);
-        let main = format!("transport_maps = inline:{{{v4}, {v6}}}\nmyhostname = mail.{CUSTOMER_DOMAIN}\n");
+        let second = format!("{{{SECOND_DOMAIN} = second:[{}]:25}}", Family::V4.destination());
+        let main = format!(
+            "transport_maps = inline:{{{v4}, {v6}, {second}}}\nmyhostname = mail.{CUSTOMER_DOMAIN}\n"
+        );
         Self::start(host, &[CUSTOMER_DOMAIN], &main)
     }
 
@@ -158,11 +165,10 @@ impl<'a> Postfix<'a> {
         host.sh("mkdir -p /etc/ssl/weir && cd /etc/ssl/weir && openssl req -x509 -newkey ec \
              -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=mx.destination.test \
              -keyout key.pem -out certificate.pem")?;
-        let main = format!(
-            "myhostname = mx.destination.test\nsmtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\n\
-             smtpd_tls_cert_file = /etc/ssl/weir/certificate.pem\nsmtpd_tls_key_file = /etc/ssl/weir/key.pem\n"
-        );
-        Self::start(host, &Family::BOTH.map(Family::domain), &main)
+        let main = "myhostname = mx.destination.test\nsmtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\n\
+                    smtpd_tls_cert_file = /etc/ssl/weir/certificate.pem\nsmtpd_tls_key_file = /etc/ssl/weir/key.pem\n";
+        let [v4, v6] = Family::BOTH.map(Family::domain);
+        Self::start(host, &[v4, v6, SECOND_DOMAIN], main)
     }
 
     fn start(host: &'a Host, domains: &[&str], main: &str) -> Result<Self> {

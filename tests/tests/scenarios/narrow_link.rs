@@ -1,9 +1,11 @@
 //! A link of 1,300 bytes on the path, not next to either end: the connections live on ICMP errors, which
 //! are addressed to the customer or the destination and concern the agent's sockets.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
-use weir_tests::lab::{Family, Lab, NarrowLink};
+use weir_tests::lab::{Family, Host, Lab, NarrowLink};
 use weir_tests::smtp::{Client, Script, Server};
 
 on_both_back_ends!(on_the_internet_side, on_the_customers_side, for_long_replies);
@@ -31,6 +33,9 @@ fn a_large_message_passes(backend: Backend, narrow: NarrowLink) -> Result<()> {
             assert!(stored.content.ends_with(message.as_bytes()), "not the same bytes");
             assert!(stored.came_from(family.customer()), "{}", stored.trace());
             assert!(!stored.came_by_tls(), "it went past weir: {}", stored.trace());
+            // Only an ICMP error can have told it: the link is not next to it.
+            let told = if narrow == NarrowLink::InternetSide { &lab.gateway } else { &lab.customer };
+            knows_the_path_mtu(told, family.destination())?;
         }
         Ok(())
     })
@@ -50,8 +55,15 @@ fn for_long_replies(backend: Backend) -> Result<()> {
             client.greet("mail.customer.test")?;
             client.command("MAIL FROM:<a@customer.test>")?.expect(250)?;
             let refused = client.command("RCPT TO:<b@v4.destination.test>")?.expect(550)?;
+            knows_the_path_mtu(&lab.gateway, family.customer())?;
             ensure!(refused.lines == vec![text; 40], "not the same reply: {} lines", refused.lines.len());
         }
         Ok(())
     })
+}
+
+fn knows_the_path_mtu(host: &Host, to: IpAddr) -> Result<()> {
+    let route = host.sh(&format!("ip route get {to}"))?;
+    ensure!(route.contains("mtu 1300"), "{} does not know the path's MTU: {route}", host.name());
+    Ok(())
 }

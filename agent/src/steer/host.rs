@@ -21,10 +21,10 @@ pub(super) fn check(plan: &Plan) -> Result<(), SteerError> {
             interface_index(name).map_err(|_| SteerError::NoInterface { key, name: name.clone() })?;
         }
     }
-    if plan.when_agent_dies == WhenAgentDies::Open {
-        if let Some(setting) = forwarding_off(plan) {
-            return Err(SteerError::NotForwarding { setting });
-        }
+    if plan.when_agent_dies == WhenAgentDies::Open
+        && let Some(setting) = forwarding_off(plan)
+    {
+        return Err(SteerError::NotForwarding { setting });
     }
     plan.routing().check()
 }

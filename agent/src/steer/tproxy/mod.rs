@@ -31,7 +31,7 @@ impl Tproxy {
         nft::list(&LIST_CHAIN)?;
         let routing = plan.routing();
         routing.install()?;
-        if let Err(error) = nft::apply(ruleset::replace_table(&plan)) {
+        if let Err(error) = nft::apply(&ruleset::replace_table(&plan)) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -46,7 +46,7 @@ impl Tproxy {
 
     fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
         if self.stage != stage {
-            nft::apply(ruleset::replace_rules(&self.plan, stage))?;
+            nft::apply(&ruleset::replace_rules(&self.plan, stage))?;
             self.stage = stage;
         }
         Ok(())
@@ -55,7 +55,7 @@ impl Tproxy {
     fn repair_routing(&self, problems: &mut Vec<String>) {
         match self.routing.repair() {
             Ok(repaired) => {
-                problems.extend(repaired.iter().map(|entry| format!("was missing, put back: {entry}")))
+                problems.extend(repaired.iter().map(|entry| format!("was missing, put back: {entry}")));
             }
             Err(error) => problems.push(error.to_string()),
         }
@@ -72,7 +72,7 @@ impl Steering for Tproxy {
             return Ok(());
         }
         let table = match self.plan.when_agent_dies {
-            WhenAgentDies::Open => nft::apply(ruleset::delete_table()),
+            WhenAgentDies::Open => nft::apply(&ruleset::delete_table()),
             WhenAgentDies::Closed => self.withdraw(),
         };
         let routes = routing::remove_all();
@@ -93,7 +93,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match nft::apply(ruleset::replace_table(&self.plan)) {
+                let outcome = match nft::apply(&ruleset::replace_table(&self.plan)) {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -146,6 +146,6 @@ pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
     if !nft::is_installed() || nft::list(&LIST_CHAIN)?.is_none() {
         return Ok(None);
     }
-    nft::apply(ruleset::delete_table())?;
+    nft::apply(&ruleset::delete_table())?;
     Ok(Some(format!("nft table {FAMILY} {TABLE}")))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::steer::SteerError;
 
 /// Applies commands: all, or none of them.
-pub(super) fn apply(commands: Vec<Value>) -> Result<(), SteerError> {
+pub(super) fn apply(commands: &[Value]) -> Result<(), SteerError> {
     let input = json!({ "nftables": commands }).to_string();
     let output = run(&["-j", "-f", "-"], input.as_bytes())?;
     if output.status.success() { Ok(()) } else { Err(failure("refused the rules", &output)) }

@@ -85,16 +85,16 @@ fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
             rules.push(new_connections(plan, family, &[count(NO_LISTENER_DROPPED), json!({ "drop": null })]));
         }
     }
-    rules.into_iter().map(add_rule).collect()
+    rules.iter().map(|rule| add_rule(rule)).collect()
 }
 
 /// Packets of the agent's connections, and ICMP errors about them: those quote the customer's address, and
 /// without them path MTU discovery fails.
 fn connections(plan: &Plan) -> Vec<Value> {
     vec![
-        matches(json!({ "meta": { "key": "iifname" } }), set_of(&plan.interfaces())),
-        matches(json!({ "meta": { "key": "l4proto" } }), json!({ "set": ["tcp", "icmp", "ipv6-icmp"] })),
-        matches(json!({ "socket": { "key": "transparent" } }), json!(1)),
+        matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.interfaces())),
+        matches(&json!({ "meta": { "key": "l4proto" } }), &json!({ "set": ["tcp", "icmp", "ipv6-icmp"] })),
+        matches(&json!({ "socket": { "key": "transparent" } }), &json!(1)),
         count(ESTABLISHED),
         set_mark(plan),
         accept(),
@@ -105,12 +105,12 @@ fn connections(plan: &Plan) -> Vec<Value> {
 /// reset it.
 fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Value> {
     let mut rule = vec![
-        matches(json!({ "meta": { "key": "iifname" } }), set_of(&plan.customer_interfaces)),
-        matches(payload(ip(family), "saddr"), json!(format!("@{}", set_name(family)))),
-        matches(payload("tcp", "dport"), json!(25)),
+        matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.customer_interfaces)),
+        matches(&payload(ip(family), "saddr"), &json!(format!("@{}", set_name(family)))),
+        matches(&payload("tcp", "dport"), &json!(25)),
         matches(
-            json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] }),
-            json!("syn"),
+            &json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] }),
+            &json!("syn"),
         ),
         // Mail to the gateway itself is the gateway's own.
         json!({ "match": { "op": "!=",
@@ -120,11 +120,11 @@ fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Valu
     rule
 }
 
-fn add_rule(expressions: Vec<Value>) -> Value {
+fn add_rule(expressions: &[Value]) -> Value {
     json!({ "add": { "rule": { "family": FAMILY, "table": TABLE, "chain": CHAIN, "expr": expressions } } })
 }
 
-fn matches(left: Value, right: Value) -> Value {
+fn matches(left: &Value, right: &Value) -> Value {
     json!({ "match": { "op": "==", "left": left, "right": right } })
 }
 

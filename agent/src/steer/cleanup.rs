@@ -32,14 +32,15 @@ impl fmt::Display for Report {
 pub async fn cleanup(config: Option<&Config>) -> Result<Report, SteerError> {
     let pin_directory =
         config.map_or_else(|| Path::new(PIN_DIRECTORY), |config| &config.steering.pin_directory).to_owned();
-    blocking(move || {
-        let _claim = Claim::take()?;
-        // First what marks or drops packets, then what delivers marked ones.
-        let mut removed = ebpf::remove_pins(&pin_directory)?;
-        removed.extend(ebpf::remove_filters());
-        removed.extend(tproxy::remove_table()?);
-        removed.extend(routing::remove_all()?);
-        Ok(Report { removed })
-    })
-    .await
+    blocking(move || remove_all(&pin_directory)).await
+}
+
+pub(super) fn remove_all(pin_directory: &Path) -> Result<Report, SteerError> {
+    let _claim = Claim::take()?;
+    // First what marks or drops packets, then what delivers marked ones.
+    let mut removed = ebpf::remove_pins(pin_directory)?;
+    removed.extend(ebpf::remove_filters());
+    removed.extend(tproxy::remove_table()?);
+    removed.extend(routing::remove_all()?);
+    Ok(Report { removed })
 }

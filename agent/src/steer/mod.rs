@@ -17,6 +17,10 @@ mod host;
 mod netlink;
 mod plan;
 mod routing;
+#[cfg(test)]
+mod test_host;
+#[cfg(test)]
+mod tests;
 mod tproxy;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,205 @@
+//! What is on the host after starts, stops and failures. That mail flows is tested in tests/.
+
+use std::fmt::Debug;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::test_host::{ip, on_a_host, output, plan, traces};
+use super::{Plan, SteerError, Steering, cleanup, install_blocking};
+use crate::config::{Backend, WhenAgentDies};
+
+const NOTHING: Vec<String> = Vec::new();
+const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
+
+fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    install_blocking(plan.clone(), OwnedFd::from(listener))
+}
+
+fn clean() {
+    cleanup::remove_all(Path::new("/sys/fs/bpf/weir")).unwrap();
+    assert_traces(&NOTHING);
+}
+
+/// A moment may pass: a child that another test is starting has copies of our descriptors until it runs.
+#[track_caller]
+fn assert_traces<T: PartialEq + Debug>(expected: &[T])
+where
+    String: PartialEq<T>,
+{
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while traces() != expected && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(traces(), expected);
+}
+
+#[test]
+fn open_leaves_nothing_however_it_ends() {
+    on_a_host(|| {
+        for backend in BACKENDS {
+            let plan = plan(backend, WhenAgentDies::Open);
+            let mut steering = install(&plan).unwrap();
+            assert_ne!(traces(), NOTHING);
+            assert_eq!(steering.problems(), NOTHING);
+            assert!(steering.counters().unwrap().contains_key("new_connection"));
+            steering.withdraw().unwrap();
+            steering.withdraw().unwrap();
+            assert_eq!(steering.problems(), NOTHING);
+            steering.remove().unwrap();
+            assert_traces(&NOTHING);
+            steering.remove().unwrap();
+            drop(steering);
+
+            let steering = install(&plan).unwrap();
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                let _steering = steering;
+                panic!("on purpose");
+            }));
+            assert!(panic.is_err());
+            assert_traces(&NOTHING);
+        }
+    });
+}
+
+#[test]
+fn closed_leaves_what_drops_and_cleanup_removes_it() {
+    on_a_host(|| {
+        for (backend, left) in [
+            (Backend::Ebpf, vec!["/sys/fs/bpf/weir", "program on cust0", "program on inet0"]),
+            (Backend::Tproxy, vec!["table inet weir"]),
+        ] {
+            let plan = plan(backend, WhenAgentDies::Closed);
+            for _ in 0..3 {
+                install(&plan).unwrap().remove().unwrap();
+                assert_traces(&left);
+            }
+            clean();
+        }
+    });
+}
+
+#[test]
+fn a_new_start_takes_over_from_any_other() {
+    on_a_host(|| {
+        let mut plans = Vec::new();
+        for backend in BACKENDS {
+            plans.extend([WhenAgentDies::Open, WhenAgentDies::Closed].map(|policy| plan(backend, policy)));
+        }
+        for earlier in &plans {
+            for later in &plans {
+                install(later).unwrap().remove().unwrap();
+                let left = traces();
+                clean();
+                install(earlier).unwrap().remove().unwrap();
+                install(later).unwrap().remove().unwrap();
+                assert_traces(&left);
+                clean();
+            }
+        }
+    });
+}
+
+#[test]
+fn leftovers_of_a_dead_agent_with_another_configuration_go() {
+    on_a_host(|| {
+        for backend in BACKENDS {
+            ip("rule add pref 99 iif eth7 fwmark 0x4d580000/0xffff0000 lookup 77 proto 87");
+            ip("route add local default dev lo table 77 proto 87");
+            install(&plan(backend, WhenAgentDies::Open)).unwrap().remove().unwrap();
+            assert_traces(&NOTHING);
+        }
+    });
+}
+
+#[test]
+fn a_failed_start_leaves_the_host_as_it_was() {
+    type Spoil = fn(&mut Plan);
+    let at_the_check: [(Spoil, &str); 5] = [
+        (|plan| plan.internet_interfaces.push("eth7".to_owned()), "eth7"),
+        (|plan| plan.table = 254, "table 254"),
+        (|plan| plan.table = 0, "table 0"),
+        (|plan| plan.mark = 0, "steering.mark"),
+        (|_| std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "0").unwrap(), "forwarding"),
+    ];
+    for backend in BACKENDS {
+        for (spoil, words) in at_the_check {
+            fails_without_a_trace(backend, spoil, words);
+        }
+    }
+    // With rules and routes in place already.
+    let pin_nowhere: Spoil = |plan| {
+        plan.when_agent_dies = WhenAgentDies::Closed;
+        plan.pin_directory = "/nowhere/weir".into();
+    };
+    fails_without_a_trace(Backend::Ebpf, pin_nowhere, "steering.pin_directory");
+    let overlapping: Spoil = |plan| plan.prefixes.push("10.1.2.0/24".parse().unwrap());
+    fails_without_a_trace(Backend::Tproxy, overlapping, "nft refused");
+}
+
+fn fails_without_a_trace(backend: Backend, spoil: fn(&mut Plan), words: &'static str) {
+    on_a_host(move || {
+        ip("route add 198.51.100.0/24 dev inet0");
+        let mut plan = plan(backend, WhenAgentDies::Open);
+        spoil(&mut plan);
+        match install(&plan) {
+            Ok(_) => panic!("{backend:?} started in spite of {words}"),
+            Err(error) => assert!(error.to_string().contains(words), "{error}"),
+        }
+        assert_traces(&NOTHING);
+    });
+}
+
+#[test]
+fn what_somebody_removes_is_put_back() {
+    on_a_host(|| {
+        for backend in BACKENDS {
+            let mut steering = install(&plan(backend, WhenAgentDies::Open)).unwrap();
+            let whole = sorted(traces());
+            ip("rule del pref 99");
+            ip("-6 route flush table 100");
+            if backend == Backend::Tproxy {
+                output("nft", "delete table inet weir");
+            }
+            let problems = steering.problems();
+            assert!(problems.iter().all(|problem| problem.contains("put back")), "{problems:?}");
+            assert!(problems.len() >= 2, "{problems:?}");
+            assert_eq!(sorted(traces()), whole);
+            assert_eq!(steering.problems(), NOTHING);
+        }
+    });
+}
+
+#[test]
+fn others_rules_stay() {
+    on_a_host(|| {
+        // The same as ours but for who made it.
+        ip("rule add pref 99 iif cust0 fwmark 0x4d580000/0xffff0000 lookup 100");
+        output("nft", "add table inet firewall");
+        let before = traces();
+        for backend in BACKENDS {
+            install(&plan(backend, WhenAgentDies::Open)).unwrap().remove().unwrap();
+            assert_traces(&before);
+        }
+    });
+}
+
+#[test]
+fn one_agent_at_a_time() {
+    on_a_host(|| {
+        let steering = install(&plan(Backend::Tproxy, WhenAgentDies::Open)).unwrap();
+        assert!(matches!(install(&plan(Backend::Ebpf, WhenAgentDies::Open)), Err(SteerError::AgentRunning)));
+        let cleanup = cleanup::remove_all(Path::new("/sys/fs/bpf/weir"));
+        assert!(matches!(cleanup, Err(SteerError::AgentRunning)));
+        drop(steering);
+        install(&plan(Backend::Ebpf, WhenAgentDies::Open)).unwrap();
+    });
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}

@@ -1,15 +1,17 @@
 //! What a customer's session can and cannot do, seen from both ends.
 
 use anyhow::Result;
-use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, FilterConfig, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::HAM;
-use weir_tests::smtp::{Client, Script, Server};
+use weir_tests::smtp::{Client, Script, Server, stuffed};
 
 on_both_back_ends!(
     starttls_is_gone_and_refused,
     nobody_speaks_for_another,
-    refused_recipients_are_told_apart
+    refused_recipients_are_told_apart,
+    a_refused_message_never_completes,
+    pipelined_commands_are_answered_in_order,
 );
 
 fn starttls_is_gone_and_refused(backend: Backend) -> Result<()> {
@@ -96,6 +98,55 @@ fn refused_recipients_are_told_apart(backend: Backend) -> Result<()> {
         assert_eq!(reply.lines, ["5.6.0 not today"]);
         let line = agent.wait_message("the line of the message the destination refused", |_| true)?;
         assert_eq!(line.field("verdict"), "accept", "the filter had nothing against it");
+        Ok(())
+    })
+}
+
+/// Two messages in one session, the second over the limit: the destination gets one.
+fn a_refused_message_never_completes(backend: Backend) -> Result<()> {
+    Lab::run("refused", NarrowLink::Nowhere, |lab| {
+        let _filter = WeirFilter::start(&lab.filter, 0, &FilterConfig::node(0).limited_to(1))?;
+        let mut config = AgentConfig::new(backend);
+        config.nodes.truncate(1);
+        let _agent = WeirAgent::start(&lab.gateway, &config)?;
+        for family in Family::BOTH {
+            let server = Server::start(&lab.internet, family.destination(), Script::default())?;
+            let mut client = Client::connect(&lab.customer, server.address())?;
+            client.greet("mail.customer.test")?;
+            client.send_message("a@customer.test", &["b@destination.test"], HAM)?.expect(250)?;
+            client.send_message("a@customer.test", &["b@destination.test"], HAM)?.expect(451)?;
+            client.command("QUIT")?.expect(221)?;
+            let session = server.wait_session("the session's end", |session| session.closed)?;
+            assert_eq!(session.messages.len(), 1, "{:?}", session.commands);
+            assert_eq!(session.messages[0], stuffed(HAM).strip_suffix(b".\r\n").unwrap_or_default());
+            assert_eq!(session.commands.iter().filter(|command| *command == "DATA").count(), 1);
+        }
+        Ok(())
+    })
+}
+
+/// Everything up to DATA in one segment, as Postfix sends it; one of the recipients is refused.
+fn pipelined_commands_are_answered_in_order(backend: Backend) -> Result<()> {
+    Lab::run("pipelined", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let _agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
+        for family in Family::BOTH {
+            let mut client = Client::connect(&lab.customer, (family.destination(), 25).into())?;
+            client.greet("mail.customer.test")?;
+            client.send(
+                b"MAIL FROM:<a@customer.test>\r\nRCPT TO:<b@elsewhere.test>\r\n\
+                  RCPT TO:<b@v4.destination.test>\r\nDATA\r\n",
+            )?;
+            client.expect(250)?;
+            client.expect(554)?;
+            client.expect(250)?;
+            client.expect(354)?;
+            client.send(&[stuffed(HAM).as_slice(), b"QUIT\r\n"].concat())?;
+            client.expect(250)?;
+            client.expect(221)?;
+            assert!(client.is_closed()?, "{}", client.transcript());
+        }
         Ok(())
     })
 }

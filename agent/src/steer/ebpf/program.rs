@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -43,7 +44,7 @@ impl Program {
             .map_err(refused)?;
         let mut program = Self { bpf };
         for side in [Side::Customer, Side::Internet] {
-            program.classifier(side)?.load().map_err(|error| rejected(&error))?;
+            load(program.classifier(side)?)?;
         }
         program.fill_prefixes(plan)?;
         Ok(program)
@@ -115,6 +116,21 @@ impl Program {
     {
         let map = self.bpf.map_mut(name).ok_or_else(|| absent(name))?;
         map.try_into().map_err(refused)
+    }
+}
+
+/// The verifier gives up when a signal comes in (`EAGAIN`); the next try is as good as the first.
+fn load(classifier: &mut SchedClassifier) -> Result<(), SteerError> {
+    let mut tries = 5;
+    loop {
+        match classifier.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock && tries > 1 =>
+            {
+                tries -= 1;
+            }
+            outcome => return outcome.map_err(|error| rejected(&error)),
+        }
     }
 }
 

@@ -135,10 +135,13 @@ impl Steering for Ebpf {
         let mut problems = Vec::new();
         self.repair_routing(&mut problems);
         problems.extend(self.attachments.iter().filter_map(|attachment| attachment.problem(&self.program)));
-        if self.plan.when_agent_dies == WhenAgentDies::Open {
-            problems.extend(host::forwarding_off(&self.plan).map(|setting| {
-                format!("{setting} is 0: mail will not flow straight when the agent is dead")
-            }));
+        if let Some(setting) = host::forwarding_off(&self.plan) {
+            let consequence = match self.plan.when_agent_dies {
+                WhenAgentDies::Open => "mail will not flow straight when the agent is dead",
+                // bpf_fib_lookup stops before it has found out whether an address is local.
+                WhenAgentDies::Closed => "customers' mail to this host's own port 25 is intercepted as well",
+            };
+            problems.push(format!("{setting} is 0: {consequence}"));
         }
         problems
     }

@@ -23,6 +23,8 @@ pub struct Counters {
     pub delivered: AtomicU64,
     pub refused_by_destination: AtomicU64,
     pub unreported: AtomicU64,
+    /// Sent whole to the destination, whose answer was lost.
+    pub unknown: AtomicU64,
     /// Deferred because two nodes failed while they had the message.
     pub suspect: AtomicU64,
     /// Messages with LF line ends, which were made CRLF.
@@ -45,6 +47,7 @@ impl Counters {
             Outcome::Delivered => Self::add(&self.delivered),
             Outcome::Refused => Self::add(&self.refused_by_destination),
             Outcome::Unreported => Self::add(&self.unreported),
+            Outcome::Unknown => Self::add(&self.unknown),
             Outcome::Withheld | Outcome::Abandoned => {}
         }
         let also = [

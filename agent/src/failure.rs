@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 
+use nix::libc;
 use weir_smtp::Reply;
 
 /// Whose doing a failure is.
@@ -42,6 +43,9 @@ pub enum Cause {
 
 impl Cause {
     pub fn of(error: &io::Error) -> Self {
+        if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
+            return Self::Exhausted;
+        }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
@@ -49,9 +53,7 @@ impl Cause {
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
                 Self::Reset
             }
-            io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => {
-                Self::Exhausted
-            }
+            io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => Self::Exhausted,
             _ => Self::Other,
         }
     }
@@ -89,11 +91,14 @@ pub enum Failure {
     FilterSilent,
     /// Two nodes failed while they had the message.
     Suspect,
+    /// Every node lacks an extension that the message needs.
+    FilterLacks(&'static str),
     /// The spool could not be written.
     SpoolFull,
     MessageTooLarge(u64),
     LineTooLong(u64),
     BareCr,
+    Nul,
     CustomerIdle,
     SessionTooLong,
     TooManyErrors,
@@ -107,10 +112,15 @@ impl Failure {
             Self::Connect(_) | Self::DestinationLost | Self::DestinationSilent | Self::DestinationGarbage => {
                 Side::Destination
             }
-            Self::FilterUnavailable | Self::FilterFailed | Self::FilterSilent | Self::Suspect => Side::Filter,
+            Self::FilterUnavailable
+            | Self::FilterFailed
+            | Self::FilterSilent
+            | Self::FilterLacks(_)
+            | Self::Suspect => Side::Filter,
             Self::MessageTooLarge(_)
             | Self::LineTooLong(_)
             | Self::BareCr
+            | Self::Nul
             | Self::CustomerIdle
             | Self::SessionTooLong
             | Self::TooManyErrors => Side::Customer,
@@ -138,7 +148,8 @@ impl Failure {
             }
             Self::SpoolFull => (452, "4.3.1"),
             Self::MessageTooLarge(_) => (552, "5.3.4"),
-            Self::LineTooLong(_) | Self::BareCr => (550, "5.6.0"),
+            Self::LineTooLong(_) | Self::BareCr | Self::Nul => (550, "5.6.0"),
+            Self::FilterLacks(_) => (554, "5.6.3"),
         }
     }
 }
@@ -157,6 +168,8 @@ impl fmt::Display for Failure {
             Self::SpoolFull => f.write_str("no space for the message, try later"),
             Self::MessageTooLarge(limit) => write!(f, "message larger than {limit} octets"),
             Self::LineTooLong(limit) => write!(f, "message has a line longer than {limit} octets"),
+            Self::FilterLacks(what) => write!(f, "mail filter does not take {what}"),
+            Self::Nul => f.write_str("message has a NUL (RFC 5322 section 4.1)"),
             Self::BareCr => f.write_str("message has a CR without LF (RFC 5321 section 2.3.8)"),
             Self::CustomerIdle => f.write_str("nothing received for too long"),
             Self::SessionTooLong => f.write_str("session open for too long"),

@@ -3,6 +3,7 @@
 
 pub mod config;
 mod counters;
+mod descriptors;
 mod drive;
 mod failure;
 mod nodes;

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tokio::task::{JoinError, JoinSet};
+use tracing::{error, info, warn};
 
 use weir_daemon::{service, status};
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::descriptors;
 use crate::drive::{Shared, drive};
 use crate::failure::Failure;
 use crate::nodes::{Family, NodeId, Pool, probe};
@@ -57,18 +58,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
     let mut sessions = JoinSet::new();
-    let accepting = accept(&listener, &shared, config.relay.max_sessions, &mut sessions, &stopped, &cutting);
+    let max_sessions = descriptors::sessions(config.relay.max_sessions);
+    let accepting = accept(&listener, &shared, max_sessions, &mut sessions, &stopped, &cutting);
     tokio::select! {
         () = accepting => {}
         () = shutdown => {}
     }
     service::stopping();
     drop(background);
-    with(&steering, |steering| steering.withdraw()).await?.context("steering cannot be withdrawn")?;
+    // Sessions are finished and the host is cleaned up whatever fails on the way.
+    let withdrawn = with(&steering, |steering| steering.withdraw()).await;
+    turn_away_waiting(&listener, &shared).await;
     drop(listener);
     stop.send_replace(true);
     finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
-    with(&steering, |steering| steering.remove()).await?.context("steering cannot be removed")?;
+    let removed = with(&steering, |steering| steering.remove()).await;
+    withdrawn?.context("steering cannot be withdrawn")?;
+    removed?.context("steering cannot be removed")?;
     info!("stopped");
     Ok(())
 }
@@ -85,13 +91,18 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(_) = sessions.join_next() => {
+            Some(ended) = sessions.join_next() => {
+                note_panic(&ended);
                 shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
                 continue;
             }
         };
         match accepted {
-            Ok(accepted) if sessions.len() >= max_sessions => turn_away(&accepted, shared),
+            Ok(accepted) if sessions.len() >= max_sessions => {
+                Counters::add(&shared.counters.overload);
+                warn!(customer = %accepted.customer, "too many sessions, connection turned away");
+                turn_away(&accepted, Failure::Overload);
+            }
             Ok(accepted) => {
                 Counters::add(&shared.counters.sessions);
                 sessions.spawn(drive(accepted, shared.clone(), stopped.clone(), cutting.clone()));
@@ -106,21 +117,41 @@ async fn accept(
 }
 
 /// Overload never opens the path past the filter: a spammer could cause it.
-fn turn_away(accepted: &Accepted, shared: &Shared) {
-    Counters::add(&shared.counters.overload);
-    warn!(customer = %accepted.customer, "too many sessions, connection turned away");
+fn turn_away(accepted: &Accepted, failure: Failure) {
     // A customer that cannot take one line at once is turned away without it.
-    let _ = accepted.stream.try_write(&Failure::Overload.reply(&accepted.destination).to_bytes());
+    let _ = accepted.stream.try_write(&failure.reply(&accepted.destination).to_bytes());
+}
+
+/// Connections that the kernel had taken when the agent was told to stop: closing the listener would
+/// reset them.
+async fn turn_away_waiting(listener: &TransparentListener, shared: &Shared) {
+    while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+        Counters::add(&shared.counters.sessions);
+        turn_away(&accepted, Failure::Stopping);
+    }
+}
+
+/// A session that panicked took its message's log line with it.
+fn note_panic(ended: &Result<(), JoinError>) {
+    if let Err(failure) = ended {
+        error!(%failure, "session failed: a defect of weir-agent");
+    }
 }
 
 /// Waits for the sessions; cuts those that are not done in time, but none whose message the destination
 /// may have taken already.
 async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<bool>) {
-    let all = async { while sessions.join_next().await.is_some() {} };
+    let all = async {
+        while let Some(ended) = sessions.join_next().await {
+            note_panic(&ended);
+        }
+    };
     if tokio::time::timeout(limit, all).await.is_err() {
         warn!(sessions = sessions.len(), "sessions cut: relay.shutdown_timeout is over");
         cut.send_replace(true);
-        while sessions.join_next().await.is_some() {}
+        while let Some(ended) = sessions.join_next().await {
+            note_panic(&ended);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! the destination get the same octets, and no receiver can find another end in them.
 
 use bytes::{BufMut, BytesMut};
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr_iter, memchr2};
 
 /// What was met in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +18,8 @@ pub struct Findings {
     pub bare_lf: u64,
     /// CR without LF after it. It is not passed on.
     pub bare_cr: u64,
+    /// NUL octets. A receiver that drops them would see other lines than we do.
+    pub nul: u64,
     /// Octets of the longest line, its end not counted.
     pub longest_line: u64,
 }
@@ -129,6 +131,7 @@ impl DataDecoder {
 
     fn text(&mut self, text: &[u8], body: &mut BytesMut) {
         body.put_slice(text);
+        self.findings.nul += memchr_iter(0, text).count() as u64;
         self.line += text.len() as u64;
         self.findings.longest_line = self.findings.longest_line.max(self.line);
     }
@@ -232,8 +235,8 @@ mod tests {
             let out = wire(&body);
             let at = out.windows(5).position(|octets| octets == b"\r\n.\r\n").unwrap();
             assert_eq!(at + 5, out.len(), "{}", end.escape_ascii());
-            let strays = findings.bare_lf + findings.bare_cr;
-            assert!(strays > 0 || end.contains(&0), "{}", end.escape_ascii());
+            let strays = findings.bare_lf + findings.bare_cr + findings.nul;
+            assert!(strays > 0, "{}", end.escape_ascii());
         }
     }
 
@@ -245,9 +248,9 @@ mod tests {
 
     #[test]
     fn findings_count() {
-        let (_, findings, ended, _) = decode(&[b"abc\nde\rf\r\n.\r\n"]);
+        let (_, findings, ended, _) = decode(&[b"abc\nd\0\rf\r\n.\r\n"]);
         assert!(ended);
-        assert_eq!(findings, Findings { size: 10, bare_lf: 1, bare_cr: 1, longest_line: 3 });
+        assert_eq!(findings, Findings { size: 10, bare_lf: 1, bare_cr: 1, nul: 1, longest_line: 3 });
     }
 
     fn octets() -> impl Strategy<Value = Vec<u8>> {

@@ -137,7 +137,11 @@ impl Offer {
         defined: impl Fn(&Rule) -> &'static [&'static str],
     ) -> Option<&'a Parameter> {
         let known = |parameter: &Parameter| {
+            // The value BINARYMIME of BODY belongs to an extension of its own (RFC 3030 section 3).
+            let binary = parameter.is("BODY")
+                && parameter.value().is_some_and(|value| value.eq_ignore_ascii_case(b"BINARYMIME"));
             self.rules.iter().any(|rule| defined(rule).iter().any(|keyword| parameter.is(keyword)))
+                && (!binary || self.has("BINARYMIME"))
         };
         mailbox.parameters.iter().find(|parameter| !known(parameter))
     }
@@ -214,6 +218,9 @@ mod tests {
         assert_eq!(offer.unknown_in_mail(&mail).unwrap().as_bytes(), b"REQUIRETLS");
         assert!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> NOTIFY=NEVER")).is_some());
         assert_eq!(offer.unknown_in_rcpt(&mailbox("RCPT TO:<a@b> NOTIFY=NEVER")), None);
+        let (offer, _) = Offer::from_reply(&ehlo("8BITMIME\nBINARYMIME"), 50);
+        assert_eq!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> BODY=7bit")), None);
+        assert!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> BODY=binarymime")).is_some());
     }
 
     #[test]

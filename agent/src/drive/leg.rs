@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
@@ -43,11 +44,13 @@ pub(super) struct LegSocket {
     outgoing: VecDeque<Bytes>,
     paused: bool,
     ended: bool,
+    /// A write failed. What the peer said before is read first: it may say why.
+    broken: Option<io::Error>,
 }
 
 impl LegSocket {
     pub(super) fn none() -> Self {
-        Self { link: Link::None, outgoing: VecDeque::new(), paused: false, ended: false }
+        Self { link: Link::None, outgoing: VecDeque::new(), paused: false, ended: false, broken: None }
     }
 
     pub(super) fn open(stream: TcpStream) -> Self {
@@ -66,6 +69,15 @@ impl LegSocket {
 
     pub(super) fn pause(&mut self, paused: bool) {
         self.paused = paused;
+    }
+
+    /// Closes with a reset: a peer in the middle of a message must not take it for a whole one.
+    pub(super) fn abort(&mut self) {
+        if let Link::Open(stream) = &self.link {
+            // If it can't be set the peer sees a plain close, which ends no message either.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        *self = Self::none();
     }
 
     /// The stream and what it still has to send; the leg is empty afterwards.
@@ -106,12 +118,29 @@ impl LegSocket {
                 return Poll::Ready(());
             }
             Poll::Ready(Err(error)) => {
-                *self = Self::none();
-                tell(Event::Failed(error));
-                return Poll::Ready(());
+                self.outgoing.clear();
+                self.paused = false;
+                self.broken = Some(error);
             }
         }
-        self.poll_read(cx, tell)
+        let Some(error) = self.broken.take() else { return self.poll_read(cx, tell) };
+        match self.last_words() {
+            Some(read) => BUFFER.with_borrow(|buffer| {
+                self.broken = Some(error);
+                tell(Event::Bytes(&buffer[..read]));
+            }),
+            None => {
+                *self = Self::none();
+                tell(Event::Failed(error));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// What a peer said before it stopped taking octets.
+    fn last_words(&self) -> Option<usize> {
+        let Link::Open(stream) = &self.link else { return None };
+        BUFFER.with_borrow_mut(|buffer| stream.try_read(buffer).ok().filter(|read| *read > 0))
     }
 
     /// `Ok(0)`: there is nothing to write.

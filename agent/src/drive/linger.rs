@@ -15,14 +15,21 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Octets still read from a peer that goes on talking.
 const MAX_UNREAD: usize = 1024 * 1024;
 
-/// Sends what is left, closes our side, and reads until the peer closes its own: a socket that is closed
-/// with octets unread resets the connection, and the reset can overtake the reply.
-pub(super) async fn close(stream: TcpStream, outgoing: VecDeque<Bytes>) {
-    // An error or a timeout means that there is nobody to be polite to.
-    let _ = tokio::time::timeout(LINGER, finish(stream, outgoing)).await;
+/// Who closes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    Us,
+    Peer,
 }
 
-async fn finish(mut stream: TcpStream, mut outgoing: VecDeque<Bytes>) -> std::io::Result<()> {
+/// Sends what is left, closes our side, and reads until the peer closes its own: a socket that is closed
+/// with octets unread resets the connection, and the reset can overtake the reply.
+pub(super) async fn close(stream: TcpStream, outgoing: VecDeque<Bytes>, first: First) {
+    // An error or a timeout means that there is nobody to be polite to.
+    let _ = tokio::time::timeout(LINGER, finish(stream, outgoing, first)).await;
+}
+
+async fn finish(mut stream: TcpStream, mut outgoing: VecDeque<Bytes>, first: First) -> std::io::Result<()> {
     while !outgoing.is_empty() {
         stream.writable().await?;
         match try_write(&stream, &mut outgoing) {
@@ -30,7 +37,9 @@ async fn finish(mut stream: TcpStream, mut outgoing: VecDeque<Bytes>) -> std::io
             _ => {}
         }
     }
-    stream.shutdown().await?;
+    if first == First::Us {
+        stream.shutdown().await?;
+    }
     let (mut unread, mut buffer) = (0, [0; 4096]);
     while unread < MAX_UNREAD {
         stream.readable().await?;

@@ -4,7 +4,7 @@ mod leg;
 mod linger;
 
 use std::future::poll_fn;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub async fn drive(
             break;
         }
         if cutting && !driver.session.is_committed() {
-            driver.tell(Input::Failed(Leg::Customer, Cause::Other));
+            driver.tell(Input::Cut);
             continue;
         }
         let until = driver.session.deadline();
@@ -139,19 +139,13 @@ impl Driver {
                 Output::Write(leg, octets) => self.leg(leg).write(octets),
                 Output::PauseRead(leg) => self.leg(leg).pause(true),
                 Output::ResumeRead(leg) => self.leg(leg).pause(false),
-                Output::Abort(leg) => *self.leg(leg) = LegSocket::none(),
+                Output::Abort(leg) => self.leg(leg).abort(),
                 Output::Close(leg) => self.close_leg(leg),
                 Output::ChooseNode { tried } => self.choose(&tried),
                 Output::Connect(leg) => self.connect(leg),
                 Output::NewSpool | Output::DropSpool => self.spool = Spool::new(self.shared.budget.clone()),
                 Output::Store(octets) => self.store(octets).await,
-                Output::Replay(leg, range) => match self.spool.read(range).await {
-                    Ok(octets) => self.tell(Input::Spooled(leg, &octets)),
-                    Err(error) => {
-                        warn!(%error, "spool cannot be read");
-                        self.tell(Input::ReplayFailed);
-                    }
-                },
+                Output::Replay(leg, range) => self.replay(leg, range).await,
                 Output::Report { node, failure } => self.report(node, failure.as_ref()),
                 Output::Log(record) => self.log(&record),
             }
@@ -165,6 +159,17 @@ impl Driver {
             Err(error) => {
                 warn!(%error, directory = %self.shared.budget.directory.display(), "spool cannot be written");
                 self.tell(Input::StoreFailed);
+            }
+        }
+    }
+
+    async fn replay(&mut self, leg: Leg, range: Range<u64>) {
+        let now = Instant::now();
+        match self.spool.read(range).await {
+            Ok(octets) => self.session.handle(Input::Spooled(leg, &octets), now),
+            Err(error) => {
+                warn!(%error, "spool cannot be read");
+                self.session.handle(Input::ReplayFailed, now);
             }
         }
     }
@@ -207,7 +212,9 @@ impl Driver {
         if leg != Leg::Customer
             && let Some((stream, outgoing)) = self.leg(leg).take()
         {
-            tokio::spawn(linger::close(stream, outgoing));
+            // A node was told QUIT and closes first, so that it keeps the connection's TIME-WAIT, not we.
+            let first = if leg == Leg::Filter { linger::First::Peer } else { linger::First::Us };
+            tokio::spawn(linger::close(stream, outgoing, first));
         }
     }
 
@@ -252,7 +259,7 @@ impl Driver {
 
     async fn close(mut self) {
         if let Some((stream, outgoing)) = self.customer.take() {
-            linger::close(stream, outgoing).await;
+            linger::close(stream, outgoing, linger::First::Us).await;
         }
     }
 }

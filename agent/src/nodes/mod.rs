@@ -22,7 +22,7 @@ pub struct NodeId(pub usize);
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     pub node: NodeId,
-    /// Its health probe's XCLIENT was refused too: a refusal says nothing about the customer.
+    /// Its health probe's XCLIENT was refused too, or not yet tried: a refusal says nothing about the customer.
     pub probe_refused: bool,
 }
 
@@ -46,7 +46,8 @@ impl Family {
 struct Health {
     failed_at: Option<Instant>,
     last_failure: Option<String>,
-    probe_refused: bool,
+    /// `None`: not probed yet.
+    probe_refused: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,7 @@ impl Pool {
         let in_turn = (0..self.nodes.len()).map(|step| NodeId((first + step) % self.nodes.len()));
         let untried = in_turn.filter(|node| !tried.contains(node));
         let node = untried.min_by_key(|node| self.nodes[node.0].is_cooling(family, now))?;
-        let probe_refused = self.nodes[node.0].health(family).probe_refused;
+        let probe_refused = self.nodes[node.0].health(family).probe_refused.unwrap_or(true);
         Some(Candidate { node, probe_refused })
     }
 
@@ -119,7 +120,7 @@ impl Pool {
         let counter =
             if failure.is_some() { &self.nodes[node.0].failures } else { &self.nodes[node.0].verdicts };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.note(node, family, failure.map(ToString::to_string), false, now)
+        self.note(node, family, failure.map(ToString::to_string), now)
     }
 
     /// What the probe found. `true`: that is news.
@@ -131,21 +132,15 @@ impl Pool {
         now: Instant,
     ) -> bool {
         let refused = matches!(found, Err(probe::Error::XclientRefused(_)));
-        self.note(node, family, found.as_ref().err().map(ToString::to_string), refused, now)
+        self.nodes[node.0].health(family).probe_refused = Some(refused);
+        self.note(node, family, found.as_ref().err().map(ToString::to_string), now)
     }
 
-    fn note(
-        &self,
-        node: NodeId,
-        family: Family,
-        failure: Option<String>,
-        refused: bool,
-        now: Instant,
-    ) -> bool {
+    fn note(&self, node: NodeId, family: Family, failure: Option<String>, now: Instant) -> bool {
         let mut health = self.nodes[node.0].health(family);
         let was_well = health.failed_at.is_none();
         health.failed_at = failure.is_some().then_some(now);
-        health.probe_refused = refused;
+
         health.last_failure = failure.or(health.last_failure.take());
         was_well != health.failed_at.is_none()
     }
@@ -204,9 +199,12 @@ mod tests {
     #[test]
     fn a_refused_probe_is_told_to_the_engine() {
         let (pool, now) = (pool(), Instant::now());
+        let refused = || pool.choose(&[NodeId(1)], Family::V4, now).unwrap().probe_refused;
+        assert!(refused(), "not probed yet");
         pool.probed(NodeId(0), Family::V4, &Err(probe::Error::XclientRefused("550 no".into())), now);
-        assert!(pool.choose(&[NodeId(1)], Family::V4, now).unwrap().probe_refused);
+        pool.report(NodeId(0), Family::V4, None, now);
+        assert!(refused(), "a message changes nothing");
         pool.probed(NodeId(0), Family::V4, &Ok(()), now);
-        assert!(!pool.choose(&[NodeId(1)], Family::V4, now).unwrap().probe_refused);
+        assert!(!refused());
     }
 }

@@ -29,7 +29,7 @@ impl Session {
     /// Reads the next command if it is its turn. `true`: there was one.
     pub(super) fn next_command(&mut self, now: Instant) -> bool {
         let settled = self.destination.expected.is_empty();
-        if self.stopping && settled && self.destination.link == Link::Open && !self.customer.is_owed() {
+        if self.stopping && settled && self.destination.link == Link::Open && self.customer.owed() == 0 {
             self.fail(Failure::Stopping);
             return false;
         }
@@ -52,6 +52,7 @@ impl Session {
             Barrier::None => {}
         }
         let crowded = self.destination.expected.len() >= MAX_AWAITED
+            || self.customer.owed() >= MAX_AWAITED
             || self.wire.flow(Leg::Destination).outgoing >= HIGH_WATER
             || self.wire.flow(Leg::Customer).outgoing >= HIGH_WATER;
         if crowded {
@@ -92,15 +93,24 @@ impl Session {
             }
         };
         match command {
-            Command::Ehlo(name) => self.pass_alone(line, Expected::Ehlo(name), now),
-            Command::Helo(name) => self.pass_alone(line, Expected::Helo(name), now),
+            Command::Ehlo(name) => {
+                self.customer.recipients = 0;
+                self.pass_alone(line, Expected::Ehlo(name), now);
+            }
+            Command::Helo(name) => {
+                self.customer.recipients = 0;
+                self.pass_alone(line, Expected::Helo(name), now);
+            }
             Command::Quit => {
                 self.customer.said_quit = true;
                 self.pass_alone(line, Expected::Quit, now);
             }
             Command::Mail(sender) => self.mail(line, sender, now),
             Command::Rcpt(recipient) => self.rcpt(line, recipient, now),
-            Command::Rset => self.pass(line, Expected::Rset, now),
+            Command::Rset => {
+                self.customer.recipients = 0;
+                self.pass(line, Expected::Rset, now);
+            }
             Command::Noop | Command::Vrfy | Command::Expn | Command::Help => {
                 self.pass(line, Expected::Passive, now);
             }
@@ -129,7 +139,6 @@ impl Session {
         } else if sender.size().is_some_and(|size| size > limit) {
             self.refuse(Failure::MessageTooLarge(limit).reply(&self.id));
         } else {
-            self.customer.recipients = 0;
             self.pass(line, Expected::Mail(sender), now);
         }
     }
@@ -139,7 +148,9 @@ impl Session {
             let reply = unknown_parameter(unknown.keyword());
             self.refuse(reply);
         } else if self.customer.recipients >= self.settings.max_recipients {
-            self.refuse(Reply::enhanced(452, "4.5.3", "too many recipients in one message"));
+            // No error of the customer: what was accepted goes through (RFC 5321 section 4.5.3.1.10).
+            let reply = Reply::enhanced(452, "4.5.3", "too many recipients in one message");
+            self.customer.reply(reply, &mut self.wire);
         } else {
             self.customer.recipients += 1;
             self.pass(line, Expected::Rcpt(recipient), now);
@@ -149,6 +160,7 @@ impl Session {
     /// Every RCPT is answered. The agent's 354 stands in for the destination's, which is asked after the
     /// verdict; so it is given only when the destination accepted somebody.
     fn decide_data(&mut self, now: Instant) {
+        self.customer.recipients = 0;
         match std::mem::replace(&mut self.phase, Phase::Commands(None)) {
             Phase::Commands(Some(envelope)) if !envelope.recipients.is_empty() => {
                 self.begin_message(envelope, now);

@@ -5,6 +5,7 @@
 //! turn is ever taken as a verdict.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use weir_smtp::extension::{Extensions, understood};
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits, Severity};
@@ -149,8 +150,9 @@ impl Conversation {
     }
 
     /// Octets from the node.
-    pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, wire: &mut Wire) -> Progress {
+    pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) -> Progress {
         while let Some(reply) = self.decoder.next(&mut octets) {
+            wire.restart(Leg::Filter, now);
             let progress = match reply {
                 Ok(reply) => self.reply(reply, matter, wire),
                 Err(error) => Progress::Failed(NodeFailure::Malformed(self.step(), error.to_string())),
@@ -203,7 +205,12 @@ impl Conversation {
                 }
                 Err(reply) => self.answered(&reply),
             },
-            State::Verdict if reply.severity() != Severity::Intermediate => Progress::Verdict(reply),
+            // An answer that came before the node can have had the whole message is none.
+            State::Verdict
+                if reply.severity() != Severity::Intermediate && wire.flow(Leg::Filter).outgoing == 0 =>
+            {
+                Progress::Verdict(reply)
+            }
             _ => self.answered(&reply),
         }
     }

@@ -34,7 +34,8 @@ pub struct Customer {
     /// Octets of a refused BDAT chunk still to be read over.
     pub skip: u64,
     pub errors: u32,
-    /// RCPT commands passed on since the last MAIL.
+    /// RCPT commands passed on since the last EHLO, RSET or DATA: what every split of the customer's
+    /// octets counts alike, whenever the destination answers.
     pub recipients: usize,
     /// The name in the last accepted EHLO or HELO.
     pub helo: Vec<u8>,
@@ -106,8 +107,9 @@ impl Customer {
         self.flush(wire);
     }
 
-    pub fn is_owed(&self) -> bool {
-        !self.replies.is_empty()
+    /// Replies not yet given.
+    pub fn owed(&self) -> usize {
+        self.replies.len()
     }
 
     /// A last reply instead of all that are owed.

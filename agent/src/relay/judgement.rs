@@ -1,5 +1,7 @@
 //! From "a message is coming" to a decision on it: nodes are tried in turn until one gives a verdict.
 
+use std::time::Instant;
+
 use weir_smtp::Reply;
 
 use super::conversation::{Conversation, Matter, NodeFailure, Progress};
@@ -32,6 +34,8 @@ pub struct Judgement {
     /// A node was reached, whatever came of it: from then on the message is never accepted unjudged.
     reached: bool,
     suspicions: usize,
+    /// No verdict is needed any more.
+    abandoned: bool,
     decision: Option<Decision>,
 }
 
@@ -46,6 +50,7 @@ impl Judgement {
             failures: Vec::new(),
             reached: false,
             suspicions: 0,
+            abandoned: false,
             decision: None,
         }
     }
@@ -64,7 +69,7 @@ impl Judgement {
 
     /// The driver's choice of a node; none is left.
     pub fn chosen(&mut self, candidate: Option<Candidate>, wire: &mut Wire) {
-        if self.decision.is_some() {
+        if self.decision.is_some() || self.abandoned {
             return;
         }
         match candidate {
@@ -73,7 +78,7 @@ impl Judgement {
                 self.conversation = Some(Conversation::new(candidate));
                 wire.push(Output::Connect(Leg::Filter));
             }
-            None if self.reached => self.decide(Verdict::Defer, Failure::FilterFailed),
+            None if self.reached => self.none_decided(),
             None => self.unavailable(),
         }
     }
@@ -85,9 +90,9 @@ impl Judgement {
         }
     }
 
-    pub fn bytes(&mut self, octets: &[u8], matter: &Matter, wire: &mut Wire) {
+    pub fn bytes(&mut self, octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &mut self.conversation else { return };
-        match conversation.bytes(octets, matter, wire) {
+        match conversation.bytes(octets, matter, now, wire) {
             Progress::Going => {}
             Progress::Verdict(reply) => self.decided(reply, wire),
             Progress::Failed(failure) => self.failed(failure, wire),
@@ -126,15 +131,14 @@ impl Judgement {
             self.failures.push((conversation.node(), failure));
             conversation.close(wire);
         }
-        if self.reached {
-            self.decide(Verdict::Defer, Failure::FilterSilent);
-        } else {
-            self.unavailable();
-        }
+        // Also where none was reached: there may be nodes that were not tried yet.
+        let failure = if self.reached { Failure::FilterSilent } else { Failure::FilterUnavailable };
+        self.decide(Verdict::Defer, failure);
     }
 
     /// The message needs no verdict any more.
     pub fn abandon(&mut self, wire: &mut Wire) {
+        self.abandoned = true;
         if let Some(conversation) = self.conversation.take() {
             conversation.close(wire);
         }
@@ -169,12 +173,32 @@ impl Judgement {
         }
         wire.push(Output::Abort(Leg::Filter));
         wire.forget(Leg::Filter);
-        wire.push(Output::Report { node, failure: Some(failure.clone()) });
+        match failure {
+            // The agent's own trouble: it must not open the path, and says nothing about the node.
+            NodeFailure::Connect(Cause::Exhausted) => self.reached = true,
+            // The node is well, only not for this message.
+            NodeFailure::Lacks(_) => {}
+            _ => wire.push(Output::Report { node, failure: Some(failure.clone()) }),
+        }
         self.failures.push((node, failure));
         if self.suspicions >= SUSPECT_AFTER {
             self.decide(Verdict::Defer, Failure::Suspect);
         } else {
             wire.push(Output::ChooseNode { tried: self.tried.clone() });
+        }
+    }
+
+    /// Nodes were reached, and none gave a verdict.
+    fn none_decided(&mut self) {
+        let lacking = |failure: &NodeFailure| match failure {
+            NodeFailure::Lacks(what) => Some(*what),
+            _ => None,
+        };
+        let all: Option<Vec<_>> = self.failures.iter().map(|(_, failure)| lacking(failure)).collect();
+        match all.and_then(|all| all.first().copied()) {
+            // Trying again cannot help.
+            Some(what) => self.decide(Verdict::Reject, Failure::FilterLacks(what)),
+            None => self.decide(Verdict::Defer, Failure::FilterFailed),
         }
     }
 

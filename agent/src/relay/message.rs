@@ -44,6 +44,8 @@ pub struct Conclusion {
     /// What the customer is told.
     pub reply: Reply,
     pub outcome: Outcome,
+    /// Why weir or the connection decided, and not the filter or the destination.
+    pub failure: Option<Failure>,
     /// The destination still holds the envelope.
     pub reset_destination: bool,
     /// The destination waits for a body that will not come.
@@ -58,8 +60,8 @@ pub struct Message {
     reception: Reception,
     judgement: Judgement,
     delivery: Option<Delivery>,
-    /// The destination is gone or unusable: what the customer will be told.
-    destination_lost: Option<Reply>,
+    /// The destination is gone or unusable: why, and what the customer will be told.
+    destination_lost: Option<(Failure, Reply)>,
     /// Nobody is there to hear the outcome.
     pub customer_gone: bool,
 }
@@ -143,6 +145,8 @@ impl Message {
             Failure::LineTooLong(settings.max_line_length)
         } else if findings.bare_cr > 0 && ended {
             Failure::BareCr
+        } else if findings.nul > 0 && ended {
+            Failure::Nul
         } else {
             return;
         };
@@ -177,13 +181,13 @@ impl Message {
     }
 
     /// The destination can't be used any more; `reply` says why.
-    pub fn destination_lost(&mut self, reply: Reply, wire: &mut Wire) {
-        self.destination_lost.get_or_insert(reply);
+    pub fn destination_lost(&mut self, failure: Failure, reply: Reply, wire: &mut Wire) {
+        self.destination_lost.get_or_insert((failure, reply));
         self.judgement.abandon(wire);
     }
 
     /// Sends what can be sent, and decides what can be decided.
-    pub fn advance(&mut self, wire: &mut Wire) -> Option<Conclusion> {
+    pub fn advance(&mut self, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         let complete = self.reception.complete.is_some();
         let stored = self.reception.stored;
         let all_stored = complete && self.unstored() == 0;
@@ -193,11 +197,11 @@ impl Message {
         {
             self.delivery = Some(Delivery::Committed);
         }
-        if let Some(reply) = self.destination_lost.take_if(|_| complete) {
-            return Some(self.lost(reply));
+        if let Some((failure, reply)) = self.destination_lost.take_if(|_| complete) {
+            return Some(self.lost(failure, reply));
         }
         if let Some(failure) = self.reception.refusal.filter(|_| complete) {
-            return Some(self.withheld(failure.reply(&self.matter.id)));
+            return Some(self.withheld(failure.reply(&self.matter.id), Some(failure)));
         }
         if !all_stored || self.delivery.is_some() {
             return None;
@@ -205,6 +209,7 @@ impl Message {
         let decision = self.judgement.decision()?;
         if decision.verdict == Verdict::Accept {
             wire.write(Leg::Destination, &b"DATA\r\n"[..]);
+            wire.restart(Leg::Destination, now);
             self.delivery = Some(Delivery::Asked);
             return None;
         }
@@ -212,29 +217,37 @@ impl Message {
             (Some(reply), _) => reply.clone(),
             (None, failure) => failure.unwrap_or(Failure::FilterFailed).reply(&self.matter.id),
         };
-        Some(self.withheld(reply))
+        let failure = decision.failure;
+        Some(self.withheld(reply, failure))
     }
 
     /// The destination's answer to DATA or to end of data.
-    pub fn destination_reply(&mut self, reply: Reply, wire: &mut Wire) -> Option<Conclusion> {
+    pub fn destination_reply(&mut self, reply: Reply, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
+        // Before the last octet has left, nothing that it says is an answer to end of data.
+        let has_all = self.is_committed() && wire.flow(Leg::Destination).outgoing == 0;
         match (&self.delivery, reply.severity()) {
             (Some(Delivery::Asked), Severity::Intermediate) => {
                 self.delivery = Some(Delivery::Sending(BodySender::new(Leg::Destination)));
-                self.advance(wire)
+                self.advance(now, wire)
             }
             (Some(Delivery::Asked), Severity::Transient | Severity::Permanent) => {
                 Some(self.answered(reply, Outcome::Refused, true))
             }
-            (Some(Delivery::Committed), Severity::Positive) => {
+            (Some(Delivery::Committed), Severity::Positive) if has_all => {
                 Some(self.answered(reply, Outcome::Delivered, false))
             }
-            (Some(Delivery::Committed), Severity::Transient | Severity::Permanent) => {
+            (Some(Delivery::Committed), Severity::Transient | Severity::Permanent) if has_all => {
                 Some(self.answered(reply, Outcome::Refused, false))
             }
-            // It answered before the end of the body, or what makes no sense here.
+            // A refusal in the middle of the body: told as it was said, but the session can't go on, for the
+            // rest of the body is on its way.
+            (Some(Delivery::Sending(_) | Delivery::Committed), Severity::Transient | Severity::Permanent) => {
+                let answered = self.answered(reply, Outcome::Refused, false);
+                Some(Conclusion { abort_destination: true, ends_session: true, ..answered })
+            }
             _ => {
-                let lost = Failure::DestinationGarbage.reply(&self.matter.id);
-                Some(self.lost(lost))
+                let failure = Failure::DestinationGarbage;
+                Some(self.lost(failure, failure.reply(&self.matter.id)))
             }
         }
     }
@@ -244,45 +257,61 @@ impl Message {
         Conclusion {
             reply,
             outcome: if self.customer_gone { Outcome::Unreported } else { outcome },
+            failure: None,
             reset_destination,
             abort_destination: false,
             ends_session,
         }
     }
 
-    fn withheld(&mut self, reply: Reply) -> Conclusion {
+    fn withheld(&mut self, reply: Reply, failure: Option<Failure>) -> Conclusion {
         // A destination that was given part of a message must never see its end.
         let abort = matches!(self.delivery, Some(Delivery::Asked | Delivery::Sending(_)));
         Conclusion {
             reply,
             outcome: Outcome::Withheld,
+            failure,
             reset_destination: !abort,
             abort_destination: abort,
             ends_session: abort,
         }
     }
 
-    fn lost(&mut self, reply: Reply) -> Conclusion {
+    fn lost(&mut self, failure: Failure, reply: Reply) -> Conclusion {
         Conclusion {
             reply,
-            outcome: Outcome::Withheld,
+            outcome: if self.is_committed() { Outcome::Unknown } else { Outcome::Withheld },
+            failure: Some(failure),
             reset_destination: false,
             abort_destination: true,
             ends_session: true,
         }
     }
 
+    /// The session ends before the message's fate is known, and the customer is told why.
+    pub fn cut_short(&mut self, failure: Failure, wire: &mut Wire) -> Conclusion {
+        self.judgement.abandon(wire);
+        let reply = failure.reply(&self.matter.id);
+        self.lost(failure, reply)
+    }
+
     /// The customer is gone before the dot went out: it never will.
     pub fn abandon(mut self, now: Instant, wire: &mut Wire) -> Record {
         self.judgement.abandon(wire);
-        self.record(None, Outcome::Abandoned, now)
+        self.record(None, Outcome::Abandoned, None, now)
     }
 
     pub fn conclude(self, conclusion: &Conclusion, now: Instant) -> Record {
-        self.record(Some(conclusion.reply.clone()), conclusion.outcome, now)
+        self.record(Some(conclusion.reply.clone()), conclusion.outcome, conclusion.failure, now)
     }
 
-    fn record(self, reply: Option<Reply>, outcome: Outcome, now: Instant) -> Record {
+    fn record(
+        self,
+        reply: Option<Reply>,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        now: Instant,
+    ) -> Record {
         let findings = self.reception.decoder.findings();
         let (decision, failures, suspect) = self.judgement.into_parts();
         Record {
@@ -300,7 +329,7 @@ impl Message {
             },
             outcome,
             node: decision.as_ref().and_then(|decision| decision.node),
-            failure: self.reception.refusal.or(decision.as_ref().and_then(|decision| decision.failure)),
+            failure: failure.or(decision.as_ref().and_then(|decision| decision.failure)),
             filter_reply: decision.and_then(|decision| decision.filter_reply),
             reply,
             node_failures: failures.into_iter().map(|(node, failure)| (node, failure.to_string())).collect(),

@@ -28,7 +28,7 @@ use weir_smtp::{Envelope, Reply};
 use self::customer::{Barrier, Customer};
 use self::destination::{Destination, Link};
 use self::message::{Conclusion, Message};
-use self::record::{Outcome, SessionId};
+use self::record::SessionId;
 use self::settings::{INBOX, Settings, UNSTORED};
 use self::wire::{HIGH_WATER, Wire};
 pub use self::wire::{Leg, Output};
@@ -56,6 +56,8 @@ pub enum Input<'a> {
     Timeout,
     /// The daemon is stopping: finish the message under way, begin nothing.
     Stop,
+    /// The daemon can't wait any longer.
+    Cut,
 }
 
 /// What the session is about.
@@ -132,16 +134,14 @@ impl Session {
 
     fn dispatch(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Bytes(leg, octets) => {
-                self.wire.restart(leg, now);
-                match leg {
-                    Leg::Customer => self.customer_bytes(octets, now),
-                    Leg::Destination => self.destination_bytes(octets, now),
-                    Leg::Filter => self.with_judgement(|judgement, matter, wire| {
-                        judgement.bytes(octets, matter, wire);
-                    }),
-                }
-            }
+            // Only whole replies count against a time limit: octets alone could be sent for ever.
+            Input::Bytes(leg, octets) => match leg {
+                Leg::Customer => self.customer_bytes(octets, now),
+                Leg::Destination => self.destination_bytes(octets, now),
+                Leg::Filter => self.with_judgement(|judgement, matter, wire| {
+                    judgement.bytes(octets, matter, now, wire);
+                }),
+            },
             Input::Connected(leg) => {
                 self.wire.restart(leg, now);
                 match leg {
@@ -178,6 +178,7 @@ impl Session {
             Input::ReplayFailed => self.with_message(Message::replay_failed),
             Input::Timeout => self.timed_out(now),
             Input::Stop => self.stopping = true,
+            Input::Cut => self.cut_short(Failure::Stopping, now),
         }
     }
 
@@ -199,6 +200,7 @@ impl Session {
 
     /// While commands are read, octets wait in the inbox; a body is taken straight from the input.
     fn customer_bytes(&mut self, mut octets: &[u8], now: Instant) {
+        self.wire.restart(Leg::Customer, now);
         if let Phase::Message(message) = &mut self.phase
             && self.customer.inbox.is_empty()
         {
@@ -220,7 +222,7 @@ impl Session {
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
                         self.customer.inbox.extend_from_slice(octets);
                     }
-                    match message.advance(&mut self.wire) {
+                    match message.advance(now, &mut self.wire) {
                         Some(conclusion) => self.conclude(conclusion, now),
                         None => self.leave_if_gone(now),
                     }
@@ -249,13 +251,12 @@ impl Session {
             self.destination.expected.push_back(destination::Expected::OwnRset);
             self.wire.restart(Leg::Destination, now);
         }
-        let refused = conclusion.outcome == Outcome::Withheld && !conclusion.ends_session;
         self.customer.reply(conclusion.reply, &mut self.wire);
         self.wire.restart(Leg::Customer, now);
         if conclusion.ends_session || gone {
             self.end();
-        } else if refused {
-            // The customer's next command waits for the destination's answer to our RSET.
+        } else {
+            // The customer's next command waits for the destination's answer to our RSET, if there is one.
             self.customer.barrier = Barrier::Answered;
         }
         true
@@ -296,13 +297,13 @@ impl Session {
     /// The destination can't be talked to any more.
     fn lose_destination(&mut self, failure: Failure) {
         let reply = failure.reply(&self.destination_address);
-        self.lose_destination_with(reply);
+        self.lose_destination_with(failure, reply);
     }
 
-    fn lose_destination_with(&mut self, reply: Reply) {
+    fn lose_destination_with(&mut self, failure: Failure, reply: Reply) {
         self.drop_destination();
         match &mut self.phase {
-            Phase::Message(message) => message.destination_lost(reply, &mut self.wire),
+            Phase::Message(message) => message.destination_lost(failure, reply, &mut self.wire),
             Phase::Commands(_) => {
                 self.customer.give_up(reply, &mut self.wire);
                 self.end();
@@ -328,6 +329,19 @@ impl Session {
         self.wire.push(Output::Close(Leg::Customer));
         self.wire.push(Output::DropSpool);
         self.phase = Phase::Over;
+    }
+
+    /// As `fail`, whatever the session is about. A message that is with the destination is not cut.
+    fn cut_short(&mut self, failure: Failure, now: Instant) {
+        match &mut self.phase {
+            Phase::Message(message) if message.is_committed() => {}
+            Phase::Message(message) => {
+                let conclusion = message.cut_short(failure, &mut self.wire);
+                self.conclude(conclusion, now);
+            }
+            Phase::Commands(_) => self.fail(failure),
+            Phase::Over => {}
+        }
     }
 
     /// Tells the customer why, and ends the session.

@@ -88,6 +88,9 @@ pub enum Outcome {
     Refused,
     /// Weir refused it: verdict, limit or failure.
     Withheld,
+    /// It went to the destination whole, and the connection was lost before the answer: the customer's server
+    /// will try again, and there may be two.
+    Unknown,
     /// The customer left before the message was complete or delivered.
     Abandoned,
 }
@@ -99,6 +102,7 @@ impl Outcome {
             Self::Unreported => "unreported",
             Self::Refused => "refused",
             Self::Withheld => "withheld",
+            Self::Unknown => "unknown",
             Self::Abandoned => "abandoned",
         }
     }

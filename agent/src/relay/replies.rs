@@ -26,10 +26,11 @@ impl Session {
     }
 
     fn destination_reply(&mut self, reply: Reply, now: Instant) {
+        self.wire.restart(Leg::Destination, now);
         if let Phase::Message(message) = &mut self.phase {
             let answers = message.is_delivering();
             if answers {
-                if let Some(conclusion) = message.destination_reply(reply, &mut self.wire) {
+                if let Some(conclusion) = message.destination_reply(reply, now, &mut self.wire) {
                     self.conclude(conclusion, now);
                 }
             } else {
@@ -44,8 +45,11 @@ impl Session {
         };
         let intermediate = reply.severity() == Severity::Intermediate;
         if intermediate || (reply.code() == 421 && !matches!(expected, Expected::Quit)) {
-            let failure = intermediate.then(|| Failure::DestinationGarbage.reply(&self.destination_address));
-            self.lose_destination_with(failure.unwrap_or(reply));
+            if intermediate {
+                self.lose_destination(Failure::DestinationGarbage);
+            } else {
+                self.lose_destination_with(Failure::DestinationLost, reply);
+            }
             return;
         }
         self.expected_reply(expected, reply, now);
@@ -53,7 +57,7 @@ impl Session {
 
     fn unasked(&mut self, reply: Reply) {
         if reply.code() == 421 {
-            self.lose_destination_with(reply);
+            self.lose_destination_with(Failure::DestinationLost, reply);
         } else {
             self.lose_destination(Failure::DestinationGarbage);
         }

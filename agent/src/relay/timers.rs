@@ -28,8 +28,7 @@ impl Session {
         let over = self.waits().into_iter().flatten().filter(|(_, until)| *until <= now);
         let Some((wait, _)) = over.min_by_key(|(_, until)| *until) else { return };
         match wait {
-            Wait::Session if matches!(self.phase, Phase::Message(_)) => self.customer_gone(now),
-            Wait::Session => self.fail(Failure::SessionTooLong),
+            Wait::Session => self.cut_short(Failure::SessionTooLong, now),
             Wait::Customer => self.customer_silent(now),
             Wait::Destination if self.destination.link == Link::Connecting => {
                 self.lose_destination(Failure::Connect(Cause::TimedOut));
@@ -42,8 +41,8 @@ impl Session {
 
     /// A customer that does not read or send: told so where it may still listen.
     fn customer_silent(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Commands(_)) && self.wire.flow(Leg::Customer).outgoing == 0 {
-            self.fail(Failure::CustomerIdle);
+        if self.wire.flow(Leg::Customer).outgoing == 0 {
+            self.cut_short(Failure::CustomerIdle, now);
         } else {
             self.customer_gone(now);
         }
@@ -58,7 +57,7 @@ impl Session {
                 [Some(session), self.customer_wait(its_turn), self.reply_wait(), None, None]
             }
             Phase::Message(message) => [
-                Some(session).filter(|_| message.received_at().is_none()),
+                Some(session).filter(|_| !message.is_committed()),
                 self.customer_wait(message.received_at().is_none()).filter(|_| !message.customer_gone),
                 self.delivery_wait(message),
                 self.filter_wait(message),

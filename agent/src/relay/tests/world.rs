@@ -61,6 +61,12 @@ pub struct World {
     /// The customer closes its side once everything was sent.
     pub customer_leaves: bool,
     paused: [bool; 3],
+    /// Nothing that is written to this leg leaves.
+    pub stalled: Option<Leg>,
+    /// As `stalled`, once so many octets more have left.
+    pub stall_after: Option<(Leg, usize)>,
+    /// What a connection to a server that is not there fails of.
+    pub connect_error: Cause,
 }
 
 impl World {
@@ -91,6 +97,9 @@ impl World {
             customer_closed: false,
             customer_leaves: false,
             paused: [false; 3],
+            stalled: None,
+            stall_after: None,
+            connect_error: Cause::Refused,
         }
     }
 
@@ -110,7 +119,6 @@ impl World {
                 continue;
             }
             let Some(deadline) = self.session.deadline().filter(|_| wait) else { return self };
-            assert!(deadline >= self.now, "a deadline in the past");
             self.now = deadline;
             self.session.handle(Input::Timeout, self.now);
         }
@@ -134,8 +142,15 @@ impl World {
     fn step(&mut self) -> bool {
         for leg in [Leg::Destination, Leg::Filter, Leg::Customer] {
             let index = leg as usize;
-            if !self.to_server[index].is_empty() {
-                let size = self.chunk(self.to_server[index].len());
+            if !self.to_server[index].is_empty() && self.stalled != Some(leg) {
+                let mut size = self.chunk(self.to_server[index].len());
+                if let Some((_, left)) = self.stall_after.as_mut().filter(|(stalls, _)| *stalls == leg) {
+                    size = size.min(*left);
+                    *left -= size;
+                    if *left == 0 {
+                        (self.stalled, self.stall_after) = (Some(leg), None);
+                    }
+                }
                 let octets: Vec<u8> = self.to_server[index].drain(..size).collect();
                 let replies = self.server(leg).map(|server| server.feed(&octets)).unwrap_or_default();
                 self.to_engine[index].extend_from_slice(&replies);
@@ -165,6 +180,8 @@ impl World {
     }
 
     fn perform(&mut self) {
+        let due = self.session.deadline();
+        assert!(due.is_none_or(|due| due >= self.now), "a deadline in the past");
         while let Some(output) = self.session.poll() {
             match output {
                 Output::Write(Leg::Customer, octets) => {
@@ -214,7 +231,7 @@ impl World {
                 self.to_engine[leg as usize] = banner;
                 self.session.handle(Input::Connected(leg), self.now);
             }
-            None => self.session.handle(Input::Failed(leg, Cause::Refused), self.now),
+            None => self.session.handle(Input::Failed(leg, self.connect_error), self.now),
         }
     }
 

@@ -1,0 +1,47 @@
+//! File descriptors: as many as the system lets us have, and no more sessions than they are enough for.
+//! Without one left the agent could reach no filter node, and a spammer could bring that about.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::warn;
+
+/// Customer, destination, filter node, spool file; and a former filter node that is being closed.
+const PER_SESSION: u64 = 5;
+
+/// The listener, kernel objects, the status socket, probes, logs.
+const RESERVE: u64 = 128;
+
+/// Raises the soft limit to the hard one, and returns how many sessions fit, at most `wanted`.
+pub fn sessions(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok(hard)
+    });
+    match limit {
+        Ok(limit) => {
+            let fit = fitting(limit);
+            if fit < wanted {
+                warn!(wanted, fit, limit, "relay.max_sessions is more than the limit of open files allows");
+            }
+            wanted.min(fit)
+        }
+        Err(error) => {
+            warn!(%error, "the limit of open files is not known");
+            wanted
+        }
+    }
+}
+
+fn fitting(limit: u64) -> usize {
+    usize::try_from((limit.saturating_sub(RESERVE) / PER_SESSION).max(1)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_a_reserve() {
+        assert_eq!(fitting(1024), 179);
+        assert_eq!(fitting(0), 1);
+    }
+}

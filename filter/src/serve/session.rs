@@ -79,8 +79,11 @@ pub struct Session {
 enum State {
     Commands(Option<Box<Transaction>>),
     Data(Box<Transaction>, DataDecoder),
-    Judging { id: String },
-    Closed,
+    Judging {
+        id: String,
+    },
+    /// With the transaction that was cut short, if there was one.
+    Closed(Option<Box<Transaction>>),
 }
 
 impl Session {
@@ -138,7 +141,8 @@ impl Session {
         match &self.state {
             State::Commands(transaction) => transaction.as_deref(),
             State::Data(transaction, _) => Some(transaction),
-            State::Judging { .. } | State::Closed => None,
+            State::Closed(transaction) => transaction.as_deref(),
+            State::Judging { .. } => None,
         }
     }
 
@@ -155,7 +159,7 @@ impl Session {
                     self.held.extend_from_slice(octets);
                     return;
                 }
-                State::Closed => return,
+                State::Closed(_) => return,
             }
         }
     }
@@ -176,7 +180,7 @@ impl Session {
     }
 
     fn end_of_data(&mut self) {
-        let state = std::mem::replace(&mut self.state, State::Closed);
+        let state = std::mem::replace(&mut self.state, State::Closed(None));
         let State::Data(mut transaction, decoder) = state else { return };
         transaction.findings = decoder.findings();
         self.state = State::Judging { id: transaction.id.clone() };
@@ -344,7 +348,7 @@ impl Session {
     }
 
     fn begin_data(&mut self) -> Option<Reply> {
-        match std::mem::replace(&mut self.state, State::Closed) {
+        match std::mem::replace(&mut self.state, State::Closed(None)) {
             State::Commands(Some(transaction)) if !transaction.envelope.recipients.is_empty() => {
                 self.state = State::Data(transaction, DataDecoder::default());
                 self.write(&Reply::new(354, "end with a dot on a line of its own"));
@@ -383,7 +387,11 @@ impl Session {
     fn close(&mut self, reply: &Reply) {
         self.write(reply);
         self.outputs.push_back(Output::Close);
-        self.state = State::Closed;
+        self.state = match std::mem::replace(&mut self.state, State::Closed(None)) {
+            State::Commands(transaction) => State::Closed(transaction),
+            State::Data(transaction, _) => State::Closed(Some(transaction)),
+            State::Judging { .. } | State::Closed(_) => State::Closed(None),
+        };
     }
 }
 

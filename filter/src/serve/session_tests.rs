@@ -216,3 +216,13 @@ proptest! {
         let _ = run([input.as_slice()]);
     }
 }
+
+#[test]
+fn a_transaction_that_is_cut_short_is_not_forgotten() {
+    let mut session = Session::new(Arc::new(settings()), Box::new(|| "x".into()));
+    session.handle(Input::Bytes(
+        format!("{XCLIENT}EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nhalf").as_bytes(),
+    ));
+    session.handle(Input::TimedOut);
+    assert!(session.transaction().is_some());
+}

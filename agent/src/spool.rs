@@ -194,7 +194,8 @@ mod tests {
             let mut spool = Spool::new(budget.clone());
             let mut whole = Vec::new();
             for size in [1, 7, BLOCK - 9, 3, 2 * BLOCK, 1, 3] {
-                let piece: Vec<u8> = (0..size).map(|i| u8::try_from((i + whole.len()) % 251).unwrap()).collect();
+                let piece: Vec<u8> =
+                    (0..size).map(|i| u8::try_from((i + whole.len()) % 251).unwrap()).collect();
                 whole.extend_from_slice(&piece);
                 spool.append(piece.into()).await.unwrap();
             }

@@ -139,9 +139,8 @@ impl Session {
     /// The transaction that would be lost if the connection ended now.
     pub fn transaction(&self) -> Option<&Transaction> {
         match &self.state {
-            State::Commands(transaction) => transaction.as_deref(),
+            State::Commands(transaction) | State::Closed(transaction) => transaction.as_deref(),
             State::Data(transaction, _) => Some(transaction),
-            State::Closed(transaction) => transaction.as_deref(),
             State::Judging { .. } => None,
         }
     }

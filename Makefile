@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CARGO_TERM_COLOR ?= auto
 
-# Each lab has mail servers and some have spamd (170 MiB): a few at a time, however many cores there are.
-LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 4 ? 4 : cores )))
+# A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
+LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
 .PHONY: help build demo test test-all check clean
 

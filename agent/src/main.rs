@@ -84,7 +84,9 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
                 Err(problems) => return Ok(say(&problems)),
             };
             log::init(log::Format::Text);
-            let report = runtime()?.block_on(steer::cleanup(config.as_ref()))?;
+            let mut report = runtime()?.block_on(steer::cleanup(config.as_ref()))?;
+            let sockets = status::remove_remains("agent");
+            report.removed.extend(sockets.iter().map(|path| format!("status socket {}", path.display())));
             println!("{report}");
         }
         Command::ExampleConfig => print!("{}", reference::example::<Config>()),

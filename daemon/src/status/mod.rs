@@ -11,7 +11,7 @@ mod summary;
 use std::path::{Path, PathBuf};
 
 pub use client::{Error, query};
-pub use server::{Server, serve};
+pub use server::{Server, remove_remains, serve};
 pub use summary::summary;
 
 /// Where the sockets are.

@@ -33,6 +33,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         let _ = fs::remove_file(&self.path);
+        remove_if_empty(&self.path);
     }
 }
 
@@ -54,15 +55,26 @@ pub(super) fn serve_in(
     program: &str,
     answer: Arc<dyn Fn() -> Value + Send + Sync>,
 ) -> io::Result<Server> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     remove_stale(directory, program);
     let path = socket_path(directory, program, std::process::id());
     // Left by an earlier process with this number.
     let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)?;
+    let listener = bind(directory, &path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let task = tokio::spawn(accept(listener, answer));
     Ok(Server { path, task })
+}
+
+/// Another instance may stop, and remove the directory that it leaves empty, while this one starts.
+fn bind(directory: &Path, path: &Path) -> io::Result<UnixListener> {
+    let mut tries_left = 3;
+    loop {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        match UnixListener::bind(path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && tries_left > 0 => tries_left -= 1,
+            bound => return bound,
+        }
+    }
 }
 
 async fn accept(listener: UnixListener, answer: Arc<dyn Fn() -> Value + Send + Sync>) {
@@ -83,9 +95,24 @@ async fn accept(listener: UnixListener, answer: Arc<dyn Fn() -> Value + Send + S
     }
 }
 
+/// Removes what instances of `program` left that died, and returns the paths.
+pub fn remove_remains(program: &str) -> Vec<PathBuf> {
+    let removed = remove_stale(Path::new(DIRECTORY), program);
+    removed.iter().for_each(|path| remove_if_empty(path));
+    removed
+}
+
+/// The directory is the operator's as long as anything else is in it.
+fn remove_if_empty(socket: &Path) {
+    if let Some(directory) = socket.parent() {
+        let _ = fs::remove_dir(directory);
+    }
+}
+
 /// Removes sockets of this program on which nobody listens any more.
-fn remove_stale(directory: &Path, program: &str) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+fn remove_stale(directory: &Path, program: &str) -> Vec<PathBuf> {
+    let mut removed = Vec::new();
+    let Ok(entries) = fs::read_dir(directory) else { return removed };
     for entry in entries.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| pid_of(name, program)) else { continue };
         let dead = !Path::new(&format!("/proc/{pid}")).exists();
@@ -93,8 +120,9 @@ fn remove_stale(directory: &Path, program: &str) {
             UnixStream::connect(entry.path())
                 .is_err_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
         };
-        if dead || refused() {
-            let _ = fs::remove_file(entry.path());
+        if (dead || refused()) && fs::remove_file(entry.path()).is_ok() {
+            removed.push(entry.path());
         }
     }
+    removed
 }

@@ -21,6 +21,7 @@ pub use process::Process;
 pub use snapshot::Snapshot;
 
 use crate::components::MAIL_LOG;
+use crate::wait::{PATIENCE, wait_until};
 
 /// Interfaces of the gateway.
 pub const CUSTOMER_INTERFACE: &str = "cust0";
@@ -104,7 +105,16 @@ impl Lab {
             network::Path { end, routers, gateway, gateway_interface, narrow_mtu: NARROW_MTU, network }
                 .lay()?;
         }
-        self.more_addresses(narrow)
+        self.more_addresses(narrow)?;
+        // A cable carries a moment after it was laid, and until then IPv6 addresses cannot be used.
+        for host in
+            [&self.customer, &self.gateway, &self.filter, &self.internet].into_iter().chain(&self.routers)
+        {
+            wait_until("IPv6 addresses that can be used", PATIENCE, || {
+                Ok(host.sh("ip -6 addr show tentative")?.trim().is_empty())
+            })?;
+        }
+        Ok(())
     }
 
     /// The customer's second address and the one outside the prefixes; the second filter node's.

@@ -139,6 +139,22 @@ pub struct Relay {
     /// Bytes of the longest line of a message, its CRLF not counted; longer ones get 550. RFC 5321 section
     /// 4.5.3.1.6 asks for 998, real mail has more.
     pub max_line_length: u64,
+    /// What becomes of a message in which LF ends a line without CR: `normalise` (the line ends become CRLF, for
+    /// filter and destination alike) or `reject` (550). Either way only CRLF.CRLF ends a message.
+    pub bare_lf: BareLf,
+    /// What becomes of a message with a line longer than `max_line_length`: `reject` or `pass`.
+    pub long_lines: LongLines,
+    /// Messages of one session; then 421, and the customer's server opens another.
+    pub max_messages: u32,
+    /// Bytes a second that a customer must send while its message is received, as a mean over a minute;
+    /// slower ones get 421.
+    pub min_data_rate: u64,
+    /// What becomes of a customer that speaks before it was greeted (RFC 5321 section 3.1; spam software
+    /// does): `accept` or `reject` (554).
+    pub early_talkers: EarlyTalkers,
+    /// What a customer sees when its destination is not reached: `reply` (421 with the reason) or `reset`
+    /// (the connection is reset, as if nobody had answered).
+    pub on_connect_failure: OnConnectFailure,
     /// RCPT commands for one message, refused ones too; further ones get 452 (RFC 5321 section 4.5.3.1.8 asks for 100).
     pub max_recipients: usize,
     /// Commands answered with an error by the agent itself, in one session; then 421.
@@ -164,6 +180,12 @@ impl Default for Relay {
             max_sessions: 10_000,
             max_message_size: 100 * 1024 * 1024,
             max_line_length: 8192,
+            bare_lf: BareLf::default(),
+            long_lines: LongLines::default(),
+            max_messages: 1000,
+            min_data_rate: 100,
+            early_talkers: EarlyTalkers::default(),
+            on_connect_failure: OnConnectFailure::default(),
             max_recipients: 1000,
             max_errors: 50,
             connect_timeout: 30,
@@ -174,6 +196,38 @@ impl Default for Relay {
             shutdown_timeout: 30,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BareLf {
+    #[default]
+    Normalise,
+    Reject,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LongLines {
+    #[default]
+    Reject,
+    Pass,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EarlyTalkers {
+    #[default]
+    Accept,
+    Reject,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConnectFailure {
+    #[default]
+    Reply,
+    Reset,
 }
 
 /// Where a message's body waits for its verdict.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::relay::Notice;
 use crate::relay::record::{Outcome, Record, Verdict};
 
 #[derive(Debug, Default, Serialize)]
@@ -29,11 +30,25 @@ pub struct Counters {
     pub suspect: AtomicU64,
     /// Messages with LF line ends, which were made CRLF.
     pub with_bare_lf: AtomicU64,
+    /// Customers that spoke before they were greeted.
+    pub early_talkers: AtomicU64,
+    /// Customers that spoke HTTP or TLS.
+    pub not_smtp: AtomicU64,
+    /// Sessions with destinations whose banner is asterisks.
+    pub masked_banners: AtomicU64,
 }
 
 impl Counters {
     pub fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn notice(&self, notice: Notice) {
+        Self::add(match notice {
+            Notice::EarlyTalker => &self.early_talkers,
+            Notice::NotSmtp => &self.not_smtp,
+            Notice::MaskedBanner => &self.masked_banners,
+        });
     }
 
     pub fn count(&self, record: &Record) {

@@ -99,7 +99,11 @@ pub enum Failure {
     LineTooLong(u64),
     BareCr,
     Nul,
+    BareLf,
+    EarlyTalker,
     CustomerIdle,
+    CustomerSlow,
+    TooManyMessages,
     SessionTooLong,
     TooManyErrors,
     Overload,
@@ -121,6 +125,10 @@ impl Failure {
             | Self::LineTooLong(_)
             | Self::BareCr
             | Self::Nul
+            | Self::BareLf
+            | Self::EarlyTalker
+            | Self::CustomerSlow
+            | Self::TooManyMessages
             | Self::CustomerIdle
             | Self::SessionTooLong
             | Self::TooManyErrors => Side::Customer,
@@ -138,9 +146,13 @@ impl Failure {
         match self {
             Self::Connect(Cause::Exhausted) | Self::Overload | Self::Stopping => (421, "4.3.2"),
             Self::Connect(_) => (421, "4.4.1"),
-            Self::DestinationLost | Self::DestinationSilent | Self::CustomerIdle | Self::SessionTooLong => {
-                (421, "4.4.2")
-            }
+            Self::DestinationLost
+            | Self::DestinationSilent
+            | Self::CustomerIdle
+            | Self::CustomerSlow
+            | Self::SessionTooLong => (421, "4.4.2"),
+            Self::TooManyMessages => (421, "4.5.3"),
+            Self::EarlyTalker => (554, "5.5.1"),
             Self::DestinationGarbage => (421, "4.5.0"),
             Self::TooManyErrors => (421, "4.7.0"),
             Self::FilterUnavailable | Self::FilterFailed | Self::FilterSilent | Self::Suspect => {
@@ -148,7 +160,7 @@ impl Failure {
             }
             Self::SpoolFull => (452, "4.3.1"),
             Self::MessageTooLarge(_) => (552, "5.3.4"),
-            Self::LineTooLong(_) | Self::BareCr | Self::Nul => (550, "5.6.0"),
+            Self::LineTooLong(_) | Self::BareCr | Self::BareLf | Self::Nul => (550, "5.6.0"),
             Self::FilterLacks(_) => (554, "5.6.3"),
         }
     }
@@ -171,6 +183,10 @@ impl fmt::Display for Failure {
             Self::FilterLacks(what) => write!(f, "mail filter does not take {what}"),
             Self::Nul => f.write_str("message has a NUL (RFC 5322 section 4.1)"),
             Self::BareCr => f.write_str("message has a CR without LF (RFC 5321 section 2.3.8)"),
+            Self::BareLf => f.write_str("message has an LF without CR (RFC 5321 section 2.3.8)"),
+            Self::EarlyTalker => f.write_str("commands came before the greeting"),
+            Self::CustomerSlow => f.write_str("message received too slowly"),
+            Self::TooManyMessages => f.write_str("too many messages in one session, open another"),
             Self::CustomerIdle => f.write_str("nothing received for too long"),
             Self::SessionTooLong => f.write_str("session open for too long"),
             Self::TooManyErrors => f.write_str("too many errors"),

@@ -104,6 +104,7 @@ fn check_relay(relay: &Relay, problems: &mut Problems) {
         ("relay.max_line_length", relay.max_line_length),
         ("relay.max_recipients", relay.max_recipients as u64),
         ("relay.max_errors", u64::from(relay.max_errors)),
+        ("relay.max_messages", u64::from(relay.max_messages)),
     ];
     for (key, count) in counts {
         if count == 0 {

@@ -21,7 +21,7 @@ use crate::nodes::{Family, NodeId, Pool};
 use crate::relay::conversation::NodeFailure;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
-use crate::relay::{Input, Leg, Output, Session};
+use crate::relay::{Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 
@@ -148,6 +148,7 @@ impl Driver {
                 Output::Replay(leg, range) => self.replay(leg, range).await,
                 Output::Report { node, failure } => self.report(node, failure.as_ref()),
                 Output::Log(record) => self.log(&record),
+                Output::Noticed(notice) => self.notice(notice),
             }
         }
     }
@@ -225,6 +226,18 @@ impl Driver {
             Some(failure) => warn!(%node, %failure, "filter node failed"),
             None if news => info!(%node, "filter node works again"),
             None => {}
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.shared.counters.notice(notice);
+        let (customer, destination) = (self.customer_address, self.destination_address);
+        match notice {
+            // Mail to such a destination may fail in odd ways: the operator wants to know which it is.
+            Notice::MaskedBanner => {
+                info!(%customer, %destination, "destination masks its banner (SMTP fixup)")
+            }
+            Notice::EarlyTalker | Notice::NotSmtp => debug!(%customer, %destination, ?notice, "noticed"),
         }
     }
 

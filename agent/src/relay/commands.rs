@@ -21,9 +21,15 @@ use super::customer::Barrier;
 use super::destination::{Expected, Link};
 use super::message::Message;
 use super::settings::MAX_AWAITED;
-use super::wire::{HIGH_WATER, Leg};
+use super::wire::{HIGH_WATER, Leg, Notice, Output};
 use super::{Phase, Session};
 use crate::failure::Failure;
+
+/// The first octets of a TLS record with a handshake (RFC 8446 section 5.1).
+const TLS_HELLO: &[u8] = &[0x16, 0x03];
+
+/// Methods of HTTP: a browser was talked into posting to port 25.
+const HTTP: [&[u8]; 6] = [b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"];
 
 impl Session {
     /// Reads the next command if it is its turn. `true`: there was one.
@@ -51,6 +57,10 @@ impl Session {
             Barrier::Answered => self.customer.barrier = Barrier::None,
             Barrier::None => {}
         }
+        if self.is_first_command() && self.customer.inbox.starts_with(TLS_HELLO) {
+            self.hang_up();
+            return false;
+        }
         let crowded = self.destination.expected.len() >= MAX_AWAITED
             || self.customer.owed() >= MAX_AWAITED
             || self.wire.flow(Leg::Destination).outgoing >= HIGH_WATER
@@ -76,11 +86,23 @@ impl Session {
         }
     }
 
+    fn is_first_command(&self) -> bool {
+        self.customer.helo.is_empty() && self.messages == 0
+    }
+
+    /// Not SMTP: nothing is said that could be taken for an answer.
+    fn hang_up(&mut self) {
+        self.wire.push(Output::Noticed(Notice::NotSmtp));
+        self.wire.push(Output::Abort(Leg::Customer));
+        self.end();
+    }
+
     fn awaits_greeting(&self) -> bool {
         matches!(self.destination.expected.front(), Some(Expected::Greeting))
     }
 
     fn command(&mut self, line: &[u8], now: Instant) {
+        self.wire.restart(Leg::Customer, now);
         let command = match Command::parse(line) {
             Ok(command) => command,
             Err(error) => {
@@ -125,6 +147,9 @@ impl Session {
             Command::Turn => self.refuse(not_available("TURN")),
             Command::Xclient(_) => self.refuse(not_available("XCLIENT")),
             Command::Xforward(_) => self.refuse(not_available("XFORWARD")),
+            Command::Unknown(verb) if self.is_first_command() && HTTP.contains(&verb.as_slice()) => {
+                self.hang_up()
+            }
             Command::Unknown(_) => {
                 self.refuse(Reply::enhanced(500, "5.5.1", "command not recognized"));
             }
@@ -177,6 +202,10 @@ impl Session {
     }
 
     fn begin_message(&mut self, envelope: Envelope, now: Instant) {
+        if self.messages >= self.settings.max_messages {
+            self.fail(Failure::TooManyMessages);
+            return;
+        }
         self.messages += 1;
         let matter = Matter {
             id: self.id.message(self.messages),

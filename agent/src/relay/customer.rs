@@ -77,6 +77,11 @@ impl Customer {
         line
     }
 
+    /// Part of a command line came, and not its end.
+    pub fn is_inside_line(&self) -> bool {
+        !self.decoder.held().is_empty() || !self.inbox.is_empty()
+    }
+
     /// Whether QUIT is among what waits to be read: a customer that said so and closed its side still
     /// wants its answers.
     pub fn will_quit(&self) -> bool {

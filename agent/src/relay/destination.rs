@@ -18,6 +18,8 @@ pub enum Expected {
     /// NOOP, VRFY, EXPN, HELP: passed on, changes nothing.
     Passive,
     Quit,
+    /// NOOP of our own while a verdict is awaited.
+    OwnNoop,
     /// RSET of our own after a refusal by the filter: the customer never sees its answer.
     OwnRset,
 }
@@ -36,6 +38,8 @@ pub struct Destination {
     pub expected: VecDeque<Expected>,
     /// What its last EHLO reply left for the customer.
     pub offer: Offer,
+    /// NOOPs of our own in this session.
+    pub noops: u32,
 }
 
 impl Destination {
@@ -45,6 +49,7 @@ impl Destination {
             decoder: ReplyDecoder::new(ReplyLimits::default()),
             expected: VecDeque::from([Expected::Greeting]),
             offer: Offer::default(),
+            noops: 0,
         }
     }
 }

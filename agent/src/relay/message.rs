@@ -11,21 +11,37 @@ use super::body::BodySender;
 use super::conversation::Matter;
 use super::judgement::Judgement;
 use super::record::{Outcome, Record, Verdict};
-use super::settings::Settings;
+use super::settings::{RATE_WINDOW, Settings};
 use super::wire::{Leg, Output, Wire};
+use crate::config::{BareLf, LongLines};
 use crate::failure::Failure;
 
 /// The body on its way from the customer into the spool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reception {
     decoder: DataDecoder,
     /// Octets handed to the spool, and octets it has.
     handed: u64,
     stored: u64,
+    /// The current span of the minimum data rate: when it began, and octets received since.
+    window: (Instant, u64),
     /// When the customer's end of data came.
     complete: Option<Instant>,
     /// The message is refused for what it is; the rest of it is read and dropped.
     refusal: Option<Failure>,
+}
+
+impl Reception {
+    fn begin(now: Instant) -> Self {
+        Self {
+            decoder: DataDecoder::default(),
+            handed: 0,
+            stored: 0,
+            window: (now, 0),
+            complete: None,
+            refusal: None,
+        }
+    }
 }
 
 /// What happens at the destination. Before this nothing of the message went there.
@@ -73,7 +89,7 @@ impl Message {
         Self {
             matter,
             began: now,
-            reception: Reception::default(),
+            reception: Reception::begin(now),
             judgement,
             delivery: None,
             destination_lost: None,
@@ -99,6 +115,18 @@ impl Message {
         self.reception.complete
     }
 
+    /// When the customer will have been too slow, unless it goes on.
+    pub fn rate_deadline(&self) -> Option<Instant> {
+        self.reception.complete.is_none().then(|| self.reception.window.0 + RATE_WINDOW)
+    }
+
+    /// A span of the minimum data rate is over: was it kept? One in which the agent itself did not read
+    /// does not count.
+    pub fn keeps_rate(&mut self, settings: &Settings, was_paused: bool, now: Instant) -> bool {
+        let (_, received) = std::mem::replace(&mut self.reception.window, (now, 0));
+        was_paused || received >= settings.min_data_rate * RATE_WINDOW.as_secs()
+    }
+
     pub fn awaits_verdict(&self) -> bool {
         self.judgement.decision().is_none()
             && self.reception.refusal.is_none()
@@ -120,7 +148,9 @@ impl Message {
             return;
         }
         let mut body = BytesMut::new();
+        let before = octets.len();
         let ended = self.reception.decoder.decode(octets, &mut body);
+        self.reception.window.1 += (before - octets.len()) as u64;
         self.check(settings, ended, wire);
         if !body.is_empty() && self.wants_body() {
             self.reception.handed += body.len() as u64;
@@ -141,10 +171,13 @@ impl Message {
         let findings = self.reception.decoder.findings();
         let refusal = if findings.size > settings.max_message_size {
             Failure::MessageTooLarge(settings.max_message_size)
-        } else if findings.longest_line > settings.max_line_length {
+        } else if findings.longest_line > settings.max_line_length && settings.long_lines == LongLines::Reject
+        {
             Failure::LineTooLong(settings.max_line_length)
         } else if findings.bare_cr > 0 && ended {
             Failure::BareCr
+        } else if findings.bare_lf > 0 && ended && settings.bare_lf == BareLf::Reject {
+            Failure::BareLf
         } else if findings.nul > 0 && ended {
             Failure::Nul
         } else {
@@ -187,7 +220,7 @@ impl Message {
     }
 
     /// Sends what can be sent, and decides what can be decided.
-    pub fn advance(&mut self, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
+    pub fn advance(&mut self, destination_free: bool, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         let complete = self.reception.complete.is_some();
         let stored = self.reception.stored;
         let all_stored = complete && self.unstored() == 0;
@@ -208,6 +241,9 @@ impl Message {
         }
         let decision = self.judgement.decision()?;
         if decision.verdict == Verdict::Accept {
+            if !destination_free {
+                return None;
+            }
             wire.write(Leg::Destination, &b"DATA\r\n"[..]);
             wire.restart(Leg::Destination, now);
             self.delivery = Some(Delivery::Asked);
@@ -228,7 +264,7 @@ impl Message {
         match (&self.delivery, reply.severity()) {
             (Some(Delivery::Asked), Severity::Intermediate) => {
                 self.delivery = Some(Delivery::Sending(BodySender::new(Leg::Destination)));
-                self.advance(now, wire)
+                self.advance(true, now, wire)
             }
             (Some(Delivery::Asked), Severity::Transient | Severity::Permanent) => {
                 Some(self.answered(reply, Outcome::Refused, true))

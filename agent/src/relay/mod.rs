@@ -31,7 +31,8 @@ use self::message::{Conclusion, Message};
 use self::record::SessionId;
 use self::settings::{INBOX, Settings, UNSTORED};
 use self::wire::{HIGH_WATER, Wire};
-pub use self::wire::{Leg, Output};
+pub use self::wire::{Leg, Notice, Output};
+use crate::config::OnConnectFailure;
 use crate::failure::{Cause, Failure};
 use crate::nodes::Candidate;
 
@@ -200,7 +201,10 @@ impl Session {
 
     /// While commands are read, octets wait in the inbox; a body is taken straight from the input.
     fn customer_bytes(&mut self, mut octets: &[u8], now: Instant) {
-        self.wire.restart(Leg::Customer, now);
+        // A command counts when it is whole, so that one that trickles in runs out of time.
+        if matches!(self.phase, Phase::Message(_)) || !self.customer.is_inside_line() {
+            self.wire.restart(Leg::Customer, now);
+        }
         if let Phase::Message(message) = &mut self.phase
             && self.customer.inbox.is_empty()
         {
@@ -222,7 +226,8 @@ impl Session {
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
                         self.customer.inbox.extend_from_slice(octets);
                     }
-                    match message.advance(now, &mut self.wire) {
+                    let free = self.destination.expected.is_empty();
+                    match message.advance(free, now, &mut self.wire) {
                         Some(conclusion) => self.conclude(conclusion, now),
                         None => self.leave_if_gone(now),
                     }
@@ -304,6 +309,13 @@ impl Session {
         self.drop_destination();
         match &mut self.phase {
             Phase::Message(message) => message.destination_lost(failure, reply, &mut self.wire),
+            Phase::Commands(_)
+                if matches!(failure, Failure::Connect(cause) if cause != Cause::Exhausted)
+                    && self.settings.on_connect_failure == OnConnectFailure::Reset =>
+            {
+                self.wire.push(Output::Abort(Leg::Customer));
+                self.end();
+            }
             Phase::Commands(_) => {
                 self.customer.give_up(reply, &mut self.wire);
                 self.end();

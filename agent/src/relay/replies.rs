@@ -8,8 +8,9 @@ use weir_smtp::xclient::Protocol;
 use weir_smtp::{Envelope, Reply};
 
 use super::destination::{Expected, Link};
-use super::wire::Leg;
+use super::wire::{Leg, Notice, Output};
 use super::{Phase, Session};
+use crate::config::EarlyTalkers;
 use crate::failure::Failure;
 
 impl Session {
@@ -27,6 +28,13 @@ impl Session {
 
     fn destination_reply(&mut self, reply: Reply, now: Instant) {
         self.wire.restart(Leg::Destination, now);
+        if matches!(self.destination.expected.front(), Some(Expected::OwnNoop)) {
+            self.destination.expected.pop_front();
+            if reply.code() == 421 {
+                self.unasked(reply);
+            }
+            return;
+        }
         if let Phase::Message(message) = &mut self.phase {
             let answers = message.is_delivering();
             if answers {
@@ -67,6 +75,16 @@ impl Session {
         let positive = reply.is_positive();
         match expected {
             Expected::Greeting => {
+                if is_masked(&reply) {
+                    self.wire.push(Output::Noticed(Notice::MaskedBanner));
+                }
+                if !self.customer.inbox.is_empty() {
+                    self.wire.push(Output::Noticed(Notice::EarlyTalker));
+                    if self.settings.early_talkers == EarlyTalkers::Reject {
+                        self.fail(Failure::EarlyTalker);
+                        return;
+                    }
+                }
                 self.customer.reply(reply, &mut self.wire);
                 self.wire.restart(Leg::Customer, now);
                 return;
@@ -95,7 +113,8 @@ impl Session {
                 self.end();
                 return;
             }
-            Expected::Ehlo(_)
+            Expected::OwnNoop
+            | Expected::Ehlo(_)
             | Expected::Helo(_)
             | Expected::Mail(_)
             | Expected::Rcpt(_)
@@ -113,4 +132,11 @@ impl Session {
         self.destination.offer = offer;
         self.phase = Phase::Commands(None);
     }
+}
+
+/// Cisco's "SMTP fixup" overwrites a banner with asterisks; mail still goes through.
+fn is_masked(banner: &Reply) -> bool {
+    let text: Vec<u8> = banner.lines().flatten().copied().filter(|octet| *octet != b' ').collect();
+    let masked = text.iter().filter(|octet| **octet == b'*').count();
+    text.len() >= 4 && masked * 2 > text.len()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, WhenUnavailable};
+use crate::config::{BareLf, Config, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
 
 /// Longest command line, CRLF counted. RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions;
 /// ORCPT, ENVID and long paths together fit in this.
@@ -12,6 +12,12 @@ pub const COMMAND_LINE: usize = 4096;
 pub const MAX_AWAITED: usize = 128;
 /// Octets of the customer's that wait to be read as commands.
 pub const INBOX: usize = 64 * 1024;
+/// The span over which the minimum data rate is a mean.
+pub const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// A destination that waits for the verdict hears NOOP after so long a silence, so that it does not give up.
+pub const NOOP_AFTER: Duration = Duration::from_secs(120);
+/// At most so many in a session.
+pub const MAX_NOOPS: u32 = 5;
 /// Octets handed to the spool that it has not taken.
 pub const UNSTORED: u64 = 512 * 1024;
 
@@ -24,6 +30,12 @@ pub struct Settings {
     pub node_reply_timeout: Duration,
     pub max_message_size: u64,
     pub max_line_length: u64,
+    pub bare_lf: BareLf,
+    pub long_lines: LongLines,
+    pub max_messages: u32,
+    pub min_data_rate: u64,
+    pub early_talkers: EarlyTalkers,
+    pub on_connect_failure: OnConnectFailure,
     pub max_recipients: usize,
     pub max_errors: u32,
     pub connect_timeout: Duration,
@@ -44,6 +56,12 @@ impl Settings {
             node_reply_timeout: Duration::from_secs(filter.reply_timeout),
             max_message_size: relay.max_message_size,
             max_line_length: relay.max_line_length,
+            bare_lf: relay.bare_lf,
+            long_lines: relay.long_lines,
+            max_messages: relay.max_messages,
+            min_data_rate: relay.min_data_rate,
+            early_talkers: relay.early_talkers,
+            on_connect_failure: relay.on_connect_failure,
             max_recipients: relay.max_recipients,
             max_errors: relay.max_errors,
             connect_timeout: Duration::from_secs(relay.connect_timeout),

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::destination::Link;
+use super::destination::{Expected, Link};
 use super::message::Message;
+use super::settings::{MAX_NOOPS, NOOP_AFTER};
 use super::wire::Leg;
 use super::{Phase, Session};
 use crate::failure::{Cause, Failure};
@@ -16,6 +17,10 @@ enum Wait {
     Destination,
     Filter,
     Verdict,
+    /// The minimum data rate.
+    Rate,
+    /// The destination's patience.
+    Noop,
 }
 
 impl Session {
@@ -36,6 +41,8 @@ impl Session {
             Wait::Destination => self.lose_destination(Failure::DestinationSilent),
             Wait::Filter => self.with_judgement(|judgement, _, wire| judgement.silent(wire)),
             Wait::Verdict => self.with_judgement(|judgement, _, wire| judgement.out_of_time(wire)),
+            Wait::Rate => self.check_rate(now),
+            Wait::Noop => self.say_noop(now),
         }
     }
 
@@ -48,23 +55,43 @@ impl Session {
         }
     }
 
-    fn waits(&self) -> [Option<(Wait, Instant)>; 5] {
+    fn check_rate(&mut self, now: Instant) {
+        let paused = self.wire.is_paused(Leg::Customer);
+        let settings = &self.settings;
+        if let Phase::Message(message) = &mut self.phase
+            && !message.keeps_rate(settings, paused, now)
+        {
+            self.cut_short(Failure::CustomerSlow, now);
+        }
+    }
+
+    /// The destination waits for the verdict; silence might make it give up.
+    fn say_noop(&mut self, now: Instant) {
+        self.destination.noops += 1;
+        self.destination.expected.push_back(Expected::OwnNoop);
+        self.wire.write(Leg::Destination, &b"NOOP\r\n"[..]);
+        self.wire.restart(Leg::Destination, now);
+    }
+
+    fn waits(&self) -> [Option<(Wait, Instant)>; 7] {
         let session = (Wait::Session, self.started + self.settings.session_timeout);
         match &self.phase {
-            Phase::Over => [None; 5],
+            Phase::Over => [None; 7],
             Phase::Commands(_) => {
                 let its_turn = self.destination.expected.is_empty();
-                [Some(session), self.customer_wait(its_turn), self.reply_wait(), None, None]
+                [Some(session), self.customer_wait(its_turn), self.reply_wait(), None, None, None, None]
             }
             Phase::Message(message) => [
                 Some(session).filter(|_| !message.is_committed()),
                 self.customer_wait(message.received_at().is_none()).filter(|_| !message.customer_gone),
-                self.delivery_wait(message),
+                self.delivery_wait(message).or_else(|| self.reply_wait()),
                 self.filter_wait(message),
                 message
                     .received_at()
                     .filter(|_| message.awaits_verdict())
                     .map(|received| (Wait::Verdict, received + self.settings.verdict_budget)),
+                message.rate_deadline().map(|until| (Wait::Rate, until)),
+                self.noop_wait(message),
             ],
         }
     }
@@ -95,6 +122,14 @@ impl Session {
             () => return None,
         };
         Some((Wait::Destination, self.since(Leg::Destination, limit)))
+    }
+
+    fn noop_wait(&self, message: &Message) -> Option<(Wait, Instant)> {
+        let idle = self.destination.link == Link::Open
+            && self.destination.expected.is_empty()
+            && !message.is_delivering()
+            && self.destination.noops < MAX_NOOPS;
+        idle.then(|| (Wait::Noop, self.since(Leg::Destination, NOOP_AFTER)))
     }
 
     fn filter_wait(&self, message: &Message) -> Option<(Wait, Instant)> {

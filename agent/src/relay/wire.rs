@@ -46,6 +46,19 @@ pub enum Output {
         failure: Option<super::conversation::NodeFailure>,
     },
     Log(Box<Record>),
+    /// Something that is counted.
+    Noticed(Notice),
+}
+
+/// What is worth counting though nobody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The customer spoke before it was greeted.
+    EarlyTalker,
+    /// The customer spoke HTTP or TLS and was hung up on.
+    NotSmtp,
+    /// The destination's banner is asterisks: a Cisco "SMTP fixup" stands before it.
+    MaskedBanner,
 }
 
 /// A leg is not written to beyond this many octets under way.
@@ -113,6 +126,10 @@ impl Wire {
     pub fn forget(&mut self, leg: Leg) {
         self.flow_mut(leg).outgoing = 0;
         self.flow_mut(leg).paused = false;
+    }
+
+    pub fn is_paused(&self, leg: Leg) -> bool {
+        self.flow(leg).paused
     }
 
     /// Has the driver read from a leg only while the engine has room.

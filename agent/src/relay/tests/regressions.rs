@@ -20,8 +20,7 @@ fn a_slow_body_does_not_use_up_the_destinations_time() {
     let mut world = world(vec![Some(node())]);
     world.say(ENVELOPE).run(false);
     for _ in 0..3 {
-        world.now += Duration::from_secs(200);
-        world.say(b"line\r\n").run(false);
+        world.wait(Duration::from_secs(200)).say(b"line\r\n").run(false);
     }
     world.say(b".\r\n").run(false);
     assert_eq!(world.codes()[5], 250);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use crate::config::WhenUnavailable;
+use crate::config::{BareLf, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
-use crate::relay::{Input, Leg, Output, Session};
+use crate::relay::{Input, Leg, Notice, Output, Session};
 
 pub const EHLO: &str = "250-PIPELINING\r\n250-SIZE 1000000\r\n250-STARTTLS\r\n250 8BITMIME";
 pub const NODE_EHLO: &str =
@@ -26,6 +26,12 @@ pub fn settings() -> Settings {
         node_reply_timeout: 20 * second,
         max_message_size: 100_000,
         max_line_length: 2000,
+        bare_lf: BareLf::Normalise,
+        long_lines: LongLines::Reject,
+        max_messages: 10,
+        min_data_rate: 0,
+        early_talkers: EarlyTalkers::Accept,
+        on_connect_failure: OnConnectFailure::Reply,
         max_recipients: 3,
         max_errors: 5,
         connect_timeout: 30 * second,
@@ -52,6 +58,7 @@ pub struct World {
     to_server: [Vec<u8>; 3],
     pub heard: Vec<u8>,
     pub logs: Vec<Record>,
+    pub noticed: Vec<Notice>,
     spool: Vec<u8>,
     cuts: Cuts,
     cut: usize,
@@ -89,6 +96,7 @@ impl World {
             to_server: Default::default(),
             heard: Vec::new(),
             logs: Vec::new(),
+            noticed: Vec::new(),
             spool: Vec::new(),
             cuts,
             cut: 0,
@@ -123,6 +131,18 @@ impl World {
             self.session.handle(Input::Timeout, self.now);
         }
         panic!("the session goes on for ever");
+    }
+
+    /// Lets time pass, deadlines and all.
+    pub fn wait(&mut self, time: Duration) -> &mut Self {
+        let until = self.now + time;
+        while let Some(deadline) = self.session.deadline().filter(|deadline| *deadline <= until) {
+            self.now = deadline;
+            self.session.handle(Input::Timeout, self.now);
+            self.run(false);
+        }
+        self.now = until;
+        self
     }
 
     fn chunk(&mut self, available: usize) -> usize {
@@ -219,6 +239,7 @@ impl World {
                     self.session.handle(Input::Spooled(leg, &octets[..size]), self.now);
                 }
                 Output::Report { .. } => {}
+                Output::Noticed(notice) => self.noticed.push(notice),
                 Output::Log(record) => self.logs.push(*record),
             }
         }

@@ -6,4 +6,5 @@ pub mod corpus;
 pub mod lab;
 pub mod probe;
 pub mod smtp;
+pub mod sockets;
 pub mod wait;

@@ -14,6 +14,7 @@ use crate::wait::PATIENCE;
 pub struct Client {
     stream: BufReader<TcpStream>,
     transcript: String,
+    sent: u64,
 }
 
 /// A server's answer, all of its lines.
@@ -72,11 +73,21 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), transcript: String::new() })
+        Ok(Self { stream: BufReader::new(stream), transcript: String::new(), sent: 0 })
     }
 
     pub fn local_address(&self) -> Result<SocketAddr> {
         Ok(self.stream.get_ref().local_addr()?)
+    }
+
+    /// The client's own address and the server's.
+    pub fn addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
+        Ok((self.local_address()?, self.stream.get_ref().peer_addr()?))
+    }
+
+    /// Octets sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Everything said so far, message contents left out.
@@ -113,7 +124,9 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.get_mut().write_all(bytes).with_context(|| format!("send; so far:\n{}", self.transcript))
+        let result = self.stream.get_mut().write_all(bytes);
+        self.sent += bytes.len() as u64;
+        result.with_context(|| format!("send; so far:\n{}", self.transcript))
     }
 
     /// Sends a line and reads the reply.

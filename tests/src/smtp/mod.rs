@@ -1,10 +1,11 @@
 //! A plain SMTP client and a scripted server, for what a real mail server does not do or show.
 
 mod client;
+mod lax;
 mod server;
 
 pub use client::{Client, Reply};
-pub use server::{Script, Server, Session};
+pub use server::{Reading, Script, Server, Session};
 
 /// Lines ended by LF as SMTP sends them after DATA: CRLF, leading dots doubled, the final dot.
 pub fn stuffed(message: &[u8]) -> Vec<u8> {

@@ -31,5 +31,6 @@ mod nodes;
 mod remains;
 mod scope;
 mod session;
+mod smuggling;
 mod status;
 mod verdicts;

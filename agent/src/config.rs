@@ -159,6 +159,9 @@ pub struct Relay {
     pub max_recipients: usize,
     /// Commands answered with an error by the agent itself, in one session; then 421.
     pub max_errors: u32,
+    /// TLS to destinations: `may` (whenever the destination offers STARTTLS; any certificate will do, and if the
+    /// handshake fails mail goes in clear) or `off`. The customer's side stays in clear either way.
+    pub destination_tls: DestinationTls,
     /// Seconds to reach the destination.
     pub connect_timeout: u64,
     /// Seconds the destination may take to answer a command (RFC 5321 section 4.5.3.2: 5 minutes).
@@ -188,6 +191,7 @@ impl Default for Relay {
             on_connect_failure: OnConnectFailure::default(),
             max_recipients: 1000,
             max_errors: 50,
+            destination_tls: DestinationTls::default(),
             connect_timeout: 30,
             reply_timeout: 300,
             end_of_data_timeout: 600,
@@ -196,6 +200,14 @@ impl Default for Relay {
             shutdown_timeout: 30,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DestinationTls {
+    #[default]
+    May,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

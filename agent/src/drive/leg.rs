@@ -3,16 +3,16 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
-/// Pieces given to the kernel in one call.
-const GATHER: usize = 16;
+use super::stream::Stream;
+use super::tls;
 
 /// Octets read at once.
 const READ: usize = 64 * 1024;
@@ -23,16 +23,20 @@ thread_local! {
 }
 
 pub(super) type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Securing = Pin<Box<dyn Future<Output = io::Result<(Stream, String)>> + Send>>;
 
 enum Link {
     None,
     Connecting(Connecting),
-    Open(TcpStream),
+    Securing(Securing),
+    Open(Stream),
 }
 
 /// What happened on a leg.
 pub(super) enum Event<'a> {
     Connected,
+    /// TLS is on: protocol and cipher.
+    Secured(String),
     Failed(io::Error),
     Bytes(&'a [u8]),
     Closed,
@@ -54,11 +58,22 @@ impl LegSocket {
     }
 
     pub(super) fn open(stream: TcpStream) -> Self {
-        Self { link: Link::Open(stream), ..Self::none() }
+        Self { link: Link::Open(Stream::Clear(stream)), ..Self::none() }
     }
 
     pub(super) fn connecting(connecting: Connecting) -> Self {
         Self { link: Link::Connecting(connecting), ..Self::none() }
+    }
+
+    /// Begins TLS on an open connection.
+    pub(super) fn secure(&mut self, peer: IpAddr) {
+        if let Link::Open(Stream::Clear(stream)) = std::mem::replace(&mut self.link, Link::None) {
+            self.link = Link::Securing(Box::pin(async move {
+                let stream = tls::secure(stream, peer).await?;
+                let description = tls::describe(&stream);
+                Ok((Stream::tls(stream), description))
+            }));
+        }
     }
 
     pub(super) fn write(&mut self, octets: Bytes) {
@@ -74,14 +89,13 @@ impl LegSocket {
     /// Closes with a reset: a peer in the middle of a message must not take it for a whole one.
     pub(super) fn abort(&mut self) {
         if let Link::Open(stream) = &self.link {
-            // If it can't be set the peer sees a plain close, which ends no message either.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            stream.reset_at_close();
         }
         *self = Self::none();
     }
 
     /// The stream and what it still has to send; the leg is empty afterwards.
-    pub(super) fn take(&mut self) -> Option<(TcpStream, VecDeque<Bytes>)> {
+    pub(super) fn take(&mut self) -> Option<(Stream, VecDeque<Bytes>)> {
         match std::mem::replace(self, Self::none()) {
             Self { link: Link::Open(stream), outgoing, .. } => Some((stream, outgoing)),
             _ => None,
@@ -90,46 +104,24 @@ impl LegSocket {
 
     /// Hands the next event to `tell`. `Pending`: there is none, and the task will be woken by the next.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
-        match &mut self.link {
-            Link::None => Poll::Pending,
+        let opened = match &mut self.link {
+            Link::None => return Poll::Pending,
+            Link::Open(_) => return self.poll_open(cx, tell),
             Link::Connecting(connecting) => {
-                let event = match std::task::ready!(connecting.as_mut().poll(cx)) {
-                    Ok(stream) => {
-                        self.link = Link::Open(stream);
-                        Event::Connected
-                    }
-                    Err(error) => {
-                        *self = Self::none();
-                        Event::Failed(error)
-                    }
-                };
+                let connected = ready!(connecting.as_mut().poll(cx));
+                connected.map(|stream| (Stream::Clear(stream), Event::Connected))
+            }
+            Link::Securing(securing) => {
+                let secured = ready!(securing.as_mut().poll(cx));
+                secured.map(|(stream, description)| (stream, Event::Secured(description)))
+            }
+        };
+        match opened {
+            Ok((stream, event)) => {
+                self.link = Link::Open(stream);
                 tell(event);
-                Poll::Ready(())
             }
-            Link::Open(_) => self.poll_open(cx, tell),
-        }
-    }
-
-    fn poll_open(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
-        match self.poll_write(cx) {
-            Poll::Ready(Ok(0)) | Poll::Pending => {}
-            Poll::Ready(Ok(written)) => {
-                tell(Event::Written(written));
-                return Poll::Ready(());
-            }
-            Poll::Ready(Err(error)) => {
-                self.outgoing.clear();
-                self.paused = false;
-                self.broken = Some(error);
-            }
-        }
-        let Some(error) = self.broken.take() else { return self.poll_read(cx, tell) };
-        match self.last_words() {
-            Some(read) => BUFFER.with_borrow(|buffer| {
-                self.broken = Some(error);
-                tell(Event::Bytes(&buffer[..read]));
-            }),
-            None => {
+            Err(error) => {
                 *self = Self::none();
                 tell(Event::Failed(error));
             }
@@ -137,26 +129,46 @@ impl LegSocket {
         Poll::Ready(())
     }
 
-    /// What a peer said before it stopped taking octets.
-    fn last_words(&self) -> Option<usize> {
-        let Link::Open(stream) = &self.link else { return None };
-        BUFFER.with_borrow_mut(|buffer| stream.try_read(buffer).ok().filter(|read| *read > 0))
-    }
-
-    /// `Ok(0)`: there is nothing to write.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Link::Open(stream) = &self.link else { return Poll::Ready(Ok(0)) };
-        if self.outgoing.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        loop {
-            match try_write(stream, &mut self.outgoing) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::task::ready!(stream.poll_write_ready(cx))?;
-                }
-                done => return Poll::Ready(done),
+    fn poll_open(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
+        let Link::Open(stream) = &mut self.link else { return Poll::Pending };
+        match stream.poll_write(cx, &mut self.outgoing) {
+            Poll::Ready(Ok(0)) | Poll::Pending => {}
+            Poll::Ready(Ok(written)) => {
+                tell(Event::Written(written));
+                return Poll::Ready(());
+            }
+            Poll::Ready(Err(error)) => {
+                self.outgoing.clear();
+                self.broken = Some(error);
             }
         }
+        match self.broken.take() {
+            Some(error) => {
+                self.last_words(error, tell);
+                Poll::Ready(())
+            }
+            None => self.poll_read(cx, tell),
+        }
+    }
+
+    /// What a peer said before it stopped taking octets, then the error.
+    fn last_words(&mut self, error: io::Error, tell: impl FnOnce(Event<'_>)) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let said = match &mut self.link {
+                Link::Open(stream) => stream.poll_read(&mut Context::from_waker(Waker::noop()), buffer),
+                _ => Poll::Pending,
+            };
+            match said {
+                Poll::Ready(Ok(read)) if read > 0 => {
+                    self.broken = Some(error);
+                    tell(Event::Bytes(&buffer[..read]));
+                }
+                _ => {
+                    *self = Self::none();
+                    tell(Event::Failed(error));
+                }
+            }
+        });
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
@@ -164,8 +176,8 @@ impl LegSocket {
             return Poll::Pending;
         }
         BUFFER.with_borrow_mut(|buffer| {
-            let Link::Open(stream) = &self.link else { return Poll::Pending };
-            let event = match std::task::ready!(poll_read(stream, cx, buffer)) {
+            let Link::Open(stream) = &mut self.link else { return Poll::Pending };
+            let event = match ready!(stream.poll_read(cx, buffer)) {
                 Ok(0) => {
                     self.ended = true;
                     Event::Closed
@@ -180,32 +192,4 @@ impl LegSocket {
             Poll::Ready(())
         })
     }
-}
-
-fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    loop {
-        std::task::ready!(stream.poll_read_ready(cx))?;
-        match stream.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return Poll::Ready(done),
-        }
-    }
-}
-
-/// Writes what the kernel takes, and removes it from the queue.
-pub(super) fn try_write(stream: &TcpStream, outgoing: &mut VecDeque<Bytes>) -> io::Result<usize> {
-    let mut pieces = [IoSlice::new(&[]); GATHER];
-    let count = outgoing.iter().zip(&mut pieces).map(|(octets, piece)| *piece = IoSlice::new(octets)).count();
-    let written = stream.try_write_vectored(&pieces[..count])?;
-    let mut left = written;
-    while let Some(first) = outgoing.front_mut() {
-        let taken = left.min(first.len());
-        first.advance(taken);
-        left -= taken;
-        if !first.is_empty() {
-            break;
-        }
-        outgoing.pop_front();
-    }
-    Ok(written)
 }

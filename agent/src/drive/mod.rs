@@ -2,6 +2,8 @@
 
 mod leg;
 mod linger;
+mod stream;
+mod tls;
 
 use std::future::poll_fn;
 use std::ops::{Range, RangeInclusive};
@@ -124,7 +126,7 @@ impl Driver {
         let Self { session, customer, destination, filter, .. } = self;
         let legs = [(Leg::Destination, destination), (Leg::Filter, filter), (Leg::Customer, customer)];
         for (leg, socket) in legs {
-            let tell = |event: Event<'_>| session.handle(input_of(leg, event), Instant::now());
+            let tell = |event: Event<'_>| session.handle(input_of(leg, &event), Instant::now());
             if socket.poll(cx, tell).is_ready() {
                 return Poll::Ready(());
             }
@@ -141,6 +143,7 @@ impl Driver {
                 Output::ResumeRead(leg) => self.leg(leg).pause(false),
                 Output::Abort(leg) => self.leg(leg).abort(),
                 Output::Close(leg) => self.close_leg(leg),
+                Output::StartTls => self.destination.secure(self.destination_address.ip()),
                 Output::ChooseNode { tried } => self.choose(&tried),
                 Output::Connect(leg) => self.connect(leg),
                 Output::NewSpool | Output::DropSpool => self.spool = Spool::new(self.shared.budget.clone()),
@@ -235,7 +238,7 @@ impl Driver {
         match notice {
             // Mail to such a destination may fail in odd ways: the operator wants to know which it is.
             Notice::MaskedBanner => {
-                info!(%customer, %destination, "destination masks its banner (SMTP fixup)")
+                info!(%customer, %destination, "destination masks its banner (SMTP fixup)");
             }
             Notice::EarlyTalker | Notice::NotSmtp => debug!(%customer, %destination, ?notice, "noticed"),
         }
@@ -259,6 +262,7 @@ impl Driver {
             verdict = record.verdict.name(),
             outcome = record.outcome.name(),
             reason = record.failure.map(tracing::field::display),
+            tls = record.tls,
             fault = record.failure.map(|failure| failure.side().name()),
             node,
             filter_reply = record.filter_reply.as_ref().map(tracing::field::display),
@@ -277,12 +281,13 @@ impl Driver {
     }
 }
 
-fn input_of(leg: Leg, event: Event<'_>) -> Input<'_> {
+fn input_of<'a>(leg: Leg, event: &'a Event<'a>) -> Input<'a> {
     match event {
         Event::Connected => Input::Connected(leg),
-        Event::Failed(error) => Input::Failed(leg, Cause::of(&error)),
+        Event::Secured(description) => Input::Secured(description),
+        Event::Failed(error) => Input::Failed(leg, Cause::of(error)),
         Event::Bytes(octets) => Input::Bytes(leg, octets),
         Event::Closed => Input::Closed(leg),
-        Event::Written(octets) => Input::Writable(leg, octets),
+        Event::Written(octets) => Input::Writable(leg, *octets),
     }
 }

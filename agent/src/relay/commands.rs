@@ -148,7 +148,7 @@ impl Session {
             Command::Xclient(_) => self.refuse(not_available("XCLIENT")),
             Command::Xforward(_) => self.refuse(not_available("XFORWARD")),
             Command::Unknown(verb) if self.is_first_command() && HTTP.contains(&verb.as_slice()) => {
-                self.hang_up()
+                self.hang_up();
             }
             Command::Unknown(_) => {
                 self.refuse(Reply::enhanced(500, "5.5.1", "command not recognized"));

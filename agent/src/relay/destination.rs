@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use weir_smtp::Reply;
 use weir_smtp::envelope::Mailbox;
 use weir_smtp::extension::Offer;
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits};
@@ -18,10 +19,46 @@ pub enum Expected {
     /// NOOP, VRFY, EXPN, HELP: passed on, changes nothing.
     Passive,
     Quit,
+    /// STARTTLS of our own.
+    StartTls(Plain),
+    /// No reply but a TLS handshake.
+    Handshake(Plain),
+    /// The banner of a second connection, made because the first one's handshake failed.
+    SecondGreeting(Plain),
     /// NOOP of our own while a verdict is awaited.
     OwnNoop,
     /// RSET of our own after a refusal by the filter: the customer never sees its answer.
     OwnRset,
+}
+
+/// What goes on in clear if TLS cannot be had.
+#[derive(Debug)]
+pub struct Plain {
+    /// The customer's EHLO.
+    pub name: Vec<u8>,
+    /// What the destination answered to it.
+    pub reply: Reply,
+}
+
+/// TLS with the destination.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Tls {
+    Untried,
+    /// Protocol and cipher.
+    On(String),
+    /// Offered, and refused or failed; not tried again.
+    Failed,
+}
+
+impl Tls {
+    /// For the log.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Untried => "none".into(),
+            Self::On(description) => description.clone(),
+            Self::Failed => "failed".into(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +75,7 @@ pub struct Destination {
     pub expected: VecDeque<Expected>,
     /// What its last EHLO reply left for the customer.
     pub offer: Offer,
+    pub tls: Tls,
     /// NOOPs of our own in this session.
     pub noops: u32,
 }
@@ -49,6 +87,7 @@ impl Destination {
             decoder: ReplyDecoder::new(ReplyLimits::default()),
             expected: VecDeque::from([Expected::Greeting]),
             offer: Offer::default(),
+            tls: Tls::Untried,
             noops: 0,
         }
     }

@@ -370,6 +370,7 @@ impl Message {
             reply,
             node_failures: failures.into_iter().map(|(node, failure)| (node, failure.to_string())).collect(),
             suspect,
+            tls: String::new(),
             duration: now.saturating_duration_since(self.began),
         }
     }

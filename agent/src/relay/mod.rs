@@ -14,6 +14,7 @@ pub mod record;
 mod replies;
 pub mod settings;
 mod timers;
+mod upgrade;
 mod wire;
 
 #[cfg(test)]
@@ -41,6 +42,8 @@ use crate::nodes::Candidate;
 pub enum Input<'a> {
     Bytes(Leg, &'a [u8]),
     Connected(Leg),
+    /// TLS with the destination is on: protocol and cipher.
+    Secured(&'a str),
     /// The connection could not be made, or was reset.
     Failed(Leg, Cause),
     /// The peer closed its side.
@@ -151,6 +154,8 @@ impl Session {
                     Leg::Customer => {}
                 }
             }
+            Input::Secured(description) => self.secured(description, now),
+            Input::Failed(Leg::Destination, _) if self.is_in_handshake() => self.go_on_in_clear(now),
             Input::Failed(Leg::Customer, _) => self.customer_gone(now),
             Input::Closed(Leg::Customer) => self.customer.ended = true,
             Input::Failed(Leg::Destination, cause) if self.destination.link == Link::Connecting => {
@@ -245,7 +250,8 @@ impl Session {
             return false;
         };
         let gone = message.customer_gone;
-        let record = message.conclude(&conclusion, now);
+        let mut record = message.conclude(&conclusion, now);
+        record.tls = self.destination.tls.describe();
         self.wire.push(Output::Log(Box::new(record)));
         self.wire.push(Output::DropSpool);
         self.destination.expected.clear();
@@ -289,7 +295,8 @@ impl Session {
             }
             Phase::Message(_) => {
                 if let Phase::Message(message) = std::mem::replace(&mut self.phase, Phase::Commands(None)) {
-                    let record = message.abandon(now, &mut self.wire);
+                    let mut record = message.abandon(now, &mut self.wire);
+                    record.tls = self.destination.tls.describe();
                     self.wire.push(Output::Log(Box::new(record)));
                 }
                 self.drop_destination();

@@ -130,5 +130,7 @@ pub struct Record {
     /// Nodes that failed on it: which, and how.
     pub node_failures: Vec<(NodeId, String)>,
     pub suspect: bool,
+    /// Protocol and cipher towards the destination, or why there was none.
+    pub tls: String,
     pub duration: Duration,
 }

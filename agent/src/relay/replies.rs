@@ -7,7 +7,7 @@ use weir_smtp::reply::Severity;
 use weir_smtp::xclient::Protocol;
 use weir_smtp::{Envelope, Reply};
 
-use super::destination::{Expected, Link};
+use super::destination::{Expected, Link, Plain};
 use super::wire::{Leg, Notice, Output};
 use super::{Phase, Session};
 use crate::config::EarlyTalkers;
@@ -21,6 +21,13 @@ impl Session {
                 Err(_) => self.lose_destination(Failure::DestinationGarbage),
             }
             if self.is_over() || self.destination.link == Link::Closed {
+                return;
+            }
+            if self.is_in_handshake() {
+                // Octets behind the answer to STARTTLS were not protected by it: somebody put them there.
+                if !octets.is_empty() {
+                    self.lose_destination(Failure::DestinationGarbage);
+                }
                 return;
             }
         }
@@ -95,6 +102,18 @@ impl Session {
                 }
                 return;
             }
+            Expected::Ehlo(name) if positive && self.wants_tls(&reply) => {
+                self.say_starttls(Plain { name, reply }, now);
+                return;
+            }
+            Expected::StartTls(plain) => {
+                self.starttls_answered(plain, &reply, now);
+                return;
+            }
+            Expected::SecondGreeting(plain) => {
+                self.second_greeting(plain, reply, now);
+                return;
+            }
             Expected::Ehlo(name) if positive => {
                 let (offer, shown) = Offer::from_reply(&reply, self.settings.max_message_size);
                 self.greeted(name, Protocol::Esmtp, offer);
@@ -114,6 +133,7 @@ impl Session {
                 return;
             }
             Expected::OwnNoop
+            | Expected::Handshake(_)
             | Expected::Ehlo(_)
             | Expected::Helo(_)
             | Expected::Mail(_)
@@ -126,7 +146,7 @@ impl Session {
     }
 
     /// EHLO and HELO end a transaction (RFC 5321 section 4.1.4).
-    fn greeted(&mut self, name: Vec<u8>, protocol: Protocol, offer: Offer) {
+    pub(super) fn greeted(&mut self, name: Vec<u8>, protocol: Protocol, offer: Offer) {
         self.customer.helo = name;
         self.customer.protocol = protocol;
         self.destination.offer = offer;

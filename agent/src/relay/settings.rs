@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{BareLf, Config, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
+use crate::config::{
+    BareLf, Config, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable,
+};
 
 /// Longest command line, CRLF counted. RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions;
 /// ORCPT, ENVID and long paths together fit in this.
@@ -38,6 +40,7 @@ pub struct Settings {
     pub on_connect_failure: OnConnectFailure,
     pub max_recipients: usize,
     pub max_errors: u32,
+    pub destination_tls: DestinationTls,
     pub connect_timeout: Duration,
     pub reply_timeout: Duration,
     pub end_of_data_timeout: Duration,
@@ -64,6 +67,7 @@ impl Settings {
             on_connect_failure: relay.on_connect_failure,
             max_recipients: relay.max_recipients,
             max_errors: relay.max_errors,
+            destination_tls: relay.destination_tls,
             connect_timeout: Duration::from_secs(relay.connect_timeout),
             reply_timeout: Duration::from_secs(relay.reply_timeout),
             end_of_data_timeout: Duration::from_secs(relay.end_of_data_timeout),

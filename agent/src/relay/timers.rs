@@ -38,6 +38,7 @@ impl Session {
             Wait::Destination if self.destination.link == Link::Connecting => {
                 self.lose_destination(Failure::Connect(Cause::TimedOut));
             }
+            Wait::Destination if self.is_in_handshake() => self.go_on_in_clear(now),
             Wait::Destination => self.lose_destination(Failure::DestinationSilent),
             Wait::Filter => self.with_judgement(|judgement, _, wire| judgement.silent(wire)),
             Wait::Verdict => self.with_judgement(|judgement, _, wire| judgement.out_of_time(wire)),
@@ -109,6 +110,7 @@ impl Session {
     fn reply_wait(&self) -> Option<(Wait, Instant)> {
         let limit = match self.destination.link {
             Link::Connecting => self.settings.connect_timeout,
+            Link::Open if self.is_in_handshake() => self.settings.connect_timeout,
             Link::Open if !self.destination.expected.is_empty() => self.settings.reply_timeout,
             Link::Open | Link::Closed => return None,
         };

@@ -43,6 +43,8 @@ pub struct AgentConfig {
     pub when_unavailable: &'static str,
     /// Further lines of the section `[filter]`.
     pub filter_lines: String,
+    /// `may` or `off`: off, so that TLS at the destination shows that a message went past the agent.
+    pub destination_tls: &'static str,
 }
 
 impl AgentConfig {
@@ -57,6 +59,7 @@ impl AgentConfig {
             nodes: vec![node(0), node(1)],
             when_unavailable: "defer",
             filter_lines: String::new(),
+            destination_tls: "off",
         }
     }
 
@@ -75,7 +78,7 @@ impl AgentConfig {
         format!(
             "[steering]\nbackend = {:?}\ncustomer_interfaces = {:?}\ninternet_interfaces = {:?}\nlisten_port = 2525\n\
              when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\
-             {}\n[log]\nformat = \"json\"\n",
+             {}\n[relay]\ndestination_tls = {:?}\n[log]\nformat = \"json\"\n",
             self.backend.name(),
             self.customer_interfaces,
             self.internet_interfaces,
@@ -83,6 +86,7 @@ impl AgentConfig {
             CUSTOMER_PREFIXES,
             self.when_unavailable,
             self.filter_lines,
+            self.destination_tls,
         )
     }
 }

@@ -162,13 +162,18 @@ impl<'a> Postfix<'a> {
 
     /// The destination: takes everything for its domains, offers STARTTLS.
     pub fn destination(host: &'a Host) -> Result<Self> {
+        Self::destination_with(host, "")
+    }
+
+    /// As `destination`, with further lines in main.cf.
+    pub fn destination_with(host: &'a Host, lines: &str) -> Result<Self> {
         host.sh("mkdir -p /etc/ssl/weir && cd /etc/ssl/weir && openssl req -x509 -newkey ec \
              -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=mx.destination.test \
              -keyout key.pem -out certificate.pem")?;
         let main = "myhostname = mx.destination.test\nsmtpd_tls_security_level = may\nsmtpd_tls_received_header = yes\n\
                     smtpd_tls_cert_file = /etc/ssl/weir/certificate.pem\nsmtpd_tls_key_file = /etc/ssl/weir/key.pem\n";
         let [v4, v6] = Family::BOTH.map(Family::domain);
-        Self::start(host, &[v4, v6, SECOND_DOMAIN], main)
+        Self::start(host, &[v4, v6, SECOND_DOMAIN], &format!("{main}{lines}"))
     }
 
     fn start(host: &'a Host, domains: &[&str], main: &str) -> Result<Self> {

@@ -23,6 +23,7 @@ mod configuration;
 mod corpus;
 mod death;
 mod delivery;
+mod destination_tls;
 mod filter_node;
 mod host_settings;
 mod lab;

@@ -3,6 +3,7 @@
 mod limits;
 mod regressions;
 mod server;
+mod tls;
 mod world;
 
 use proptest::prelude::*;
@@ -45,7 +46,15 @@ fn a_message_is_judged_and_then_delivered_with_the_same_octets() {
     assert_eq!((world.delivered(), world.judged(0)), (&[CONTENT.to_vec()][..], &[CONTENT.to_vec()][..]));
     assert_eq!(
         text(&world.destination.as_ref().unwrap().commands),
-        ["EHLO mail.example", "MAIL FROM:<a@b.example> SIZE=10", "RCPT TO:<c@d.example>", "DATA", "QUIT"]
+        [
+            "EHLO mail.example",
+            "STARTTLS",
+            "EHLO mail.example",
+            "MAIL FROM:<a@b.example> SIZE=10",
+            "RCPT TO:<c@d.example>",
+            "DATA",
+            "QUIT"
+        ]
     );
     assert_eq!(
         text(&world.nodes[0].as_ref().unwrap().commands),
@@ -228,7 +237,7 @@ fn what_a_customer_must_not_say_is_never_passed_on() {
     );
     world.say(b"MAIL FROM:<a@b> AUTH=<>\r\nNOOP\n\x16\x03\x01\r\n").run(false);
     assert_eq!(world.codes(), [220, 250, 502, 502, 502, 502, 555, 250, 500]);
-    assert_eq!(text(&world.destination.as_ref().unwrap().commands), ["EHLO x", "NOOP"]);
+    assert_eq!(text(&world.destination.as_ref().unwrap().commands), ["EHLO x", "STARTTLS", "EHLO x", "NOOP"]);
 }
 
 #[test]

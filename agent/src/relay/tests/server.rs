@@ -11,6 +11,7 @@ pub enum Stage {
     Banner,
     Ehlo,
     Xclient,
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -123,6 +124,7 @@ impl Server {
         match Command::parse(line) {
             Ok(Command::Ehlo(_)) => self.answer(Stage::Ehlo, &ehlo),
             Ok(Command::Xclient(_)) => self.answer(Stage::Xclient, "220 go on"),
+            Ok(Command::StartTls) => self.answer(Stage::StartTls, "220 go ahead"),
             Ok(Command::Mail(_)) => {
                 self.recipients = 0;
                 self.answer(Stage::Mail, "250 2.1.0 sender ok")

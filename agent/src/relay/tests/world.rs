@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use crate::config::{BareLf, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
+use crate::config::{BareLf, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::{Record, SessionId};
@@ -26,6 +26,7 @@ pub fn settings() -> Settings {
         node_reply_timeout: 20 * second,
         max_message_size: 100_000,
         max_line_length: 2000,
+        destination_tls: DestinationTls::May,
         bare_lf: BareLf::Normalise,
         long_lines: LongLines::Reject,
         max_messages: 10,
@@ -72,6 +73,9 @@ pub struct World {
     pub stalled: Option<Leg>,
     /// As `stalled`, once so many octets more have left.
     pub stall_after: Option<(Leg, usize)>,
+    /// TLS handshakes begun, and whether they fail.
+    pub connections_secured: usize,
+    pub handshakes_fail: bool,
     /// What a connection to a server that is not there fails of.
     pub connect_error: Cause,
 }
@@ -107,6 +111,8 @@ impl World {
             paused: [false; 3],
             stalled: None,
             stall_after: None,
+            connections_secured: 0,
+            handshakes_fail: false,
             connect_error: Cause::Refused,
         }
     }
@@ -114,6 +120,13 @@ impl World {
     pub fn say(&mut self, octets: &[u8]) -> &mut Self {
         self.to_engine[Leg::Customer as usize].extend_from_slice(octets);
         self
+    }
+
+    /// The smallest thing that can happen.
+    pub fn one_step(&mut self) {
+        self.perform();
+        assert!(self.step(), "nothing can happen");
+        self.perform();
     }
 
     /// Until nothing moves. `true` in `wait`: deadlines pass as well.
@@ -240,8 +253,20 @@ impl World {
                 }
                 Output::Report { .. } => {}
                 Output::Noticed(notice) => self.noticed.push(notice),
+                Output::StartTls => self.start_tls(),
                 Output::Log(record) => self.logs.push(*record),
             }
+        }
+    }
+
+    /// The handshake, which is not simulated, and its outcome.
+    fn start_tls(&mut self) {
+        self.connections_secured += 1;
+        if self.handshakes_fail {
+            self.drop_leg(Leg::Destination);
+            self.session.handle(Input::Failed(Leg::Destination, Cause::Other), self.now);
+        } else {
+            self.session.handle(Input::Secured("TLS"), self.now);
         }
     }
 

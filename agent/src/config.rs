@@ -162,6 +162,9 @@ pub struct Relay {
     /// TLS to destinations: `may` (whenever the destination offers STARTTLS; any certificate will do, and if the
     /// handshake fails mail goes in clear) or `off`. The customer's side stays in clear either way.
     pub destination_tls: DestinationTls,
+    /// Whether AUTH is offered to customers where the destination offers STARTTLS too. Without the agent their
+    /// password would have travelled in TLS; with it, it travels in clear as far as the agent.
+    pub auth_in_clear: bool,
     /// Seconds to reach the destination.
     pub connect_timeout: u64,
     /// Seconds the destination may take to answer a command (RFC 5321 section 4.5.3.2: 5 minutes).
@@ -192,6 +195,7 @@ impl Default for Relay {
             max_recipients: 1000,
             max_errors: 50,
             destination_tls: DestinationTls::default(),
+            auth_in_clear: false,
             connect_timeout: 30,
             reply_timeout: 300,
             end_of_data_timeout: 600,

@@ -32,6 +32,8 @@ pub struct Counters {
     pub with_bare_lf: AtomicU64,
     /// Customers that spoke before they were greeted.
     pub early_talkers: AtomicU64,
+    /// Sessions of customers that would have used TLS.
+    pub wanted_tls: AtomicU64,
     /// Customers that spoke HTTP or TLS.
     pub not_smtp: AtomicU64,
     /// Sessions with destinations whose banner is asterisks.
@@ -47,6 +49,7 @@ impl Counters {
         Self::add(match notice {
             Notice::EarlyTalker => &self.early_talkers,
             Notice::NotSmtp => &self.not_smtp,
+            Notice::WantedTls => &self.wanted_tls,
             Notice::MaskedBanner => &self.masked_banners,
         });
     }

@@ -12,3 +12,4 @@ pub mod serve;
 mod spool;
 pub mod steer;
 pub mod transparent;
+mod wanted_tls;

@@ -23,6 +23,7 @@ use crate::relay::settings::Settings;
 use crate::spool::Budget;
 use crate::steer::{self, Plan, Steering};
 use crate::transparent::{Accepted, TransparentListener};
+use crate::wanted_tls::WantedTls;
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         budget: Arc::new(Budget::new(&config.spool)),
         upstream_ports: config.steering.upstream_port_range(),
         counters: Counters::default(),
+        wanted_tls: WantedTls::default(),
     });
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
@@ -231,6 +233,7 @@ fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteerin
             "counters": shared.counters,
             "spool_memory_bytes": shared.budget.used(),
             "nodes": shared.pool.status(),
+            "wanted_tls": shared.wanted_tls.top(),
             "steering": steering,
         })
     })

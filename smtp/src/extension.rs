@@ -32,9 +32,25 @@ const fn withheld(keyword: &'static str, reason: &'static str) -> Rule {
     Rule { keyword, relayed: false, mail: &[], rcpt: &[], reason }
 }
 
+/// What decides besides the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The agent's own limit in octets.
+    pub max_size: u64,
+    /// AUTH may be offered: nobody would send a password in clear who would not have without the agent.
+    pub auth: bool,
+}
+
 /// Every keyword that was decided on.
 pub const RULES: &[Rule] = &[
     relayed("8BITMIME", &["BODY"], &[], "RFC 6152: the body is passed on octet by octet"),
+    relayed(
+        "AUTH",
+        &["AUTH"],
+        &[],
+        "RFC 4954: only where the destination offers no STARTTLS, or the operator wants it: a password would \
+         travel in clear where it would not have without the agent",
+    ),
     relayed("DSN", &["RET", "ENVID"], &["NOTIFY", "ORCPT"], "RFC 3461: parameters are passed on verbatim"),
     relayed("ENHANCEDSTATUSCODES", &[], &[], "RFC 2034: the destination's replies are passed on verbatim"),
     relayed("HELP", &[], &[], "RFC 5321 section 4.1.1.8: the command is relayed"),
@@ -43,7 +59,6 @@ pub const RULES: &[Rule] = &[
     relayed("SMTPUTF8", &["SMTPUTF8"], &[], "RFC 6531: paths and body are passed on octet by octet"),
     relayed("VRFY", &[], &[], "RFC 5321 section 4.1.1.6: the command is relayed"),
     withheld("ATRN", "RFC 2645: turns the session round, no message could be judged"),
-    withheld("AUTH", "RFC 4954: credentials would travel in clear where TLS was removed"),
     withheld("BINARYMIME", "RFC 3030: needs CHUNKING"),
     withheld("BURL", "RFC 4468: the body would not pass through the filter"),
     withheld("CHUNKING", "RFC 3030: BDAT is not relayed"),
@@ -94,20 +109,19 @@ pub struct Offer {
 
 impl Offer {
     /// The destination's EHLO reply with only what is relayed, and the keywords left in it.
-    /// `max_size` is the agent's own limit in octets.
-    pub fn from_reply(reply: &Reply, max_size: u64) -> (Self, Reply) {
+    pub fn from_reply(reply: &Reply, terms: Terms) -> (Self, Reply) {
         let announced = Extensions::from_reply(reply);
         let mut rules = Vec::new();
         let mut lines: Vec<Vec<u8>> = reply.lines().take(1).map(<[u8]>::to_vec).collect();
         for line in reply.lines().skip(1) {
             let Some(rule) = split_keyword(line).and_then(|(keyword, _)| rule(&keyword)) else { continue };
-            if !rule.relayed || rules.contains(&rule) {
+            if !rule.relayed || rules.contains(&rule) || (rule.keyword == "AUTH" && !terms.auth) {
                 continue;
             }
             rules.push(rule);
             lines.push(match rule.keyword {
                 "SIZE" => {
-                    let size = announced.size().map_or(max_size, |size| size.min(max_size));
+                    let size = announced.size().map_or(terms.max_size, |size| size.min(terms.max_size));
                     format!("SIZE {size}").into_bytes()
                 }
                 _ => line.to_vec(),
@@ -154,9 +168,11 @@ fn rule(keyword: &str) -> Option<&'static Rule> {
 /// The parameters of `mailbox` that a server with these extensions understands, to be said to it.
 pub fn understood(mailbox: &Mailbox, announced: &Extensions) -> Vec<Parameter> {
     let known = |parameter: &&Parameter| {
+        // Whom the destination authenticated is no business of a filter node.
+        let relevant = |rule: &&Rule| rule.relayed && rule.keyword != "AUTH" && announced.has(rule.keyword);
         RULES
             .iter()
-            .filter(|rule| rule.relayed && announced.has(rule.keyword))
+            .filter(relevant)
             .any(|rule| rule.mail.iter().chain(rule.rcpt).any(|keyword| parameter.is(keyword)))
     };
     mailbox.parameters.iter().filter(known).cloned().collect()
@@ -180,6 +196,22 @@ mod tests {
         Reply::new(250, format!("mx.example greets you\n{keywords}"))
     }
 
+    fn terms(max_size: u64) -> Terms {
+        Terms { max_size, auth: false }
+    }
+
+    #[test]
+    fn auth_is_offered_on_terms() {
+        let reply = ehlo("AUTH PLAIN LOGIN\nAUTH=PLAIN");
+        let (offer, shown) = Offer::from_reply(&reply, Terms { max_size: 1, auth: true });
+        assert!(offer.has("AUTH"));
+        assert_eq!(shown.lines().nth(1).unwrap(), b"AUTH PLAIN LOGIN");
+        assert_eq!(shown.lines().count(), 2);
+        assert!(!Offer::from_reply(&reply, terms(1)).0.has("AUTH"));
+        let announced = Extensions::from_reply(&reply);
+        assert_eq!(understood(&mailbox("MAIL FROM:<a@b> AUTH=<>"), &announced), []);
+    }
+
     fn mailbox(line: &str) -> Mailbox {
         match Command::parse(line.as_bytes()) {
             Ok(Command::Mail(mailbox) | Command::Rcpt(mailbox)) => mailbox,
@@ -191,7 +223,7 @@ mod tests {
     fn starttls_and_unknown_keywords_are_withheld_and_the_rest_is_as_it_was() {
         let reply =
             ehlo("PIPELINING\nSIZE 1000\nStartTLS\nX-NEW\nAUTH PLAIN\nAUTH=PLAIN\n8bitmime\nCHUNKING");
-        let (offer, shown) = Offer::from_reply(&reply, 10_000);
+        let (offer, shown) = Offer::from_reply(&reply, terms(10_000));
         assert_eq!(
             shown.to_bytes(),
             b"250-mx.example greets you\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8bitmime\r\n"
@@ -202,23 +234,23 @@ mod tests {
     #[test]
     fn the_smaller_size_is_offered() {
         for (announced, offered) in [("SIZE", "50"), ("SIZE 0", "50"), ("SIZE 49", "49"), ("SIZE 51", "50")] {
-            let (_, shown) = Offer::from_reply(&ehlo(announced), 50);
+            let (_, shown) = Offer::from_reply(&ehlo(announced), terms(50));
             assert_eq!(shown.lines().nth(1).unwrap(), format!("SIZE {offered}").as_bytes(), "{announced}");
         }
-        let (offer, shown) = Offer::from_reply(&ehlo("HELP"), 50);
+        let (offer, shown) = Offer::from_reply(&ehlo("HELP"), terms(50));
         assert!(!offer.has("SIZE"));
         assert_eq!(shown.lines().count(), 2);
     }
 
     #[test]
     fn parameters_of_what_was_not_offered_are_unknown() {
-        let (offer, _) = Offer::from_reply(&ehlo("SIZE\nDSN\nREQUIRETLS"), 50);
+        let (offer, _) = Offer::from_reply(&ehlo("SIZE\nDSN\nREQUIRETLS"), terms(50));
         assert_eq!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> size=3 RET=HDRS")), None);
         let mail = mailbox("MAIL FROM:<a@b> SIZE=3 REQUIRETLS");
         assert_eq!(offer.unknown_in_mail(&mail).unwrap().as_bytes(), b"REQUIRETLS");
         assert!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> NOTIFY=NEVER")).is_some());
         assert_eq!(offer.unknown_in_rcpt(&mailbox("RCPT TO:<a@b> NOTIFY=NEVER")), None);
-        let (offer, _) = Offer::from_reply(&ehlo("8BITMIME\nBINARYMIME"), 50);
+        let (offer, _) = Offer::from_reply(&ehlo("8BITMIME\nBINARYMIME"), terms(50));
         assert_eq!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> BODY=7bit")), None);
         assert!(offer.unknown_in_mail(&mailbox("MAIL FROM:<a@b> BODY=binarymime")).is_some());
     }

@@ -26,6 +26,7 @@ use crate::relay::settings::Settings;
 use crate::relay::{Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
+use crate::wanted_tls::WantedTls;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct Shared {
     pub budget: Arc<Budget>,
     pub upstream_ports: RangeInclusive<u16>,
     pub counters: Counters,
+    pub wanted_tls: WantedTls,
 }
 
 /// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
@@ -236,6 +238,10 @@ impl Driver {
         self.shared.counters.notice(notice);
         let (customer, destination) = (self.customer_address, self.destination_address);
         match notice {
+            Notice::WantedTls => {
+                debug!(%customer, %destination, "customer wanted TLS");
+                self.shared.wanted_tls.note(customer.ip(), destination.ip());
+            }
             // Mail to such a destination may fail in odd ways: the operator wants to know which it is.
             Notice::MaskedBanner => {
                 info!(%customer, %destination, "destination masks its banner (SMTP fixup)");

@@ -71,9 +71,21 @@ impl Session {
         match self.customer.next_line() {
             None => {
                 if self.customer.ended && settled {
+                    self.note_wanted_tls();
                     self.end();
                 }
                 false
+            }
+            Some(Err(_)) if self.customer.in_auth => {
+                // The destination awaits a line of the exchange; this cancels it (RFC 4954 section 4).
+                self.customer.in_auth = false;
+                self.pass_alone(b"*", Expected::Auth, now);
+                true
+            }
+            Some(Ok(line)) if self.customer.in_auth => {
+                self.customer.in_auth = false;
+                self.pass_alone(&line.text, Expected::Auth, now);
+                true
             }
             Some(Err(error)) => {
                 self.refuse(Reply::enhanced(500, "5.5.2", error.to_string()));
@@ -124,6 +136,7 @@ impl Session {
                 self.pass_alone(line, Expected::Helo(name), now);
             }
             Command::Quit => {
+                self.note_wanted_tls();
                 self.customer.said_quit = true;
                 self.pass_alone(line, Expected::Quit, now);
             }
@@ -141,7 +154,17 @@ impl Session {
                 self.customer.skip = size;
                 self.refuse(not_available("BDAT"));
             }
-            Command::StartTls => self.refuse(not_available("STARTTLS")),
+            Command::StartTls => {
+                self.note_wanted_tls();
+                self.refuse(not_available("STARTTLS"));
+            }
+            Command::Auth if self.destination.offer.has("AUTH") => {
+                self.pass_alone(line, Expected::Auth, now);
+            }
+            Command::Auth if self.destination.offered_tls => {
+                let text = "encryption required for authentication, and not available";
+                self.refuse(Reply::enhanced(538, "5.7.11", text));
+            }
             Command::Auth => self.refuse(not_available("AUTH")),
             Command::Etrn => self.refuse(not_available("ETRN")),
             Command::Turn => self.refuse(not_available("TURN")),
@@ -156,7 +179,16 @@ impl Session {
         }
     }
 
+    /// Once a session, and only where there was TLS to be had.
+    pub(super) fn note_wanted_tls(&mut self) {
+        if self.destination.offered_tls && !self.customer.goes_without_tls {
+            self.customer.goes_without_tls = true;
+            self.wire.push(Output::Noticed(Notice::WantedTls));
+        }
+    }
+
     fn mail(&mut self, line: &[u8], sender: Mailbox, now: Instant) {
+        self.customer.goes_without_tls = true;
         let limit = self.settings.max_message_size;
         if let Some(unknown) = self.destination.offer.unknown_in_mail(&sender) {
             let reply = unknown_parameter(unknown.keyword());

@@ -31,6 +31,10 @@ pub struct Customer {
     /// `None`: the reply is still to come from the destination.
     replies: VecDeque<Option<Reply>>,
     pub barrier: Barrier,
+    /// The next line is no command but part of an AUTH exchange.
+    pub in_auth: bool,
+    /// MAIL was said, or the lack of TLS was noticed already.
+    pub goes_without_tls: bool,
     /// Octets of a refused BDAT chunk still to be read over.
     pub skip: u64,
     pub errors: u32,
@@ -52,6 +56,8 @@ impl Customer {
             decoder: LineDecoder::new(COMMAND_LINE),
             replies: VecDeque::new(),
             barrier: Barrier::Answered,
+            in_auth: false,
+            goes_without_tls: false,
             skip: 0,
             errors: 0,
             recipients: 0,

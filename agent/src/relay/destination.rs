@@ -19,6 +19,8 @@ pub enum Expected {
     /// NOOP, VRFY, EXPN, HELP: passed on, changes nothing.
     Passive,
     Quit,
+    /// AUTH, or a line of its exchange.
+    Auth,
     /// STARTTLS of our own.
     StartTls(Plain),
     /// No reply but a TLS handshake.
@@ -75,6 +77,8 @@ pub struct Destination {
     pub expected: VecDeque<Expected>,
     /// What its last EHLO reply left for the customer.
     pub offer: Offer,
+    /// STARTTLS was among what it offered in clear.
+    pub offered_tls: bool,
     pub tls: Tls,
     /// NOOPs of our own in this session.
     pub noops: u32,
@@ -87,6 +91,7 @@ impl Destination {
             decoder: ReplyDecoder::new(ReplyLimits::default()),
             expected: VecDeque::from([Expected::Greeting]),
             offer: Offer::default(),
+            offered_tls: false,
             tls: Tls::Untried,
             noops: 0,
         }

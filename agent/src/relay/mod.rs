@@ -302,7 +302,11 @@ impl Session {
                 self.drop_destination();
                 self.end();
             }
-            Phase::Commands(_) | Phase::Over => self.end(),
+            Phase::Commands(_) => {
+                self.note_wanted_tls();
+                self.end();
+            }
+            Phase::Over => {}
         }
     }
 

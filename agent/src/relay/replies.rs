@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use weir_smtp::extension::Offer;
+use weir_smtp::extension::{Extensions, Offer, Terms};
 use weir_smtp::reply::Severity;
 use weir_smtp::xclient::Protocol;
 use weir_smtp::{Envelope, Reply};
@@ -58,6 +58,12 @@ impl Session {
             self.unasked(reply);
             return;
         };
+        if matches!(expected, Expected::Auth) && reply.code() == 334 {
+            self.customer.in_auth = true;
+            self.customer.answer(reply, &mut self.wire);
+            self.wire.restart(Leg::Customer, now);
+            return;
+        }
         let intermediate = reply.severity() == Severity::Intermediate;
         if intermediate || (reply.code() == 421 && !matches!(expected, Expected::Quit)) {
             if intermediate {
@@ -115,7 +121,7 @@ impl Session {
                 return;
             }
             Expected::Ehlo(name) if positive => {
-                let (offer, shown) = Offer::from_reply(&reply, self.settings.max_message_size);
+                let (offer, shown) = self.offer(&reply);
                 self.greeted(name, Protocol::Esmtp, offer);
                 reply = shown;
             }
@@ -133,6 +139,7 @@ impl Session {
                 return;
             }
             Expected::OwnNoop
+            | Expected::Auth
             | Expected::Handshake(_)
             | Expected::Ehlo(_)
             | Expected::Helo(_)
@@ -143,6 +150,13 @@ impl Session {
         }
         self.customer.answer(reply, &mut self.wire);
         self.wire.restart(Leg::Customer, now);
+    }
+
+    /// What the customer gets to see of the destination's answer to EHLO.
+    pub(super) fn offer(&mut self, reply: &Reply) -> (Offer, Reply) {
+        self.destination.offered_tls |= Extensions::from_reply(reply).has("STARTTLS");
+        let auth = !self.destination.offered_tls || self.settings.auth_in_clear;
+        Offer::from_reply(reply, Terms { max_size: self.settings.max_message_size, auth })
     }
 
     /// EHLO and HELO end a transaction (RFC 5321 section 4.1.4).

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use weir_smtp::Reply;
-use weir_smtp::extension::{Extensions, Offer};
+use weir_smtp::extension::Extensions;
 use weir_smtp::xclient::Protocol;
 
 use super::Session;
@@ -28,6 +28,7 @@ impl Session {
     }
 
     pub(super) fn say_starttls(&mut self, plain: Plain, now: Instant) {
+        self.destination.offered_tls = true;
         self.wire.write(Leg::Destination, &b"STARTTLS\r\n"[..]);
         self.wire.restart(Leg::Destination, now);
         self.destination.expected.push_front(Expected::StartTls(plain));
@@ -40,7 +41,7 @@ impl Session {
             return;
         }
         self.destination.tls = Tls::Failed;
-        let (offer, shown) = Offer::from_reply(&plain.reply, self.settings.max_message_size);
+        let (offer, shown) = self.offer(&plain.reply);
         self.greeted(plain.name, Protocol::Esmtp, offer);
         self.customer.answer(shown, &mut self.wire);
         self.wire.restart(Leg::Customer, now);
@@ -61,8 +62,13 @@ impl Session {
         self.wire.push(Output::Connect(Leg::Destination));
         self.wire.restart(Leg::Destination, now);
         let noops = self.destination.noops;
-        self.destination =
-            Destination { noops, tls: Tls::Failed, link: Link::Connecting, ..Destination::new() };
+        self.destination = Destination {
+            noops,
+            offered_tls: true,
+            tls: Tls::Failed,
+            link: Link::Connecting,
+            ..Destination::new()
+        };
         self.destination.expected.clear();
         self.destination.expected.push_back(Expected::SecondGreeting(plain));
     }

@@ -57,6 +57,8 @@ pub enum Output {
 pub enum Notice {
     /// The customer spoke before it was greeted.
     EarlyTalker,
+    /// The customer asked for STARTTLS, or left after EHLO without it, where the destination offers it.
+    WantedTls,
     /// The customer spoke HTTP or TLS and was hung up on.
     NotSmtp,
     /// The destination's banner is asterisks: a Cisco "SMTP fixup" stands before it.

@@ -1,5 +1,6 @@
 //! The engine between simulated peers.
 
+mod auth;
 mod limits;
 mod regressions;
 mod server;

@@ -12,6 +12,7 @@ pub enum Stage {
     Ehlo,
     Xclient,
     StartTls,
+    Auth,
     Mail,
     Rcpt,
     Data,
@@ -50,6 +51,8 @@ pub struct Server {
 enum Mode {
     Commands,
     Data,
+    /// So many lines of an AUTH exchange to come.
+    Auth(u8),
 }
 
 impl Server {
@@ -88,7 +91,7 @@ impl Server {
         let mut replies = Vec::new();
         while !octets.is_empty() && !self.closed && !self.hangs {
             let reply = match self.mode {
-                Mode::Commands => {
+                Mode::Commands | Mode::Auth(_) => {
                     let line = self.decoder.next(&mut octets);
                     match line {
                         Some(line) => self.command(&line.expect("a clean line").text),
@@ -120,10 +123,25 @@ impl Server {
 
     fn command(&mut self, line: &[u8]) -> Vec<u8> {
         self.commands.push(String::from_utf8_lossy(line).into_owned());
+        if let Mode::Auth(left) = self.mode {
+            self.mode = if line == b"*" || left == 1 { Mode::Commands } else { Mode::Auth(left - 1) };
+            return match (line, left) {
+                (b"*", _) => b"501 5.5.4 cancelled\r\n".to_vec(),
+                (_, 1) => b"235 2.7.0 welcome\r\n".to_vec(),
+                _ => b"334 UGFzc3dvcmQ6\r\n".to_vec(),
+            };
+        }
         let ehlo = format!("250-mx.example\r\n{}", self.ehlo);
         match Command::parse(line) {
             Ok(Command::Ehlo(_)) => self.answer(Stage::Ehlo, &ehlo),
             Ok(Command::Xclient(_)) => self.answer(Stage::Xclient, "220 go on"),
+            Ok(Command::Auth) => {
+                let reply = self.answer(Stage::Auth, "334 VXNlcm5hbWU6");
+                if reply.starts_with(b"334") {
+                    self.mode = Mode::Auth(2);
+                }
+                reply
+            }
             Ok(Command::StartTls) => self.answer(Stage::StartTls, "220 go ahead"),
             Ok(Command::Mail(_)) => {
                 self.recipients = 0;

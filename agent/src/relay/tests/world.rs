@@ -27,6 +27,7 @@ pub fn settings() -> Settings {
         max_message_size: 100_000,
         max_line_length: 2000,
         destination_tls: DestinationTls::May,
+        auth_in_clear: false,
         bare_lf: BareLf::Normalise,
         long_lines: LongLines::Reject,
         max_messages: 10,

@@ -254,7 +254,6 @@ impl Session {
         record.tls = self.destination.tls.describe();
         self.wire.push(Output::Log(Box::new(record)));
         self.wire.push(Output::DropSpool);
-        self.destination.expected.clear();
         if conclusion.abort_destination {
             self.drop_destination();
         } else if conclusion.reset_destination {
@@ -322,6 +321,7 @@ impl Session {
             Phase::Message(message) => message.destination_lost(failure, reply, &mut self.wire),
             Phase::Commands(_)
                 if matches!(failure, Failure::Connect(cause) if cause != Cause::Exhausted)
+                    && matches!(self.destination.expected.front(), Some(destination::Expected::Greeting))
                     && self.settings.on_connect_failure == OnConnectFailure::Reset =>
             {
                 self.wire.push(Output::Abort(Leg::Customer));

@@ -4,6 +4,7 @@ mod auth;
 mod limits;
 mod regressions;
 mod server;
+mod simulation;
 mod tls;
 mod world;
 

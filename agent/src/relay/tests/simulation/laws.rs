@@ -1,0 +1,467 @@
+//! What must hold whatever the peers do. Told of everything that happens, it says what was broken.
+
+use std::net::SocketAddr;
+
+use weir_smtp::xclient::Xclient;
+
+use super::mouth::Time;
+use super::oracle::{Heard, Item, Oracle, verb};
+use crate::config::WhenUnavailable;
+use crate::relay::record::{Outcome, Record, SessionId, Verdict};
+
+pub type Broken = Result<(), String>;
+
+/// One connection to a node about one message.
+#[derive(Debug)]
+pub struct Judge {
+    pub node: usize,
+    pub announces_xclient: bool,
+    identified: bool,
+    /// The message, as it was when its end came.
+    message: Option<Vec<u8>>,
+    recipients: usize,
+    unheard: Vec<u8>,
+    /// The code of the first reply that the engine read after the message had gone whole.
+    verdict: Option<u16>,
+}
+
+#[derive(Debug)]
+pub struct Laws {
+    pub oracle: Oracle,
+    id: SessionId,
+    customer: SocketAddr,
+    when_unavailable: WhenUnavailable,
+    /// Connections to nodes about the message under way.
+    pub judges: Vec<Judge>,
+    /// A node was reached, or the agent had no means to reach one.
+    pub reached: bool,
+    pub records: Vec<Record>,
+    /// The message that is complete at the destination, and how many there were.
+    delivered: Option<usize>,
+    /// Replies of the destination that were read after the message under way was complete there.
+    answers: Vec<Vec<u8>>,
+    unanswered: Vec<u8>,
+    /// Where in the customer's lines the destination's commands have come to.
+    passed: usize,
+    own_noops: usize,
+    own_starttls: bool,
+    /// The destination announces it.
+    pub starttls_offered: bool,
+    own_ehlos: usize,
+    last_ehlo: Vec<u8>,
+    in_auth: bool,
+    awaits_reset: bool,
+    /// The number of the destination's last reply that the customer got.
+    last_number: Option<usize>,
+    /// When the session was told to say nothing more.
+    pub farewell: bool,
+    pub customer_closed: bool,
+}
+
+impl Laws {
+    pub fn new(id: SessionId, customer: SocketAddr, when_unavailable: WhenUnavailable) -> Self {
+        Self {
+            oracle: Oracle::new(),
+            id,
+            customer,
+            when_unavailable,
+            judges: Vec::new(),
+            reached: false,
+            records: Vec::new(),
+            delivered: None,
+            answers: Vec::new(),
+            unanswered: Vec::new(),
+            passed: 0,
+            own_noops: 0,
+            own_starttls: false,
+            starttls_offered: false,
+            own_ehlos: 0,
+            last_ehlo: Vec::new(),
+            in_auth: false,
+            awaits_reset: false,
+            last_number: None,
+            farewell: false,
+            customer_closed: false,
+        }
+    }
+
+    fn id_of_message(&self) -> String {
+        format!("{}-{}", self.id, self.oracle.messages)
+    }
+
+    /// The engine said something to the customer. `answered`: what the destination's replies answer, where
+    /// it keeps in step.
+    pub fn customer_heard(&mut self, octets: &[u8], answered: Option<&[Vec<u8>]>) -> Broken {
+        ensure(!self.farewell || self.customer_closed, || "spoke after the last 421".into())?;
+        for (item, reply) in self.oracle.hears(octets)? {
+            ensure(!self.farewell, || "spoke after the last 421".into())?;
+            self.farewell = reply.code == 421;
+            match &item {
+                None if reply.code == 421 => {}
+                None => return Err(format!("nobody asked for {}", reply.text.escape_ascii())),
+                Some(item) => self.reply(item, &reply, answered)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, item: &Item, reply: &Heard, answered: Option<&[Vec<u8>]>) -> Broken {
+        let text = reply.text.escape_ascii().to_string();
+        let unfit = || format!("{text} is no answer to {item:?}");
+        if let Some(number) = number(&reply.text, 'D') {
+            let in_order = self.last_number.is_none_or(|last| last < number);
+            self.last_number = Some(number);
+            if let Some(answered) = answered {
+                ensure(in_order, || format!("{text} comes after a later reply"))?;
+                let asked = match item {
+                    Item::Greeting => &b""[..],
+                    Item::Line(line) => line,
+                    Item::EndOfData => b"<end of data> or DATA",
+                };
+                let fits = match item {
+                    Item::EndOfData => {
+                        ["<end of data>", "DATA"].map(str::as_bytes).contains(&&answered[number][..])
+                    }
+                    // An AUTH exchange that cannot be passed on is cancelled.
+                    _ => answered[number] == asked || answered[number] == b"*",
+                };
+                // A goodbye and a refusal in the middle of a body may come at any time.
+                ensure(fits || reply.code == 421, unfit)?;
+            }
+        }
+        match item {
+            Item::Greeting => {}
+            Item::Line(line) => {
+                let goes_on = match reply.code {
+                    354 => verb(line) == b"DATA",
+                    334 => self.oracle.secret_follows,
+                    code => code / 100 != 3,
+                };
+                ensure(goes_on, unfit)?;
+                ensure(reply.code / 100 != 2 || may_pass(line) || self.oracle.is_secret(line), unfit)?;
+                ensure(number(&reply.text, 'F').is_none(), unfit)?;
+                if verb(line) == b"EHLO" {
+                    self.no_tls_is_offered(&reply.text)?;
+                }
+                if reply.code == 354 {
+                    self.begin_message();
+                }
+            }
+            Item::EndOfData => self.end_of_data(reply)?,
+        }
+        Ok(())
+    }
+
+    fn no_tls_is_offered(&self, text: &[u8]) -> Broken {
+        let upper = text.to_ascii_uppercase();
+        let offered = ["STARTTLS", "XCLIENT", "XFORWARD", "X-NEW", "ETRN"]
+            .into_iter()
+            .find(|keyword| upper.windows(keyword.len()).any(|part| part == keyword.as_bytes()));
+        ensure(offered.is_none(), || format!("{offered:?} was offered to the customer"))
+    }
+
+    fn begin_message(&mut self) {
+        self.judges.clear();
+        self.reached = false;
+        self.delivered = None;
+        self.answers.clear();
+    }
+
+    /// Law 1: 250 only if the destination said it, after it had the whole message.
+    fn end_of_data(&self, reply: &Heard) -> Broken {
+        let record = self.records.last().filter(|_| self.records.len() == self.oracle.messages);
+        let record = record.ok_or("the customer was told of a message before the log was")?;
+        let said = record.reply.as_ref().map(weir_smtp::Reply::to_bytes).unwrap_or_default();
+        ensure(said == reply.text, || "the log says another reply than the customer heard".into())?;
+        if reply.code / 100 == 2 {
+            ensure(record.outcome == Outcome::Delivered, || format!("2xx, but {:?}", record.outcome))?;
+        }
+        ensure(reply.code / 100 != 3, || "a message was answered 3xx".into())
+    }
+
+    /// The engine read octets of the destination's.
+    pub fn destination_read(&mut self, octets: &[u8]) {
+        for reply in replies(&mut self.unanswered, octets) {
+            if self.delivered == Some(self.oracle.messages) {
+                self.answers.push(reply);
+            }
+        }
+    }
+
+    /// Own NOOPs, while a message is under way and nothing of the customer's can be passed on.
+    pub fn written_to_destination(&mut self, octets: &[u8]) {
+        let under_way = self.oracle.messages > self.records.len();
+        self.own_starttls |= octets == b"STARTTLS\r\n" && self.starttls_offered;
+        self.own_noops += usize::from(under_way && octets == b"NOOP\r\n");
+    }
+
+    /// The destination got a command.
+    pub fn passed_on(&mut self, line: &[u8]) -> Broken {
+        let verb = verb(line);
+        let own = line == b"RSET" || line == b"NOOP";
+        if line == b"STARTTLS" && std::mem::take(&mut self.own_starttls) {
+            self.own_ehlos += 1;
+            return Ok(());
+        }
+        let auth = std::mem::replace(&mut self.in_auth, verb == b"AUTH")
+            && self.oracle.secrets.iter().any(|said| said == line);
+        if auth {
+            self.in_auth = true;
+            return Ok(());
+        }
+        ensure(line == b"DATA" || may_pass(line), || {
+            format!("{} reached the destination", line.escape_ascii())
+        })?;
+        if verb == b"DATA" {
+            return self.may_deliver();
+        }
+        // The first RSET after a message that was withheld or refused is weir's.
+        let resets = std::mem::take(&mut self.awaits_reset) && line == b"RSET";
+        if resets || (line == b"NOOP" && self.own_noops > 0) {
+            self.own_noops -= usize::from(line == b"NOOP");
+            return Ok(());
+        }
+        if verb == b"EHLO" {
+            let again = self.last_ehlo == line && self.own_ehlos > 0;
+            self.own_ehlos -= usize::from(again);
+            self.last_ehlo = line.to_vec();
+            if again {
+                return Ok(());
+            }
+        }
+        loop {
+            if let Some(at) = self.oracle.lines[self.passed..].iter().position(|said| said == line) {
+                self.passed += at + 1;
+                return Ok(());
+            }
+            if !self.oracle.auth_was_refused() {
+                return ensure(own, || {
+                    format!("the customer never said {} (or not in this order)", line.escape_ascii())
+                });
+            }
+        }
+    }
+
+    /// Law 2: without a verdict that says so nothing begins at the destination.
+    fn may_deliver(&self) -> Broken {
+        ensure(self.oracle.complete && self.oracle.messages == self.records.len() + 1, || {
+            "DATA reached the destination without a whole message".into()
+        })?;
+        let Some(canonical) = self.oracle.canonical() else {
+            return Err("a message that must be refused goes to the destination".into());
+        };
+        let accepts = |judge: &&Judge| judge.verdict.is_some_and(|code| code / 100 == 2);
+        match self.judges.iter().find(accepts) {
+            Some(judge) if judge.message.as_ref() == Some(&canonical) => Ok(()),
+            Some(_) => Err("the node that accepted judged other octets".into()),
+            None if self.when_unavailable == WhenUnavailable::Accept && !self.reached => Ok(()),
+            None => Err("goes to the destination without a verdict that accepts".into()),
+        }
+    }
+
+    /// Laws 2 and 3: a message came to its end at the destination.
+    pub fn arrived(&mut self, sent: &[u8]) -> Broken {
+        self.may_deliver()?;
+        let message = unstuffed(sent)?;
+        ensure(Some(&message) == self.oracle.canonical().as_ref(), || {
+            format!("the destination got other octets: {}", message.escape_ascii())
+        })?;
+        ensure(self.delivered != Some(self.oracle.messages), || "one message arrived twice".into())?;
+        self.delivered = Some(self.oracle.messages);
+        Ok(())
+    }
+
+    /// A node got a command.
+    pub fn told_node(&mut self, line: &[u8]) -> Broken {
+        let id = self.id_of_message();
+        let (customer, helo) = (self.customer, self.oracle.helo.clone());
+        let Some(judge) = self.judges.last_mut() else { return Err("a node without a message".into()) };
+        match verb(line).as_slice() {
+            b"XCLIENT" => {
+                let said = Xclient::parse(&line[8..]).map_err(|error| error.to_string())?;
+                let fits = said.address == Some(customer.ip())
+                    && said.port.is_none_or(|port| port == customer.port())
+                    && said.helo.is_none_or(|name| name == helo);
+                ensure(fits && judge.announces_xclient, || {
+                    format!("{} does not name the customer", line.escape_ascii())
+                })?;
+                judge.identified = true;
+            }
+            b"XFORWARD" => {
+                ensure(line == format!("XFORWARD IDENT={id}").as_bytes(), || {
+                    format!("{} does not name message {id}", line.escape_ascii())
+                })?;
+            }
+            b"EHLO" | b"QUIT" => {}
+            b"MAIL" | b"RCPT" | b"DATA" => {
+                ensure(judge.identified, || "a node that was not told the customer's name got mail".into())?;
+                judge.recipients += usize::from(verb(line) == b"RCPT");
+            }
+            _ => return Err(format!("a node was told {}", line.escape_ascii())),
+        }
+        Ok(())
+    }
+
+    /// A node got the end of a message.
+    pub fn judged(&mut self, sent: &[u8]) -> Broken {
+        ensure(self.oracle.complete, || "a node got the end of a message that has none".into())?;
+        let message = unstuffed(sent)?;
+        let canonical = self.oracle.canonical();
+        ensure(canonical.as_ref() == Some(&message), || {
+            format!("a node got other octets: {}", message.escape_ascii())
+        })?;
+        if let Some(judge) = self.judges.last_mut() {
+            judge.message = Some(message);
+        }
+        Ok(())
+    }
+
+    pub fn node_connected(&mut self, node: usize, announces_xclient: bool) {
+        self.reached = true;
+        self.judges.push(Judge {
+            node,
+            announces_xclient,
+            identified: false,
+            message: None,
+            recipients: 0,
+            unheard: Vec::new(),
+            verdict: None,
+        });
+    }
+
+    /// The engine read octets of a node's.
+    pub fn node_read(&mut self, octets: &[u8]) {
+        let Some(judge) = self.judges.last_mut() else { return };
+        for reply in replies(&mut judge.unheard, octets) {
+            // An answer before the node has the message is none.
+            if judge.message.is_some() && judge.verdict.is_none() {
+                let code = reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+                judge.verdict = Some(code.unwrap_or(0));
+            }
+        }
+    }
+
+    pub fn logged(&mut self, record: Record, destination_in_step: bool) -> Broken {
+        self.records.push(record);
+        let Some(record) = self.records.last() else { return Ok(()) };
+        self.awaits_reset = matches!(record.outcome, Outcome::Withheld | Outcome::Refused);
+        ensure(self.records.len() == self.oracle.messages, || {
+            format!("{} records of {} messages", self.records.len(), self.oracle.messages)
+        })?;
+        ensure(record.id.as_str() == self.id_of_message(), || format!("record {}", record.id))?;
+        let said = record.reply.as_ref().map(weir_smtp::Reply::to_bytes).unwrap_or_default();
+        let arrived = self.delivered == Some(self.oracle.messages);
+        match record.outcome {
+            Outcome::Delivered | Outcome::Refused if arrived => {
+                ensure(self.answers.first() == Some(&said) || !destination_in_step, || {
+                    "the destination's answer to the message was another".into()
+                })?;
+                ensure(self.answers.contains(&said) || record.outcome == Outcome::Refused, || {
+                    "the destination did not say this after it had the message".into()
+                })
+            }
+            Outcome::Delivered => Err("logged as delivered, and the destination has it not".into()),
+            Outcome::Abandoned | Outcome::Withheld if arrived => {
+                Err(format!("{:?}, but the destination has it", record.outcome))
+            }
+            Outcome::Unknown | Outcome::Unreported => {
+                ensure(record.verdict == Verdict::Accept, || "unknown fate without a verdict".into())
+            }
+            _ => Ok(()),
+        }?;
+        self.verdict_fits()
+    }
+
+    fn verdict_fits(&self) -> Broken {
+        let Some(record) = self.records.last() else { return Ok(()) };
+        let Some(node) = record.node else {
+            let alone = record.verdict != Verdict::Accept
+                || (self.when_unavailable == WhenUnavailable::Accept && !self.reached);
+            return ensure(alone, || "accepted, and no node said so".into());
+        };
+        let judge = self.judges.iter().rfind(|judge| judge.node == node.0).ok_or("judged by nobody")?;
+        if record.verdict == Verdict::Accept {
+            ensure(judge.verdict.is_some_and(|code| code / 100 == 2), || {
+                format!("accept, but the node said {:?}", judge.verdict)
+            })?;
+            ensure(judge.recipients == record.recipients, || {
+                format!("{} recipients, the node was told {}", record.recipients, judge.recipients)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The session is over. `gone`: the customer left of its own.
+    pub fn over(&self, gone: bool, last_is_message: bool) -> Broken {
+        ensure(self.records.len() == self.oracle.messages, || {
+            format!("{} records of {} messages at the end", self.records.len(), self.oracle.messages)
+        })?;
+        let said_why = self.farewell || gone || last_is_message || self.said_goodbye();
+        ensure(said_why, || "the session ended and the customer was not told why".into())?;
+        ensure(self.customer_closed, || "the customer's connection was left open".into())
+    }
+
+    fn said_goodbye(&self) -> bool {
+        let answered = self.oracle.lines.len().saturating_sub(self.oracle.owed.len());
+        self.oracle.lines[..answered].iter().any(|line| verb(line) == b"QUIT")
+    }
+}
+
+pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Broken {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Commands that a destination may be told; all others are answered by the agent.
+fn may_pass(line: &[u8]) -> bool {
+    const PASSED: &[&[u8]] =
+        &[b"EHLO", b"HELO", b"MAIL", b"RCPT", b"RSET", b"NOOP", b"VRFY", b"EXPN", b"HELP", b"QUIT", b"AUTH"];
+    PASSED.contains(&verb(line).as_slice())
+}
+
+/// The number in `#D17`.
+pub fn number(text: &[u8], letter: char) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (_, tail) = text.split_once(&format!("#{letter}"))?;
+    tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Takes the stuffing off. What no line of a message may have is an error.
+fn unstuffed(sent: &[u8]) -> Result<Vec<u8>, String> {
+    let mut message = Vec::with_capacity(sent.len());
+    let mut rest = sent;
+    while !rest.is_empty() {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n").ok_or("a message without a last CRLF")?;
+        let line = &rest[..end];
+        if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
+            return Err(format!("a lax server could see another line end in {}", line.escape_ascii()));
+        }
+        message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+        message.extend_from_slice(b"\r\n");
+        rest = &rest[end + 2..];
+    }
+    Ok(message)
+}
+
+/// The whole replies in a stream, each with all its lines and CRLF ends, as a log would show them.
+fn replies(unheard: &mut Vec<u8>, octets: &[u8]) -> Vec<Vec<u8>> {
+    unheard.extend_from_slice(octets);
+    let (mut replies, mut begin, mut at) = (Vec::new(), 0, 0);
+    while let Some(end) = unheard[at..].iter().position(|octet| *octet == b'\n') {
+        let line = &unheard[at..at + end];
+        at += end + 1;
+        if line.get(3) != Some(&b'-') {
+            let lines = unheard[begin..at].split_inclusive(|octet| *octet == b'\n');
+            let reply = lines.flat_map(|line| {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                [line.strip_suffix(b"\r").unwrap_or(line), b"\r\n"].concat()
+            });
+            replies.push(reply.collect());
+            begin = at;
+        }
+    }
+    unheard.drain(..begin);
+    replies
+}
+
+/// The time within which something must happen while somebody is waited for.
+pub const LONGEST_WAIT: Time = 600_000;

@@ -174,3 +174,17 @@ fn a_nul_is_refused() {
     assert_eq!(world.codes(), [220, 250, 250, 250, 354, 550]);
     assert_eq!((world.delivered().len(), world.judged(0).len()), (0, 0));
 }
+
+#[test]
+fn a_late_answer_to_our_own_noop_is_not_taken_for_another() {
+    let refusing = node().with(Stage::EndOfData, Trouble::Say("550 5.7.1 spam"));
+    let mut world = world(vec![Some(refusing)]);
+    world.say(ENVELOPE).run(false);
+    stall(&mut world, Leg::Destination);
+    world.wait(Duration::from_secs(130)).say(BODY).run(false);
+    world.say(b"MAIL FROM:<e@f>\r\nRCPT TO:<g@nowhere.invalid>\r\n").run(false);
+    assert_eq!(world.codes(), [220, 250, 250, 250, 354, 550]);
+    world.stalled = None;
+    world.run(false);
+    assert!(world.heard().ends_with("250 2.1.0 sender ok\r\n550-5.1.1 no such\r\n550 5.1.1 recipient\r\n"));
+}

@@ -13,3 +13,7 @@ mod spool;
 pub mod steer;
 pub mod transparent;
 mod wanted_tls;
+
+/// For the fuzzer: plays the session that a tape of choices describes, and says which law it broke.
+#[cfg(fuzzing)]
+pub use relay::simulation::replay as simulate;

@@ -17,6 +17,9 @@ mod timers;
 mod upgrade;
 mod wire;
 
+#[cfg(fuzzing)]
+#[path = "tests/simulation/mod.rs"]
+pub mod simulation;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! The engine between simulated peers.
 
 mod auth;
+mod corpus;
 mod limits;
 mod regressions;
 mod server;

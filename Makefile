@@ -39,6 +39,8 @@ test-all: check build ## as `test`, with all 2,000 messages of the corpus
 
 MINUTES ?= 10
 fuzz: ## fuzzes every parser and the engine for MINUTES=10 minutes in all, and grows fuzz/corpus
+	@scripts/install-deps build
+	@scripts/install-bpf-toolchain
 	@scripts/fuzz $(MINUTES)
 
 clean: ## removes everything that was built or unpacked

@@ -33,9 +33,9 @@ test: check build ## everything that must hold before a commit (needs root)
 	@scripts/install-deps lab
 	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
-test-all: check build ## as `test`, with all 2,000 messages of the corpus
+test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	@scripts/install-deps lab
-	WEIR_CORPUS=2000 RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
 MINUTES ?= 10
 fuzz: ## fuzzes every parser and the engine for MINUTES=10 minutes in all, and grows fuzz/corpus

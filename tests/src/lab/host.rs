@@ -118,10 +118,11 @@ impl Host {
         Ok(output)
     }
 
-    /// Installs unpacked Debian packages (see `scripts/install-deps`) on this host, and only here.
+    /// Installs unpacked Debian packages (see `scripts/install-deps`) on this host, and only here. Programs that run stay
+    /// as they are.
     pub fn install(&self, packages: &str) -> Result<()> {
         let from = paths::packages(packages)?;
-        self.sh(&format!("cp -a {0}/usr {0}/etc {0}/var /", from.display())).map(|_| ())
+        self.sh(&format!("cp -a --remove-destination {0}/usr {0}/etc {0}/var /", from.display())).map(|_| ())
     }
 
     /// A path of the host as the test process reaches it. Not for paths with absolute symbolic links.

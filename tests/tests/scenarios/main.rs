@@ -26,6 +26,7 @@ mod delivery;
 mod destination_tls;
 mod filter_node;
 mod host_settings;
+mod interop;
 mod lab;
 mod narrow_link;
 mod nodes;

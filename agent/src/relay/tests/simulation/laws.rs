@@ -96,6 +96,8 @@ impl Laws {
         for (item, reply) in self.oracle.hears(octets)? {
             ensure(!self.farewell, || "spoke after the last 421".into())?;
             self.farewell = reply.code == 421;
+            let accused = reply.text.windows(24).any(|part| part == b"sent what is no SMTP rep");
+            ensure(!accused || answered.is_none(), || "a destination in step is accused of garbage".into())?;
             match &item {
                 None if reply.code == 421 => {}
                 None => return Err(format!("nobody asked for {}", reply.text.escape_ascii())),
@@ -196,7 +198,7 @@ impl Laws {
     }
 
     /// The destination got a command.
-    pub fn passed_on(&mut self, line: &[u8]) -> Broken {
+    pub fn passed_on(&mut self, line: &[u8], in_step: bool) -> Broken {
         let verb = verb(line);
         let own = line == b"RSET" || line == b"NOOP";
         if line == b"STARTTLS" && std::mem::take(&mut self.own_starttls) {
@@ -216,7 +218,13 @@ impl Laws {
             return self.may_deliver();
         }
         // The first RSET after a message that was withheld or refused is weir's.
-        let resets = std::mem::take(&mut self.awaits_reset) && line == b"RSET";
+        let withheld = self.records.last().is_some_and(|record| record.outcome == Outcome::Withheld);
+        let awaits_reset = std::mem::take(&mut self.awaits_reset);
+        ensure(!(awaits_reset && withheld && in_step) || line == b"RSET" || line == b"NOOP", || {
+            "the destination keeps the envelope of a message that was withheld".into()
+        })?;
+        self.awaits_reset = awaits_reset && line == b"NOOP";
+        let resets = awaits_reset && line == b"RSET";
         if resets || (line == b"NOOP" && self.own_noops > 0) {
             self.own_noops -= usize::from(line == b"NOOP");
             return Ok(());

@@ -110,7 +110,7 @@ impl Peer {
                 }
             }
         }
-        if self.mode == Mode::Data && !octets.is_empty() && choices.odds(self.temper / 8) {
+        if self.mode == Mode::Data && !octets.is_empty() && choices.odds(self.temper) {
             self.unasked(now, choices);
         }
         understood
@@ -119,13 +119,14 @@ impl Peer {
     /// Something that nothing asked for.
     pub fn unasked(&mut self, now: Time, choices: &mut Choices) {
         self.in_step = false;
-        match choices.below(7) {
+        match choices.below(9) {
             0 => self.say("421 4.3.2 shutting down", now),
             1 => self.mouth.end(now, Ending::Close),
             2 => self.mouth.end(now, Ending::Reset),
             3 => self.say("250 2.0.0 fine", now),
             4 => self.say("552 5.3.4 enough", now),
             5 => self.say("354 go on", now),
+            6 | 7 => self.say("250 2.0.0 taken already", now),
             _ => self.mouth.say(now, b"*** garbage \0\xff\r\n".to_vec()),
         }
     }
@@ -246,6 +247,8 @@ impl Peer {
             self.mode = Mode::Commands;
         }
         self.auth = false;
+        // Nobody refuses RSET: one that does cannot be told from one that answers something else.
+        self.in_step &= self.answered.last().is_none_or(|asked| asked != b"RSET");
         if self.answered.last().is_some_and(|asked| asked.starts_with(b"RCPT")) {
             self.recipients = self.recipients.saturating_sub(1);
         }

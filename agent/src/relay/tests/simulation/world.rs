@@ -351,6 +351,7 @@ impl World {
         };
         self.transcript.said(name, self.now, octets);
         let Some(peer) = peer.filter(|peer| !peer.mouth.has_ended()) else { return };
+        let in_step = peer.in_step;
         for understood in peer.feed(octets, self.now, &mut self.choices) {
             let law = match (leg, &understood) {
                 (_, Understood::BadLine(line)) => {
@@ -358,7 +359,7 @@ impl World {
                 }
                 (Leg::Filter, Understood::Command(line)) => self.laws.told_node(line),
                 (Leg::Filter, Understood::Message(sent)) => self.laws.judged(sent),
-                (_, Understood::Command(line)) => self.laws.passed_on(line),
+                (_, Understood::Command(line)) => self.laws.passed_on(line, in_step),
                 (_, Understood::Message(sent)) => self.laws.arrived(sent),
             };
             self.must(law);

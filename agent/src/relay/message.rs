@@ -267,7 +267,11 @@ impl Message {
                 self.advance(true, now, wire)
             }
             (Some(Delivery::Asked), Severity::Transient | Severity::Permanent) => {
-                Some(self.answered(reply, Outcome::Refused, true))
+                // Said before it had DATA, or as a goodbye: nothing more may follow on this connection.
+                let in_step = reply.code() != 421 && wire.flow(Leg::Destination).outgoing == 0;
+                let answered = self.answered(reply, Outcome::Refused, in_step);
+                let ends_session = !in_step;
+                Some(Conclusion { abort_destination: ends_session, ends_session, ..answered })
             }
             (Some(Delivery::Committed), Severity::Positive) if has_all => {
                 Some(self.answered(reply, Outcome::Delivered, false))

@@ -38,7 +38,7 @@ impl Session {
         if matches!(self.destination.expected.front(), Some(Expected::OwnNoop)) {
             self.destination.expected.pop_front();
             if reply.code() == 421 {
-                self.unasked(reply);
+                self.unasked(reply, Failure::DestinationGarbage);
             }
             return;
         }
@@ -50,12 +50,12 @@ impl Session {
                 }
             } else {
                 // Nothing was asked. 421 is a goodbye, and the customer is told as it was said.
-                self.unasked(reply);
+                self.unasked(reply, Failure::DestinationGarbage);
             }
             return;
         }
         let Some(expected) = self.destination.expected.pop_front() else {
-            self.unasked(reply);
+            self.unasked(reply, Failure::DestinationGarbage);
             return;
         };
         if matches!(expected, Expected::Auth) && reply.code() == 334 {
@@ -76,11 +76,11 @@ impl Session {
         self.expected_reply(expected, reply, now);
     }
 
-    fn unasked(&mut self, reply: Reply) {
+    pub(super) fn unasked(&mut self, reply: Reply, otherwise: Failure) {
         if reply.code() == 421 {
             self.lose_destination_with(Failure::DestinationLost, reply);
         } else {
-            self.lose_destination(Failure::DestinationGarbage);
+            self.lose_destination(otherwise);
         }
     }
 

@@ -77,7 +77,8 @@ impl Session {
         if reply.is_positive() {
             self.say_ehlo(plain.name, now);
         } else {
-            self.lose_destination_with(Failure::DestinationLost, reply);
+            // It refuses the connection, not what the customer asked for.
+            self.unasked(reply, Failure::DestinationLost);
         }
     }
 

@@ -188,3 +188,20 @@ fn a_late_answer_to_our_own_noop_is_not_taken_for_another() {
     world.run(false);
     assert!(world.heard().ends_with("250 2.1.0 sender ok\r\n550-5.1.1 no such\r\n550 5.1.1 recipient\r\n"));
 }
+
+#[test]
+fn a_goodbye_before_data_has_left_ends_the_session_without_more() {
+    let mut world = world(vec![Some(node())]);
+    world.say(ENVELOPE).run(false);
+    stall(&mut world, Leg::Destination);
+    world.say(BODY).run(false);
+    world.session.handle(Input::Bytes(Leg::Destination, b"421 4.3.2 shutting down\r\n"), world.now);
+    world.run(false);
+    assert_eq!(world.codes()[5], 421);
+    let commands = &world.destination.as_ref().unwrap().commands;
+    assert_eq!(
+        commands.last().map(String::as_str),
+        Some("RCPT TO:<c@d.example>"),
+        "no DATA and RSET after it"
+    );
+}

@@ -43,6 +43,8 @@ pub struct AgentConfig {
     pub when_unavailable: &'static str,
     /// Further lines of the section `[filter]`.
     pub filter_lines: String,
+    /// Further lines of the section `[relay]`.
+    pub relay_lines: String,
     /// `may` or `off`: off, so that TLS at the destination shows that a message went past the agent.
     pub destination_tls: &'static str,
 }
@@ -59,6 +61,7 @@ impl AgentConfig {
             nodes: vec![node(0), node(1)],
             when_unavailable: "defer",
             filter_lines: String::new(),
+            relay_lines: String::new(),
             destination_tls: "off",
         }
     }
@@ -78,7 +81,7 @@ impl AgentConfig {
         format!(
             "[steering]\nbackend = {:?}\ncustomer_interfaces = {:?}\ninternet_interfaces = {:?}\nlisten_port = 2525\n\
              when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\
-             {}\n[relay]\ndestination_tls = {:?}\n[log]\nformat = \"json\"\n",
+             {}\n[relay]\ndestination_tls = {:?}\n{}\n[log]\nformat = \"json\"\n",
             self.backend.name(),
             self.customer_interfaces,
             self.internet_interfaces,
@@ -87,6 +90,7 @@ impl AgentConfig {
             self.when_unavailable,
             self.filter_lines,
             self.destination_tls,
+            self.relay_lines,
         )
     }
 }

@@ -1,6 +1,7 @@
-//! What goes over a host's cable to and from port 25 of the destination, put together again: nothing stands in the way.
+//! What goes over a host's cable to and from port 25, put together again: nothing stands in the way.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::lab::{Family, Host};
+use crate::lab::Host;
 
 const SMTP: u16 = 25;
 const ETH_P_ALL: u16 = 3;
@@ -67,14 +68,22 @@ impl Stream {
     }
 }
 
-/// One connection to the destination.
-#[derive(Debug, Clone)]
+/// One connection to port 25 of another machine.
+#[derive(Clone)]
 pub struct Connection {
     pub client: SocketAddr,
     pub server: SocketAddr,
     said: Stream,
     answered: Stream,
     reset: bool,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, server, reset, .. } = self;
+        let (said, answered) = (self.said().escape_ascii(), self.answered().escape_ascii());
+        write!(f, "{client} to {server}, reset: {reset}\n    said: {said}\n    answered: {answered}")
+    }
 }
 
 impl Connection {
@@ -131,6 +140,12 @@ impl Wire {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The connections after the first `known`, as far as they have come.
+    pub fn since(&self, known: usize) -> Vec<Connection> {
+        let all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        all[known..].to_vec()
+    }
+
     /// The connections after the first `known`. `None`: some are not over.
     pub fn over_since(&self, known: usize) -> Option<Vec<Connection>> {
         let all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +167,7 @@ impl Drop for Wire {
 fn record(connections: &mut Vec<Connection>, segment: &Segment<'_>) {
     let from_client = segment.to.port() == SMTP;
     let (client, server) = if from_client { (segment.from, segment.to) } else { (segment.to, segment.from) };
-    if !Family::BOTH.iter().any(|family| family.destination() == server.ip()) {
+    if server.ip().is_loopback() {
         return;
     }
     let known = connections.iter().rposition(|each| each.client == client && each.server == server);

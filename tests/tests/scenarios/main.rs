@@ -29,6 +29,7 @@ mod host_settings;
 mod interop;
 mod lab;
 mod narrow_link;
+mod next_address;
 mod nodes;
 mod remains;
 mod scope;

@@ -10,9 +10,11 @@
 //! | [`reply`] | what a server answers, multi-line and enhanced codes included |
 //! | [`extension`] | which EHLO keywords are relayed, and why the others are not |
 //! | [`data`] | where a message ends (only CRLF.CRLF), dot-unstuffing and stuffing |
+//! | [`bdat`] | what is in a message that is framed by its length |
 //! | [`envelope`] | reverse-path, forward-paths and their parameters |
 //! | [`xclient`], [`xforward`], [`xtext`] | telling a filter node who the customer is |
 
+pub mod bdat;
 pub mod command;
 pub mod data;
 pub mod envelope;

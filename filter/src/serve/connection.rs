@@ -102,6 +102,10 @@ impl Connection {
                     self.data_until = Some(Deadline::now() + self.node.data_timeout);
                 }
                 Output::Body(octets) => self.body.append(&octets).await,
+                Output::BodyDropped => {
+                    self.body = Receiving::new(self.node.spool.clone());
+                    self.data_until = None;
+                }
                 Output::Judge(transaction) => {
                     self.flush(&mut replies).await?;
                     let verdict = self.judge(*transaction).await;

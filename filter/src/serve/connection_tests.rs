@@ -47,6 +47,13 @@ fn message(id: &str, body: &str) -> String {
     )
 }
 
+fn chunks(id: &str, chunks: &[&str]) -> String {
+    let text = message(id, "");
+    let (envelope, _) = text.split_once("DATA").unwrap();
+    let chunks = chunks.iter().map(|chunk| format!("BDAT {}\r\n{chunk}", chunk.len()));
+    format!("{envelope}{}BDAT 0 LAST\r\nQUIT\r\n", chunks.collect::<String>())
+}
+
 /// A spamd that gives every message this answer, and gives back what it was sent.
 async fn spamd(answer: &'static str) -> (std::net::SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -96,6 +103,50 @@ async fn spam_is_rejected_and_the_scanner_sees_who_sent_it() {
     assert_eq!(head, format!("SYMBOLS SPAMC/1.5\r\nContent-length: {}", copy.len()));
     let start = "Return-Path: <s@example.org>\r\nReceived: from h (unknown [10.1.0.2])\r\n";
     assert!(copy.starts_with(start) && copy.ends_with("+0000\r\nSubject: x\r\n\r\n.body\r\n"), "{copy}");
+}
+
+/// Whether the body is kept in memory or in a file.
+#[tokio::test]
+async fn the_scanner_sees_the_octets_of_chunks_as_they_are() {
+    let body = "Subject: x\n\r\n.\r\n\0\rno end";
+    for memory in [4, 4096] {
+        let (address, seen) = spamd("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 7.0 / 5.0\r\n\r\nRULE").await;
+        let spool =
+            format!("[spool]\nmemory_per_message = {memory}\ndirectory = {:?}\n", std::env::temp_dir());
+        let running = start(&format!("[spamassassin]\naddress = \"{address}\"\n{spool}")).await;
+        let replies = talk(running.address, &chunks("c", &[&body[..3], &body[3..14], &body[14..]])).await;
+        let verdict =
+            "250 2.0.0 10 octets\r\n550 5.7.1 SpamAssassin score 7.0 is at or above 6.0 (c)\r\n221 ";
+        assert!(replies.contains(verdict), "{replies}");
+        let request = seen.await.unwrap();
+        let (head, copy) = request.split_once("\r\n\r\n").unwrap();
+        assert_eq!(head, format!("SYMBOLS SPAMC/1.5\r\nContent-length: {}", copy.len()));
+        assert!(copy.ends_with(&format!("+0000\r\n{body}")), "{copy}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_are_too_large_together_are_refused_at_the_last() {
+    let running = start("max_message_size = 1000\n").await;
+    let chunk = "x".repeat(600);
+    let replies = talk(running.address, &chunks("l", &[&chunk, &chunk])).await;
+    let verdict = "250 2.0.0 600 octets\r\n552 5.3.4 message larger than 1000 octets (l)\r\n221 ";
+    assert!(replies.contains(verdict), "{replies}");
+}
+
+/// Else the time for a body would go on to the next one, and cut an idle connection.
+#[tokio::test]
+async fn a_dropped_body_has_no_time_limit_any_more() {
+    let running = start("data_timeout = 1\n").await;
+    let text = chunks("d", &["half"]);
+    let (before, _) = text.split_once("BDAT 0 LAST").unwrap();
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(format!("{before}RSET\r\n").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    stream.write_all(b"QUIT\r\n").await.unwrap();
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).await.unwrap();
+    assert!(replies.ends_with("250 2.0.0 4 octets\r\n250 2.0.0 ok\r\n221 2.0.0 bye\r\n"), "{replies}");
 }
 
 #[tokio::test]

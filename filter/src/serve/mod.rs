@@ -2,6 +2,7 @@
 
 mod connection;
 mod parameters;
+mod reception;
 pub mod session;
 
 use std::io;
@@ -177,6 +178,8 @@ async fn refuse(stream: TcpStream, reply: Reply) {
     let _: Result<io::Result<()>, _> = timeout(REFUSAL_TIMEOUT, refused).await;
 }
 
+#[cfg(test)]
+mod bdat_tests;
 #[cfg(test)]
 mod connection_tests;
 #[cfg(test)]

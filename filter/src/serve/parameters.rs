@@ -2,7 +2,7 @@
 
 use weir_smtp::envelope::Mailbox;
 
-/// SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461).
+/// SIZE (RFC 1870), 8BITMIME (RFC 6152), BINARYMIME (RFC 3030), SMTPUTF8 (RFC 6531), DSN (RFC 3461).
 const MAIL: [&str; 5] = ["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID"];
 const RCPT: [&str; 2] = ["NOTIFY", "ORCPT"];
 
@@ -14,12 +14,14 @@ pub(super) fn unknown_in_rcpt(recipient: &Mailbox) -> Option<String> {
     unknown(recipient, &RCPT)
 }
 
+/// `BODY=BINARYMIME`: the body is no lines, and DATA cannot carry it (RFC 3030 section 3).
+pub(super) fn is_binary(sender: &Mailbox) -> bool {
+    let binary = |value: &[u8]| value.eq_ignore_ascii_case(b"BINARYMIME");
+    sender.parameters.iter().any(|parameter| parameter.is("BODY") && parameter.value().is_some_and(binary))
+}
+
 fn unknown(mailbox: &Mailbox, known: &[&str]) -> Option<String> {
     let mut parameters = mailbox.parameters.iter();
-    let unknown = parameters.find(|parameter| {
-        let binary =
-            parameter.is("BODY") && parameter.value().is_some_and(|v| v.eq_ignore_ascii_case(b"BINARYMIME"));
-        binary || !known.iter().any(|keyword| parameter.is(keyword))
-    })?;
+    let unknown = parameters.find(|parameter| !known.iter().any(|keyword| parameter.is(keyword)))?;
     Some(String::from_utf8_lossy(unknown.as_bytes()).chars().take(64).collect())
 }

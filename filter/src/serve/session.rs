@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use weir_smtp::command::{Command, CommandError};
-use weir_smtp::data::DataDecoder;
+use weir_smtp::data::Findings;
 use weir_smtp::envelope::Mailbox;
 use weir_smtp::line::{LineDecoder, LineError};
 use weir_smtp::xclient::{ATTRIBUTES, Xclient};
@@ -17,6 +17,7 @@ use weir_smtp::xforward::{IDENT, Xforward};
 use weir_smtp::{Envelope, Reply};
 
 use super::parameters;
+use super::reception::{Chunk, Reception};
 use crate::message::{Customer, Destination, Transaction};
 use crate::policy::Verdict;
 
@@ -48,10 +49,13 @@ pub enum Input<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     Write(Vec<u8>),
-    /// The transaction has come to DATA: octets of its body follow.
+    /// The transaction has come to DATA or its first BDAT: octets of its body follow.
     BodyBegins,
-    /// Octets of the body, dot-stuffing taken off. None follow those beyond the largest size.
+    /// Octets of the body: of lines, with dot-stuffing taken off, or of chunks, as they are. None follow those
+    /// beyond the largest size.
     Body(Bytes),
+    /// The transaction ends without its body's end: RSET or EHLO between chunks.
+    BodyDropped,
     /// The message is complete. Nothing more is read until it is judged.
     Judge(Box<Transaction>),
     Close,
@@ -64,7 +68,9 @@ pub struct Session {
     settings: Arc<Settings>,
     make_id: MakeId,
     lines: LineDecoder,
-    state: State,
+    mode: Mode,
+    /// The transaction under way, until it is given out to be judged.
+    mail: Option<Box<Reception>>,
     /// Who the customer is; none before XCLIENT.
     customer: Option<Customer>,
     greeted: bool,
@@ -76,14 +82,18 @@ pub struct Session {
     outputs: VecDeque<Output>,
 }
 
-enum State {
-    Commands(Option<Box<Transaction>>),
-    Data(Box<Transaction>, DataDecoder),
+/// What the next octets are.
+enum Mode {
+    Commands,
+    /// After DATA.
+    Lines,
+    /// After BDAT. Read to its end in any case; kept if the transaction takes it.
+    Chunk(Chunk),
+    /// Held until there is a verdict on this message.
     Judging {
         id: String,
     },
-    /// With the transaction that was cut short, if there was one.
-    Closed(Option<Box<Transaction>>),
+    Closed,
 }
 
 impl Session {
@@ -94,7 +104,8 @@ impl Session {
             settings,
             make_id,
             lines,
-            state: State::Commands(None),
+            mode: Mode::Commands,
+            mail: None,
             customer: None,
             greeted: false,
             ident: None,
@@ -110,9 +121,9 @@ impl Session {
         match input {
             Input::Bytes(octets) => self.bytes(octets),
             Input::Judged(verdict) => {
-                if let State::Judging { id } = &self.state {
+                if let Mode::Judging { id } = &self.mode {
                     let reply = verdict.reply(id);
-                    self.state = State::Commands(None);
+                    self.mode = Mode::Commands;
                     self.write(&reply);
                     let held = std::mem::take(&mut self.held);
                     self.bytes(&held);
@@ -129,68 +140,93 @@ impl Session {
 
     /// Between transactions, with no command half read.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Commands(None)) && self.lines.held().is_empty()
-    }
-
-    pub fn is_receiving(&self) -> bool {
-        matches!(self.state, State::Data(..))
+        matches!(self.mode, Mode::Commands) && self.mail.is_none() && self.lines.held().is_empty()
     }
 
     /// The transaction that would be lost if the connection ended now.
     pub fn transaction(&self) -> Option<&Transaction> {
-        match &self.state {
-            State::Commands(transaction) | State::Closed(transaction) => transaction.as_deref(),
-            State::Data(transaction, _) => Some(transaction),
-            State::Judging { .. } => None,
-        }
+        self.mail.as_ref().map(|mail| mail.transaction())
     }
 
     fn bytes(&mut self, mut octets: &[u8]) {
         while !octets.is_empty() {
-            match &mut self.state {
-                State::Commands(_) => match self.lines.next(&mut octets) {
+            match &self.mode {
+                Mode::Commands => match self.lines.next(&mut octets) {
                     Some(Ok(line)) => self.line(&line.text),
                     Some(Err(error)) => self.bad_line(error),
                     None => {}
                 },
-                State::Data(..) => self.data(&mut octets),
-                State::Judging { .. } => {
+                Mode::Lines => self.body_lines(&mut octets),
+                Mode::Chunk(_) => self.chunk(&mut octets),
+                Mode::Judging { .. } => {
                     self.held.extend_from_slice(octets);
                     return;
                 }
-                State::Closed(_) => return,
+                Mode::Closed => return,
             }
         }
     }
 
-    fn data(&mut self, octets: &mut &[u8]) {
-        let State::Data(_, decoder) = &mut self.state else { return };
-        let mut body = BytesMut::new();
-        let before = decoder.findings().size;
-        let ended = decoder.decode(octets, &mut body);
-        let room = self.settings.max_message_size.saturating_sub(before);
-        body.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        if !body.is_empty() {
-            self.outputs.push_back(Output::Body(body.freeze()));
-        }
+    fn body_lines(&mut self, octets: &mut &[u8]) {
+        let Some(mail) = &mut self.mail else { return };
+        let (body, ended) = mail.lines(octets);
+        self.body(body);
         if ended {
-            self.end_of_data();
+            self.complete();
         }
     }
 
-    fn end_of_data(&mut self) {
-        let state = std::mem::replace(&mut self.state, State::Closed(None));
-        let State::Data(mut transaction, decoder) = state else { return };
-        transaction.findings = decoder.findings();
-        self.state = State::Judging { id: transaction.id.clone() };
+    fn chunk(&mut self, octets: &mut &[u8]) {
+        let Mode::Chunk(chunk) = &mut self.mode else { return };
+        let octets = chunk.take(octets);
+        let ended = chunk.has_ended();
+        if let Some(mail) = &mut self.mail {
+            let body = mail.chunk(octets);
+            self.body(body);
+        }
+        if ended {
+            self.end_of_chunk();
+        }
+    }
+
+    fn end_of_chunk(&mut self) {
+        let Mode::Chunk(Chunk { size, last, .. }) = std::mem::replace(&mut self.mode, Mode::Commands) else {
+            return;
+        };
+        if !self.mail.as_ref().is_some_and(|mail| mail.takes_chunks()) {
+            let text = "MAIL and RCPT first, and after a refused chunk RSET";
+            self.answer(&Reply::enhanced(503, "5.5.1", text));
+        } else if last {
+            self.complete();
+        } else {
+            self.answer(&Reply::enhanced(250, "2.0.0", format!("{size} octets")));
+        }
+    }
+
+    fn body(&mut self, octets: Bytes) {
+        if !octets.is_empty() {
+            self.outputs.push_back(Output::Body(octets));
+        }
+    }
+
+    fn complete(&mut self) {
+        let Some(mail) = self.mail.take() else { return };
+        let transaction = Box::new(mail.complete());
+        self.mode = Mode::Judging { id: transaction.id.clone() };
         self.outputs.push_back(Output::Judge(transaction));
     }
 
     fn line(&mut self, line: &[u8]) {
         let reply = match Command::parse(line) {
             Ok(command) => self.command(command),
-            Err(error @ CommandError::Syntax { .. }) => {
-                Some(Reply::enhanced(501, "5.5.4", error.to_string()))
+            Err(error @ CommandError::Syntax { verb, .. }) => {
+                let reply = Reply::enhanced(501, "5.5.4", error.to_string());
+                if verb == "BDAT" {
+                    // A chunk follows, and nobody knows where it ends.
+                    self.close(&reply);
+                    return;
+                }
+                Some(reply)
             }
         };
         if let Some(reply) = reply {
@@ -198,8 +234,9 @@ impl Session {
         }
     }
 
+    /// It may have been a BDAT, whose chunk must not be read as commands.
     fn bad_line(&mut self, error: LineError) {
-        self.answer(&Reply::enhanced(500, "5.5.2", error.to_string()));
+        self.close(&Reply::enhanced(500, "5.5.2", format!("{error}, closing")));
     }
 
     /// None where the answer is already given.
@@ -209,7 +246,11 @@ impl Session {
             Command::Helo(name) => self.hello(&name, false),
             Command::Mail(sender) => self.mail(sender),
             Command::Rcpt(recipient) => self.rcpt(recipient),
-            Command::Data => return self.begin_data(),
+            Command::Data => return self.begin_lines(),
+            Command::Bdat { size, last } => {
+                self.begin_chunk(Chunk::new(size, last));
+                return None;
+            }
             Command::Xclient(arguments) => self.xclient(&arguments),
             Command::Xforward(arguments) => self.xforward(&arguments),
             Command::Rset => {
@@ -220,11 +261,6 @@ impl Session {
             Command::Help => Reply::enhanced(214, "2.0.0", "this node judges mail and sends none"),
             Command::Quit => {
                 self.close(&Reply::enhanced(221, "2.0.0", "bye"));
-                return None;
-            }
-            Command::Bdat { .. } => {
-                // The chunk follows whatever the answer is, and must not be read as commands.
-                self.close(&Reply::enhanced(502, "5.5.1", "BDAT is not offered, closing"));
                 return None;
             }
             Command::Vrfy
@@ -254,8 +290,8 @@ impl Session {
         Reply::new(
             250,
             format!(
-                "{own}\nPIPELINING\nSIZE {size}\n8BITMIME\nSMTPUTF8\nDSN\nENHANCEDSTATUSCODES\n\
-                 XCLIENT {ATTRIBUTES}\nXFORWARD {IDENT}"
+                "{own}\nPIPELINING\nSIZE {size}\n8BITMIME\nBINARYMIME\nCHUNKING\nSMTPUTF8\nDSN\n\
+                 ENHANCEDSTATUSCODES\nXCLIENT {ATTRIBUTES}\nXFORWARD {IDENT}"
             ),
         )
     }
@@ -321,16 +357,18 @@ impl Session {
         }
         let id = self.ident.take().unwrap_or_else(&mut self.make_id);
         let envelope = Envelope::new(sender);
-        let findings = weir_smtp::data::Findings::default();
-        let transaction = Transaction { id, customer, envelope, findings };
-        self.state = State::Commands(Some(Box::new(transaction)));
+        let transaction = Transaction { id, customer, envelope, findings: Findings::default() };
+        self.mail = Some(Box::new(Reception::new(transaction, limit)));
         Reply::enhanced(250, "2.1.0", "ok")
     }
 
     fn rcpt(&mut self, recipient: Mailbox) -> Reply {
         let limit = self.settings.max_recipients;
-        let State::Commands(Some(transaction)) = &mut self.state else {
+        let Some(mail) = &mut self.mail else {
             return Reply::enhanced(503, "5.5.1", "MAIL first");
+        };
+        let Some(transaction) = mail.open() else {
+            return Reply::enhanced(503, "5.5.1", "RCPT after BDAT");
         };
         if recipient.path.is_null() {
             return Reply::enhanced(501, "5.1.3", "empty forward-path");
@@ -346,24 +384,37 @@ impl Session {
         Reply::enhanced(250, "2.1.5", "ok")
     }
 
-    fn begin_data(&mut self) -> Option<Reply> {
-        match std::mem::replace(&mut self.state, State::Closed(None)) {
-            State::Commands(Some(transaction)) if !transaction.envelope.recipients.is_empty() => {
-                self.state = State::Data(transaction, DataDecoder::default());
-                self.write(&Reply::new(354, "end with a dot on a line of its own"));
-                self.outputs.push_back(Output::BodyBegins);
-                None
-            }
-            other => {
-                self.state = other;
-                Some(Reply::enhanced(503, "5.5.1", "MAIL and RCPT first"))
-            }
+    fn begin_lines(&mut self) -> Option<Reply> {
+        let Some(mail) = &mut self.mail else {
+            return Some(Reply::enhanced(503, "5.5.1", "MAIL and RCPT first"));
+        };
+        if parameters::is_binary(&mail.transaction().envelope.sender) {
+            return Some(Reply::enhanced(503, "5.5.1", "BODY=BINARYMIME needs BDAT"));
         }
+        if !mail.begin_lines() {
+            let text = if mail.has_begun() { "DATA after BDAT" } else { "RCPT first" };
+            return Some(Reply::enhanced(503, "5.5.1", text));
+        }
+        self.mode = Mode::Lines;
+        self.write(&Reply::new(354, "end with a dot on a line of its own"));
+        self.outputs.push_back(Output::BodyBegins);
+        None
+    }
+
+    fn begin_chunk(&mut self, chunk: Chunk) {
+        if self.mail.as_mut().is_some_and(|mail| mail.begin_chunk()) {
+            self.outputs.push_back(Output::BodyBegins);
+        }
+        self.mode = Mode::Chunk(chunk);
+        // A chunk of no octets ends with its command.
+        self.chunk(&mut &[][..]);
     }
 
     /// Forgets the transaction and its id, as RSET, EHLO and XCLIENT do.
     fn reset(&mut self) {
-        self.state = State::Commands(None);
+        if self.mail.take().is_some_and(|mail| mail.has_begun()) {
+            self.outputs.push_back(Output::BodyDropped);
+        }
         self.ident = None;
     }
 
@@ -386,11 +437,7 @@ impl Session {
     fn close(&mut self, reply: &Reply) {
         self.write(reply);
         self.outputs.push_back(Output::Close);
-        self.state = match std::mem::replace(&mut self.state, State::Closed(None)) {
-            State::Commands(transaction) => State::Closed(transaction),
-            State::Data(transaction, _) => State::Closed(Some(transaction)),
-            State::Judging { .. } | State::Closed(_) => State::Closed(None),
-        };
+        self.mode = Mode::Closed;
     }
 }
 

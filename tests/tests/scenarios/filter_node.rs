@@ -18,14 +18,8 @@ fn judges_for_proxies() -> Result<()> {
             for (message, code) in [(HAM, 250), (GTUBE, 550)] {
                 let mut client = connect(lab, family)?;
                 assert!(client.greet("gateway.test")?.announces("XCLIENT"), "{}", client.transcript());
-                client
-                    .command(&format!(
-                        "XCLIENT ADDR={literal} PORT=4711 HELO=mail.customer.test PROTO=ESMTP"
-                    ))?
-                    .expect(220)?;
-                client.command("EHLO mail.customer.test")?.expect(250)?;
                 let id = format!("id-{family:?}-{code}");
-                client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
+                say_who(&mut client, literal, &id)?;
                 let reply = client
                     .send_message("a@customer.test", &["b@v4.destination.test"], message)?
                     .expect(code)?;
@@ -37,6 +31,59 @@ fn judges_for_proxies() -> Result<()> {
         }
         filter.stop()
     })
+}
+
+/// All chunks are in flight before the first answer; cut anywhere, a line's end and SpamAssassin's test string too.
+#[test]
+fn judges_what_comes_in_chunks() -> Result<()> {
+    Lab::run("filter-chunks", NarrowLink::Nowhere, |lab| {
+        let spamd = Spamd::start(&lab.filter, Family::V4.filter_node(0))?;
+        let filter = WeirFilter::start(&lab.filter, 0, &FilterConfig::node(0).asking(spamd.address()))?;
+        let binary = |text: &[u8]| [text, b"\n\r\n.\r\nQUIT\r\n\0\r\xff no end"].concat();
+        let unended = |text: &[u8]| text.trim_ascii_end().to_vec();
+        for (name, body, code) in [
+            ("ham", binary(HAM), 250),
+            ("spam", binary(GTUBE), 550),
+            ("spam-lf", GTUBE.to_vec(), 550),
+            ("spam-unended", unended(GTUBE), 550),
+            ("spam-crlf", crlf(&unended(GTUBE)), 550),
+        ] {
+            for size in [7, body.len()] {
+                let id = format!("{name}-{size}");
+                let mut client = connect(lab, Family::V4)?;
+                let extensions = client.greet("gateway.test")?;
+                assert!(extensions.announces("CHUNKING") && extensions.announces("BINARYMIME"));
+                say_who(&mut client, "10.1.0.2", &id)?;
+                client.command("MAIL FROM:<a@customer.test> BODY=BINARYMIME")?.expect(250)?;
+                client.command("RCPT TO:<b@v4.destination.test>")?.expect(250)?;
+                let chunks: Vec<&[u8]> = body.chunks(size).collect();
+                client.send(&wire(&chunks))?;
+                for _ in &chunks {
+                    client.expect(250)?;
+                }
+                let reply = client.expect(code)?;
+                assert!(reply.text().contains(&id), "{}", reply.text());
+                client.expect(221)?;
+                let line = filter.wait_message(&id)?;
+                assert_eq!(line.field("size"), body.len().to_string(), "{id}");
+            }
+        }
+        filter.stop()
+    })
+}
+
+fn crlf(lines: &[u8]) -> Vec<u8> {
+    lines.split(|octet| *octet == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..])
+}
+
+fn wire(chunks: &[&[u8]]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for chunk in chunks {
+        wire.extend_from_slice(format!("BDAT {}\r\n", chunk.len()).as_bytes());
+        wire.extend_from_slice(chunk);
+    }
+    wire.extend_from_slice(b"BDAT 0 LAST\r\nQUIT\r\n");
+    wire
 }
 
 /// Everybody else gets 554 at connect: whoever may use XCLIENT can speak for every customer.
@@ -51,6 +98,16 @@ fn refuses_everybody_else() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// XCLIENT, the customer's EHLO, and the id of the next message.
+fn say_who(client: &mut Client, literal: &str, id: &str) -> Result<()> {
+    client
+        .command(&format!("XCLIENT ADDR={literal} PORT=4711 HELO=mail.customer.test PROTO=ESMTP"))?
+        .expect(220)?;
+    client.command("EHLO mail.customer.test")?.expect(250)?;
+    client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
+    Ok(())
 }
 
 fn connect(lab: &Lab, family: Family) -> Result<Client> {

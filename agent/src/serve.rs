@@ -192,7 +192,7 @@ async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval:
         let found = probe::probe(address, family, &shared.settings.hostname, limit).await;
         if shared.pool.probed(node, family, &found, Instant::now()) {
             match found {
-                Ok(()) => info!(node = %address, "filter node works again"),
+                Ok(_) => info!(node = %address, "filter node works again"),
                 Err(failure) => warn!(node = %address, %failure, "filter node failed its probe"),
             }
         }

@@ -112,7 +112,8 @@ pub fn reply(input: &[u8]) {
 /// A reply to EHLO, and after an empty line a command whose parameters it allows or not.
 pub fn extension(input: &[u8]) {
     const WITHHELD: [&str; 5] = ["STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "BURL"];
-    let terms = || Terms { max_size: 1000, auth: input.len().is_multiple_of(2) };
+    let even = input.len().is_multiple_of(2);
+    let terms = || Terms { max_size: 1000, max_recipients: 100, max_messages: 10, auth: even, binary: !even };
     let lines: Vec<&[u8]> = input.split(|octet| *octet == b'\n').collect();
     let (keywords, said) = match lines.iter().position(|line| line.is_empty()) {
         Some(at) => (&lines[..at], lines.get(at + 1)),

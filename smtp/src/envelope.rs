@@ -91,6 +91,12 @@ impl Mailbox {
         let digits = self.parameter("SIZE")?.value()?;
         std::str::from_utf8(digits).ok()?.parse().ok()
     }
+
+    /// Whether the body is declared to be anything but lines (RFC 3030 section 3).
+    pub fn is_binary(&self) -> bool {
+        let declared = self.parameter("BODY").and_then(Parameter::value);
+        declared.is_some_and(|value| value.eq_ignore_ascii_case(b"BINARYMIME"))
+    }
 }
 
 /// Who sends a message, and to whom.

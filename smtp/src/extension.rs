@@ -37,8 +37,13 @@ const fn withheld(keyword: &'static str, reason: &'static str) -> Rule {
 pub struct Terms {
     /// The agent's own limit in octets.
     pub max_size: u64,
+    /// The agent's own limits of recipients in a message and messages in a session.
+    pub max_recipients: u64,
+    pub max_messages: u64,
     /// AUTH may be offered: nobody would send a password in clear who would not have without the agent.
     pub auth: bool,
+    /// Every filter node takes BINARYMIME, in chunks.
+    pub binary: bool,
 }
 
 /// Every keyword that was decided on.
@@ -51,24 +56,70 @@ pub const RULES: &[Rule] = &[
         "RFC 4954: only where the destination offers no STARTTLS, or the operator wants it: a password would \
          travel in clear where it would not have without the agent",
     ),
+    relayed(
+        "BINARYMIME",
+        &["BODY"],
+        &[],
+        "RFC 3030 section 3: only with CHUNKING, and only where every filter node announces both: a message that \
+         DATA cannot carry must find a node that can judge it",
+    ),
+    relayed(
+        "CHUNKING",
+        &[],
+        &[],
+        "RFC 3030: chunks go to filter nodes that take them as chunks, and to the destination as one chunk after \
+         the verdict; for other nodes a message that DATA cannot carry exactly is refused",
+    ),
+    relayed(
+        "DELIVERBY",
+        &["BY"],
+        &[],
+        "RFC 2852: passed on verbatim; the destination counts from MAIL, which it hears before the verdict",
+    ),
     relayed("DSN", &["RET", "ENVID"], &["NOTIFY", "ORCPT"], "RFC 3461: parameters are passed on verbatim"),
     relayed("ENHANCEDSTATUSCODES", &[], &[], "RFC 2034: the destination's replies are passed on verbatim"),
+    relayed("EXPN", &[], &[], "RFC 5321 section 4.1.1.7: the command is relayed"),
+    relayed(
+        "FUTURERELEASE",
+        &["HOLDFOR", "HOLDUNTIL"],
+        &[],
+        "RFC 4865: passed on verbatim; the message is judged when it is handed in, and held by the destination",
+    ),
     relayed("HELP", &[], &[], "RFC 5321 section 4.1.1.8: the command is relayed"),
+    relayed(
+        "LIMITS",
+        &[],
+        &[],
+        "RFC 9422: RCPTMAX and MAILMAX are the smaller of the destination's and the agent's, others as they are",
+    ),
+    relayed(
+        "MT-PRIORITY",
+        &["MT-PRIORITY"],
+        &[],
+        "RFC 6710: passed on verbatim; the agent has no queue in which one message could overtake another",
+    ),
+    relayed("MTRK", &["MTRK"], &[], "RFC 3885: passed on verbatim; tracking begins at the destination"),
+    relayed("NO-SOLICITING", &["SOLICIT"], &[], "RFC 3865: passed on verbatim"),
     relayed("PIPELINING", &[], &[], "RFC 2920: commands and replies keep their order"),
+    relayed("RRVS", &[], &["RRVS"], "RFC 7293: passed on verbatim, the destination checks it"),
     relayed("SIZE", &["SIZE"], &[], "RFC 1870: the smaller of the destination's limit and the agent's"),
     relayed("SMTPUTF8", &["SMTPUTF8"], &[], "RFC 6531: paths and body are passed on octet by octet"),
+    relayed("SUBMITTER", &["SUBMITTER"], &[], "RFC 4405: passed on verbatim, the destination checks it"),
     relayed("VRFY", &[], &[], "RFC 5321 section 4.1.1.6: the command is relayed"),
     withheld("ATRN", "RFC 2645: turns the session round, no message could be judged"),
-    withheld("BINARYMIME", "RFC 3030: needs CHUNKING"),
     withheld("BURL", "RFC 4468: the body would not pass through the filter"),
-    withheld("CHUNKING", "RFC 3030: BDAT is not relayed"),
-    withheld("DELIVERBY", "RFC 2852: the time until a verdict is not in its account"),
+    withheld("CHECKPOINT", "RFC 1845: a message that is taken up in its middle could not be judged whole"),
+    withheld("CONNEG", "RFC 4141: the body would be converted after the destination said what it can show"),
+    withheld("CONPERM", "RFC 4141: others could change the body after it was judged"),
     withheld("ETRN", "RFC 1985: starts deliveries outside the session"),
-    withheld("FUTURERELEASE", "RFC 4865: for submission, not for relaying"),
-    withheld("LIMITS", "RFC 9422: the agent's own limits would have to be merged in"),
-    withheld("MT-PRIORITY", "RFC 6710: no priority is kept while a verdict is awaited"),
+    withheld("PRDR", "no RFC: a reply for each recipient after the body, while there is one verdict on all"),
     withheld("REQUIRETLS", "RFC 8689: the customer's side has no TLS"),
+    withheld("SAML", "RFC 821 section 3.4: obsolete, writes to a terminal"),
+    withheld("SEND", "RFC 821 section 3.4: obsolete, writes to a terminal"),
+    withheld("SOML", "RFC 821 section 3.4: obsolete, writes to a terminal"),
     withheld("STARTTLS", "RFC 3207: a message in TLS could not be judged"),
+    withheld("TURN", "RFC 821 section 3.8: turns the session round, no message could be judged"),
+    withheld("UTF8SMTP", "RFC 5336: obsolete, and its ALT-ADDRESS was never used"),
     withheld("XCLIENT", "nobody but the agent says who the customer is"),
     withheld("XFORWARD", "nobody but the agent says who the customer is"),
 ];
@@ -115,7 +166,12 @@ impl Offer {
         let mut lines: Vec<Vec<u8>> = reply.lines().take(1).map(<[u8]>::to_vec).collect();
         for line in reply.lines().skip(1) {
             let Some(rule) = split_keyword(line).and_then(|(keyword, _)| rule(&keyword)) else { continue };
-            if !rule.relayed || rules.contains(&rule) || (rule.keyword == "AUTH" && !terms.auth) {
+            let met = match rule.keyword {
+                "AUTH" => terms.auth,
+                "BINARYMIME" => terms.binary && announced.has("CHUNKING"),
+                _ => true,
+            };
+            if !rule.relayed || rules.contains(&rule) || !met {
                 continue;
             }
             rules.push(rule);
@@ -124,6 +180,7 @@ impl Offer {
                     let size = announced.size().map_or(terms.max_size, |size| size.min(terms.max_size));
                     format!("SIZE {size}").into_bytes()
                 }
+                "LIMITS" => limits(line, terms),
                 _ => line.to_vec(),
             });
         }
@@ -152,13 +209,24 @@ impl Offer {
     ) -> Option<&'a Parameter> {
         let known = |parameter: &Parameter| {
             // The value BINARYMIME of BODY belongs to an extension of its own (RFC 3030 section 3).
-            let binary = parameter.is("BODY")
-                && parameter.value().is_some_and(|value| value.eq_ignore_ascii_case(b"BINARYMIME"));
+            let binary = parameter.is("BODY") && mailbox.is_binary();
             self.rules.iter().any(|rule| defined(rule).iter().any(|keyword| parameter.is(keyword)))
                 && (!binary || self.has("BINARYMIME"))
         };
         mailbox.parameters.iter().find(|parameter| !known(parameter))
     }
+}
+
+/// LIMITS (RFC 9422) with what the agent allows, where that is less.
+fn limits(line: &[u8], terms: Terms) -> Vec<u8> {
+    let own = [("MAILMAX", terms.max_messages), ("RCPTMAX", terms.max_recipients)];
+    let limit = |word: &[u8]| {
+        let (name, value) = std::str::from_utf8(word).ok()?.split_once('=')?;
+        let (_, own) = own.iter().find(|(own, _)| name.eq_ignore_ascii_case(own))?;
+        Some(format!("{name}={}", value.parse::<u64>().ok()?.min(*own)).into_bytes())
+    };
+    let words = line.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
+    words.map(|word| limit(word).unwrap_or_else(|| word.to_vec())).collect::<Vec<_>>().join(&b' ')
 }
 
 fn rule(keyword: &str) -> Option<&'static Rule> {
@@ -197,13 +265,13 @@ mod tests {
     }
 
     fn terms(max_size: u64) -> Terms {
-        Terms { max_size, auth: false }
+        Terms { max_size, max_recipients: 100, max_messages: 20, auth: false, binary: false }
     }
 
     #[test]
     fn auth_is_offered_on_terms() {
         let reply = ehlo("AUTH PLAIN LOGIN\nAUTH=PLAIN");
-        let (offer, shown) = Offer::from_reply(&reply, Terms { max_size: 1, auth: true });
+        let (offer, shown) = Offer::from_reply(&reply, Terms { auth: true, ..terms(1) });
         assert!(offer.has("AUTH"));
         assert_eq!(shown.lines().nth(1).unwrap(), b"AUTH PLAIN LOGIN");
         assert_eq!(shown.lines().count(), 2);
@@ -221,8 +289,7 @@ mod tests {
 
     #[test]
     fn starttls_and_unknown_keywords_are_withheld_and_the_rest_is_as_it_was() {
-        let reply =
-            ehlo("PIPELINING\nSIZE 1000\nStartTLS\nX-NEW\nAUTH PLAIN\nAUTH=PLAIN\n8bitmime\nCHUNKING");
+        let reply = ehlo("PIPELINING\nSIZE 1000\nStartTLS\nX-NEW\nAUTH PLAIN\nAUTH=PLAIN\n8bitmime\nBURL");
         let (offer, shown) = Offer::from_reply(&reply, terms(10_000));
         assert_eq!(
             shown.to_bytes(),
@@ -240,6 +307,28 @@ mod tests {
         let (offer, shown) = Offer::from_reply(&ehlo("HELP"), terms(50));
         assert!(!offer.has("SIZE"));
         assert_eq!(shown.lines().count(), 2);
+    }
+
+    #[test]
+    fn binary_is_offered_with_chunking_where_every_node_takes_it() {
+        let offered = |keywords: &str, binary| {
+            Offer::from_reply(&ehlo(keywords), Terms { binary, ..terms(1) }).0.has("BINARYMIME")
+        };
+        assert!(offered("BINARYMIME\nCHUNKING", true));
+        assert!(!offered("BINARYMIME\nCHUNKING", false));
+        assert!(!offered("BINARYMIME", true));
+    }
+
+    #[test]
+    fn the_smaller_limits_are_offered() {
+        for (announced, offered) in [
+            ("LIMITS RCPTMAX=200 MAILMAX=10", "LIMITS RCPTMAX=100 MAILMAX=10"),
+            ("limits mailmax=21 RCPTDOMAINMAX=1", "limits mailmax=20 RCPTDOMAINMAX=1"),
+            ("LIMITS RCPTMAX=all MAILMAX=", "LIMITS RCPTMAX=all MAILMAX="),
+        ] {
+            let (_, shown) = Offer::from_reply(&ehlo(announced), terms(50));
+            assert_eq!(shown.lines().nth(1).unwrap(), offered.as_bytes());
+        }
     }
 
     #[test]

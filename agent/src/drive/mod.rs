@@ -23,7 +23,7 @@ use crate::nodes::{Family, NodeId, Pool};
 use crate::relay::conversation::NodeFailure;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
-use crate::relay::{Input, Leg, Notice, Output, Session};
+use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 use crate::wanted_tls::WantedTls;
@@ -97,9 +97,14 @@ impl Driver {
         let Accepted { stream, customer, destination } = accepted;
         let id = SessionId::new(rand::random());
         debug!(session = %id, %customer, %destination, "session begins");
-        let settings = shared.settings.clone();
+        let connection = Connection {
+            id,
+            customer: customer.get(),
+            destination: destination.get(),
+            binary: shared.pool.takes_binary(),
+        };
         Self {
-            session: Session::new(settings, customer.get(), destination.get(), id, Instant::now()),
+            session: Session::new(shared.settings.clone(), connection, Instant::now()),
             customer_address: customer,
             destination_address: destination,
             customer: LegSocket::open(stream),

@@ -4,10 +4,11 @@ pub mod probe;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use weir_smtp::extension::Extensions;
 
 use crate::relay::conversation::NodeFailure;
 
@@ -54,6 +55,8 @@ struct Health {
 struct Node {
     address: SocketAddr,
     health: [Mutex<Health>; 2],
+    /// It announced CHUNKING and BINARYMIME when it was last well.
+    takes_binary: AtomicBool,
     verdicts: AtomicU64,
     failures: AtomicU64,
 }
@@ -91,6 +94,7 @@ impl Pool {
         let node = |address: &SocketAddr| Node {
             address: *address,
             health: [Mutex::default(), Mutex::default()],
+            takes_binary: AtomicBool::new(false),
             verdicts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         };
@@ -115,6 +119,11 @@ impl Pool {
         Some(Candidate { node, probe_refused })
     }
 
+    /// Every node takes messages that are no lines (RFC 3030).
+    pub fn takes_binary(&self) -> bool {
+        self.nodes.iter().all(|node| node.takes_binary.load(Ordering::Relaxed))
+    }
+
     /// What came of asking a node. `true`: that is news.
     pub fn report(&self, node: NodeId, family: Family, failure: Option<&NodeFailure>, now: Instant) -> bool {
         let counter =
@@ -128,9 +137,13 @@ impl Pool {
         &self,
         node: NodeId,
         family: Family,
-        found: &Result<(), probe::Error>,
+        found: &Result<Extensions, probe::Error>,
         now: Instant,
     ) -> bool {
+        if let Ok(announced) = found {
+            let binary = announced.has("CHUNKING") && announced.has("BINARYMIME");
+            self.nodes[node.0].takes_binary.store(binary, Ordering::Relaxed);
+        }
         let refused = matches!(found, Err(probe::Error::XclientRefused(_)));
         self.nodes[node.0].health(family).probe_refused = Some(refused);
         self.note(node, family, found.as_ref().err().map(ToString::to_string), now)
@@ -204,7 +217,23 @@ mod tests {
         pool.probed(NodeId(0), Family::V4, &Err(probe::Error::XclientRefused("550 no".into())), now);
         pool.report(NodeId(0), Family::V4, None, now);
         assert!(refused(), "a message changes nothing");
-        pool.probed(NodeId(0), Family::V4, &Ok(()), now);
+        pool.probed(NodeId(0), Family::V4, &Ok(Extensions::default()), now);
         assert!(!refused());
+    }
+
+    #[test]
+    fn binary_messages_are_taken_when_every_node_takes_them() {
+        let (pool, now) = (pool(), Instant::now());
+        let announced = |keywords: &str| {
+            Ok(Extensions::from_reply(&weir_smtp::Reply::new(250, format!("filter.example\n{keywords}"))))
+        };
+        pool.probed(NodeId(0), Family::V4, &announced("CHUNKING\nBINARYMIME"), now);
+        assert!(!pool.takes_binary(), "the other one was not asked yet");
+        pool.probed(NodeId(1), Family::V4, &announced("CHUNKING\nBINARYMIME"), now);
+        assert!(pool.takes_binary());
+        pool.probed(NodeId(1), Family::V6, &Err(probe::Error::NoXclient), now);
+        assert!(pool.takes_binary(), "a failure says nothing of it");
+        pool.probed(NodeId(1), Family::V4, &announced("CHUNKING"), now);
+        assert!(!pool.takes_binary());
     }
 }

@@ -30,12 +30,21 @@ pub enum Error {
     XclientRefused(String),
 }
 
-/// Banner, EHLO, XCLIENT with an address reserved for documentation (RFC 5737, RFC 3849), QUIT.
-pub async fn probe(node: SocketAddr, family: Family, hostname: &str, limit: Duration) -> Result<(), Error> {
+/// Banner, EHLO, XCLIENT with an address reserved for documentation (RFC 5737, RFC 3849), QUIT. What the node
+/// announced.
+///
+/// # Errors
+/// The first thing that did not go as it should.
+pub async fn probe(
+    node: SocketAddr,
+    family: Family,
+    hostname: &str,
+    limit: Duration,
+) -> Result<Extensions, Error> {
     timeout(limit, converse(node, family, hostname)).await.unwrap_or(Err(Error::Silent(limit)))
 }
 
-async fn converse(node: SocketAddr, family: Family, hostname: &str) -> Result<(), Error> {
+async fn converse(node: SocketAddr, family: Family, hostname: &str) -> Result<Extensions, Error> {
     let stream = TcpStream::connect(node).await.map_err(Error::Connect)?;
     let mut client = Client { stream, decoder: ReplyDecoder::new(ReplyLimits::default()) };
     client.expect(220).await?;
@@ -47,7 +56,7 @@ async fn converse(node: SocketAddr, family: Family, hostname: &str) -> Result<()
     let reply = client.reply().await?;
     client.say("QUIT").await?;
     match reply.code() {
-        220 => client.expect(221).await.map(drop),
+        220 => client.expect(221).await.map(|_| extensions),
         421 => Err(Error::Answer(reply.to_string())),
         _ => Err(Error::XclientRefused(reply.to_string())),
     }

@@ -6,7 +6,9 @@
 //! | MAIL, RCPT | passed on verbatim; parameters of extensions that were not offered get 555 |
 //! | RSET, NOOP, VRFY, EXPN, HELP, QUIT | passed on |
 //! | DATA | answered by the agent once every RCPT is answered; the destination hears it after the verdict |
-//! | STARTTLS, AUTH, BDAT, ETRN, TURN, XCLIENT, XFORWARD | 502, never passed on |
+//! | BDAT | as DATA, each chunk is answered by the agent; 502 where CHUNKING was not offered |
+//! | AUTH | passed on, with the lines of its exchange; 538 or 502 where it was not offered |
+//! | STARTTLS, ETRN, TURN, XCLIENT, XFORWARD | 502, never passed on |
 //! | anything else | 500, never passed on: its framing is not known |
 
 use std::time::Instant;
@@ -20,6 +22,7 @@ use super::conversation::Matter;
 use super::customer::Barrier;
 use super::destination::{Expected, Link};
 use super::message::Message;
+use super::reception::Chunk;
 use super::settings::MAX_AWAITED;
 use super::wire::{HIGH_WATER, Leg, Notice, Output};
 use super::{Phase, Session};
@@ -44,14 +47,21 @@ impl Session {
             return false;
         }
         match self.customer.barrier {
-            Barrier::Answered | Barrier::Data | Barrier::Farewell(_) if !settled => return false,
+            Barrier::Answered | Barrier::Data | Barrier::Chunk(_) | Barrier::Farewell(_) if !settled => {
+                return false;
+            }
             Barrier::Farewell(failure) => {
                 self.fail(failure);
                 return false;
             }
             Barrier::Data => {
                 self.customer.barrier = Barrier::None;
-                self.decide_data(now);
+                self.decide_message(None, now);
+                return true;
+            }
+            Barrier::Chunk(chunk) => {
+                self.customer.barrier = Barrier::None;
+                self.decide_message(Some(chunk), now);
                 return true;
             }
             Barrier::Answered => self.customer.barrier = Barrier::None,
@@ -113,7 +123,7 @@ impl Session {
         matches!(self.destination.expected.front(), Some(Expected::Greeting))
     }
 
-    fn command(&mut self, line: &[u8], now: Instant) {
+    pub(super) fn command(&mut self, line: &[u8], now: Instant) {
         self.wire.restart(Leg::Customer, now);
         let command = match Command::parse(line) {
             Ok(command) => command,
@@ -150,6 +160,9 @@ impl Session {
                 self.pass(line, Expected::Passive, now);
             }
             Command::Data => self.customer.barrier = Barrier::Data,
+            Command::Bdat { size, last } if self.destination.offer.has("CHUNKING") => {
+                self.customer.barrier = Barrier::Chunk(Chunk { size, last });
+            }
             Command::Bdat { size, .. } => {
                 self.customer.skip = size;
                 self.refuse(not_available("BDAT"));
@@ -215,25 +228,31 @@ impl Session {
     }
 
     /// Every RCPT is answered. The agent's 354 stands in for the destination's, which is asked after the
-    /// verdict; so it is given only when the destination accepted somebody.
-    fn decide_data(&mut self, now: Instant) {
+    /// verdict; so it is given only when the destination accepted somebody. `chunk`: there was BDAT, not DATA.
+    fn decide_message(&mut self, chunk: Option<Chunk>, now: Instant) {
         self.customer.recipients = 0;
-        match std::mem::replace(&mut self.phase, Phase::Commands(None)) {
-            Phase::Commands(Some(envelope)) if !envelope.recipients.is_empty() => {
-                self.begin_message(envelope, now);
+        let phase = std::mem::replace(&mut self.phase, Phase::Commands(None));
+        let refusal = match &phase {
+            Phase::Commands(Some(envelope)) if envelope.recipients.is_empty() => {
+                Reply::enhanced(554, "5.5.1", "no valid recipients")
             }
-            Phase::Commands(Some(envelope)) => {
-                self.phase = Phase::Commands(Some(envelope));
-                self.refuse(Reply::enhanced(554, "5.5.1", "no valid recipients"));
+            Phase::Commands(Some(envelope)) if chunk.is_none() && envelope.sender.is_binary() => {
+                Reply::enhanced(503, "5.5.1", "BODY=BINARYMIME needs BDAT (RFC 3030 section 3)")
             }
-            phase => {
-                self.phase = phase;
-                self.refuse(Reply::enhanced(503, "5.5.1", "MAIL and RCPT come before DATA"));
+            Phase::Commands(Some(_)) => {
+                if let Phase::Commands(Some(envelope)) = phase {
+                    self.begin_message(envelope, chunk, now);
+                }
+                return;
             }
-        }
+            _ => Reply::enhanced(503, "5.5.1", "MAIL and RCPT come before DATA and BDAT"),
+        };
+        self.phase = phase;
+        self.customer.skip = chunk.map_or(0, |chunk| chunk.size);
+        self.refuse(refusal);
     }
 
-    fn begin_message(&mut self, envelope: Envelope, now: Instant) {
+    fn begin_message(&mut self, envelope: Envelope, chunk: Option<Chunk>, now: Instant) {
         if self.messages >= self.settings.max_messages {
             self.fail(Failure::TooManyMessages);
             return;
@@ -248,11 +267,15 @@ impl Session {
                 helo: self.customer.helo.clone(),
             },
             envelope,
+            in_chunks: chunk.is_some(),
             hostname: self.settings.hostname.clone(),
         };
-        self.customer.reply(Reply::new(354, "End data with <CR><LF>.<CR><LF>"), &mut self.wire);
+        if chunk.is_none() {
+            self.customer.reply(Reply::new(354, "End data with <CR><LF>.<CR><LF>"), &mut self.wire);
+        }
         self.wire.restart(Leg::Customer, now);
-        let message = Message::begin(matter, &self.settings, now, &mut self.wire);
+        let mut message = Message::begin(matter, chunk, &self.settings, now, &mut self.wire);
+        message.receive(&mut &[][..], &self.settings, now, &mut self.wire);
         self.phase = Phase::Message(Box::new(message));
     }
 
@@ -281,7 +304,7 @@ impl Session {
     }
 
     /// An error reply of our own, in its place among the others.
-    fn refuse(&mut self, reply: Reply) {
+    pub(super) fn refuse(&mut self, reply: Reply) {
         self.customer.errors += 1;
         self.customer.reply(reply, &mut self.wire);
         if self.customer.errors > self.settings.max_errors {

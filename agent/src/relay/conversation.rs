@@ -12,7 +12,7 @@ use weir_smtp::reply::{ReplyDecoder, ReplyLimits, Severity};
 use weir_smtp::xclient::Identity;
 use weir_smtp::{Envelope, Reply, xforward};
 
-use super::body::BodySender;
+use super::body::{Answered, BodySender, Stored};
 use super::record::MessageId;
 use super::wire::{Leg, Output, Wire};
 use crate::failure::Cause;
@@ -54,6 +54,8 @@ pub struct Matter {
     pub id: MessageId,
     pub identity: Identity,
     pub envelope: Envelope,
+    /// The customer sends it in chunks.
+    pub in_chunks: bool,
     /// The agent's own host name.
     pub hostname: Arc<str>,
 }
@@ -68,7 +70,6 @@ enum State {
     /// Replies to XFORWARD, MAIL, each RCPT and DATA, in the order of the commands.
     Envelope(EnvelopeReplies),
     Body(BodySender),
-    Verdict,
     Over,
 }
 
@@ -79,6 +80,8 @@ struct EnvelopeReplies {
     sent: usize,
     answered: usize,
     pipelining: bool,
+    /// The body follows in chunks, without DATA.
+    in_chunks: bool,
     /// The first 4xx to MAIL, RCPT or DATA, else the first 5xx.
     refusal: Option<Reply>,
 }
@@ -127,20 +130,20 @@ impl Conversation {
 
     /// Waiting for the node to answer, rather than for the customer's body or for the verdict.
     pub fn awaits_reply(&self) -> bool {
-        !matches!(self.state, State::Connecting | State::Body(_) | State::Verdict | State::Over)
+        !matches!(self.state, State::Connecting | State::Body(_) | State::Over)
     }
 
     /// For messages: where in the conversation this is.
     pub fn step(&self) -> &'static str {
-        match self.state {
+        match &self.state {
             State::Connecting => "while connecting",
             State::Greeting => "before its banner",
             State::Ehlo => "after EHLO",
             State::Xclient => "after XCLIENT",
             State::SecondEhlo => "after the second EHLO",
             State::Envelope(_) => "after the envelope",
+            State::Body(sender) if sender.is_ended() => "after end of data",
             State::Body(_) => "in the body",
-            State::Verdict => "after end of data",
             State::Over => "after its verdict",
         }
     }
@@ -166,12 +169,14 @@ impl Conversation {
     }
 
     /// Sends what the spool has. Call whenever the spool grew or the leg drained.
-    pub fn pump(&mut self, stored: u64, complete: bool, wire: &mut Wire) {
-        if let State::Body(sender) = &mut self.state
-            && sender.pump(stored, complete, wire)
-        {
-            self.state = State::Verdict;
+    pub fn pump(&mut self, stored: Stored, wire: &mut Wire) -> Progress {
+        if let State::Body(sender) = &mut self.state {
+            if sender.cannot_end(stored) {
+                return Progress::Failed(NodeFailure::Lacks("CHUNKING"));
+            }
+            sender.pump(stored, wire);
         }
+        Progress::Going
     }
 
     pub fn spooled(&mut self, octets: &[u8], wire: &mut Wire) {
@@ -200,16 +205,18 @@ impl Conversation {
                 }
                 Ok(EnvelopeProgress::Refused(reply)) => Progress::Verdict(reply),
                 Ok(EnvelopeProgress::GoAhead) => {
-                    self.state = State::Body(BodySender::new(Leg::Filter));
+                    self.state = State::Body(replies.body_sender());
                     Progress::Going
                 }
                 Err(reply) => self.answered(&reply),
             },
-            // An answer that came before the node can have had the whole message is none.
-            State::Verdict
-                if reply.severity() != Severity::Intermediate && wire.flow(Leg::Filter).outgoing == 0 =>
-            {
-                Progress::Verdict(reply)
+            State::Body(sender) if reply.severity() != Severity::Intermediate => {
+                match (sender.answered(wire), reply.severity()) {
+                    (Answered::Chunk, Severity::Positive) => Progress::Going,
+                    // A chunk refused is the message refused (RFC 3030 section 2).
+                    (Answered::Chunk | Answered::End, _) => Progress::Verdict(reply),
+                    (Answered::Nothing, _) => self.answered(&reply),
+                }
             }
             _ => self.answered(&reply),
         }
@@ -251,7 +258,7 @@ impl Conversation {
 
     fn say_envelope(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
         self.extensions = Extensions::from_reply(reply);
-        if let Some(lacking) = lacking(&matter.envelope, &self.extensions) {
+        if let Some(lacking) = lacking(matter, &self.extensions) {
             return Progress::Failed(NodeFailure::Lacks(lacking));
         }
         let mut replies = EnvelopeReplies::new(matter, &self.extensions);
@@ -308,9 +315,20 @@ impl EnvelopeReplies {
         for recipient in &matter.envelope.recipients {
             address("RCPT TO", recipient);
         }
-        commands.push(EnvelopeCommand { line: b"DATA".to_vec(), step: Step::Data });
+        let in_chunks = matter.in_chunks && extensions.has("CHUNKING");
+        if !in_chunks {
+            commands.push(EnvelopeCommand { line: b"DATA".to_vec(), step: Step::Data });
+        }
         let pipelining = extensions.has("PIPELINING");
-        Self { commands, sent: 0, answered: 0, pipelining, refusal: None }
+        Self { commands, sent: 0, answered: 0, pipelining, in_chunks, refusal: None }
+    }
+
+    fn body_sender(&self) -> BodySender {
+        if self.in_chunks {
+            BodySender::in_chunks(Leg::Filter, self.pipelining)
+        } else {
+            BodySender::after_data(Leg::Filter)
+        }
     }
 
     /// All but DATA as a group where the node takes groups, else one at a time. DATA is said only when
@@ -344,6 +362,7 @@ impl EnvelopeReplies {
         let next_is_data = self.commands.get(self.answered).is_none_or(|next| next.step == Step::Data);
         match self.refusal.take_if(|_| next_is_data) {
             Some(refusal) => Ok(EnvelopeProgress::Refused(refusal)),
+            None if self.answered == self.commands.len() => Ok(EnvelopeProgress::GoAhead),
             None => Ok(EnvelopeProgress::Going),
         }
     }
@@ -373,10 +392,15 @@ fn ehlo_name(identity: &Identity) -> Vec<u8> {
 }
 
 /// What a message needs and a node does not have.
-fn lacking(envelope: &Envelope, extensions: &Extensions) -> Option<&'static str> {
-    let declared = envelope.sender.size().unwrap_or(0);
-    if envelope.sender.parameter("SMTPUTF8").is_some() && !extensions.has("SMTPUTF8") {
+fn lacking(matter: &Matter, extensions: &Extensions) -> Option<&'static str> {
+    let sender = &matter.envelope.sender;
+    let declared = sender.size().unwrap_or(0);
+    if sender.parameter("SMTPUTF8").is_some() && !extensions.has("SMTPUTF8") {
         Some("SMTPUTF8")
+    } else if sender.is_binary() && !extensions.has("CHUNKING") {
+        Some("CHUNKING")
+    } else if sender.is_binary() && !extensions.has("BINARYMIME") {
+        Some("BINARYMIME")
     } else if extensions.size().is_some_and(|limit| declared > limit) {
         Some("a SIZE as large as it is")
     } else {

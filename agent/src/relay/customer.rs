@@ -7,6 +7,7 @@ use weir_smtp::Reply;
 use weir_smtp::line::{Line, LineDecoder, LineError};
 use weir_smtp::xclient::Protocol;
 
+use super::reception::Chunk;
 use super::settings::COMMAND_LINE;
 use super::wire::{Leg, Wire};
 use crate::failure::Failure;
@@ -19,6 +20,8 @@ pub enum Barrier {
     Answered,
     /// As `Answered`; then DATA is decided on.
     Data,
+    /// As `Answered`; then the chunk that follows is taken, or read over.
+    Chunk(Chunk),
     /// As `Answered`; then the session ends for this reason.
     Farewell(Failure),
 }
@@ -35,7 +38,7 @@ pub struct Customer {
     pub in_auth: bool,
     /// MAIL was said, or the lack of TLS was noticed already.
     pub goes_without_tls: bool,
-    /// Octets of a refused BDAT chunk still to be read over.
+    /// Octets of a refused chunk still to be read over.
     pub skip: u64,
     pub errors: u32,
     /// RCPT commands passed on since the last EHLO, RSET or DATA: what every split of the customer's

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use weir_smtp::Reply;
 
+use super::body::Stored;
 use super::conversation::{Conversation, Matter, NodeFailure, Progress};
 use super::record::Verdict;
 use super::wire::{Leg, Output, Wire};
@@ -144,9 +145,11 @@ impl Judgement {
         }
     }
 
-    pub fn pump(&mut self, stored: u64, complete: bool, wire: &mut Wire) {
-        if let Some(conversation) = &mut self.conversation {
-            conversation.pump(stored, complete, wire);
+    pub fn pump(&mut self, stored: Stored, wire: &mut Wire) {
+        if let Some(conversation) = &mut self.conversation
+            && let Progress::Failed(failure) = conversation.pump(stored, wire)
+        {
+            self.failed(failure, wire);
         }
     }
 
@@ -168,7 +171,7 @@ impl Judgement {
     fn failed(&mut self, failure: NodeFailure, wire: &mut Wire) {
         let Some(conversation) = self.conversation.take() else { return };
         let node = conversation.node();
-        if conversation.in_hands {
+        if conversation.in_hands && !matches!(failure, NodeFailure::Lacks(_)) {
             self.suspicions += 1;
         }
         wire.push(Output::Abort(Leg::Filter));

@@ -2,47 +2,17 @@
 
 use std::time::Instant;
 
-use bytes::BytesMut;
 use weir_smtp::Reply;
-use weir_smtp::data::DataDecoder;
 use weir_smtp::reply::Severity;
 
-use super::body::BodySender;
+use super::body::{BodySender, Stored};
 use super::conversation::Matter;
 use super::judgement::Judgement;
+use super::reception::{Chunk, Reception};
 use super::record::{Outcome, Record, Verdict};
-use super::settings::{RATE_WINDOW, Settings};
+use super::settings::Settings;
 use super::wire::{Leg, Output, Wire};
-use crate::config::{BareLf, LongLines};
 use crate::failure::Failure;
-
-/// The body on its way from the customer into the spool.
-#[derive(Debug)]
-struct Reception {
-    decoder: DataDecoder,
-    /// Octets handed to the spool, and octets it has.
-    handed: u64,
-    stored: u64,
-    /// The current span of the minimum data rate: when it began, and octets received since.
-    window: (Instant, u64),
-    /// When the customer's end of data came.
-    complete: Option<Instant>,
-    /// The message is refused for what it is; the rest of it is read and dropped.
-    refusal: Option<Failure>,
-}
-
-impl Reception {
-    fn begin(now: Instant) -> Self {
-        Self {
-            decoder: DataDecoder::default(),
-            handed: 0,
-            stored: 0,
-            window: (now, 0),
-            complete: None,
-            refusal: None,
-        }
-    }
-}
 
 /// What happens at the destination. Before this nothing of the message went there.
 #[derive(Debug)]
@@ -50,7 +20,7 @@ enum Delivery {
     /// DATA was said.
     Asked,
     Sending(BodySender),
-    /// The dot went out. From here on only the destination knows.
+    /// The end went out. From here on only the destination knows.
     Committed,
 }
 
@@ -83,13 +53,21 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn begin(matter: Matter, settings: &Settings, now: Instant, wire: &mut Wire) -> Self {
+    /// `chunk`: the customer sends it in chunks, of which this is the first.
+    pub fn begin(
+        matter: Matter,
+        chunk: Option<Chunk>,
+        settings: &Settings,
+        now: Instant,
+        wire: &mut Wire,
+    ) -> Self {
         wire.push(Output::NewSpool);
         let judgement = Judgement::begin(settings.when_unavailable, wire);
+        let binary = matter.envelope.sender.is_binary();
         Self {
             matter,
             began: now,
-            reception: Reception::begin(now),
+            reception: Reception::begin(chunk, binary, now),
             judgement,
             delivery: None,
             destination_lost: None,
@@ -107,7 +85,16 @@ impl Message {
 
     /// Octets handed to the spool that it does not have yet.
     pub fn unstored(&self) -> u64 {
-        self.reception.handed - self.reception.stored
+        self.reception.unstored()
+    }
+
+    /// The customer's next octets are the body's.
+    pub fn wants_octets(&self) -> bool {
+        self.reception.complete.is_none() && !self.reception.is_between_chunks()
+    }
+
+    pub fn reception(&mut self) -> &mut Reception {
+        &mut self.reception
     }
 
     /// When the customer's last octet came.
@@ -117,14 +104,7 @@ impl Message {
 
     /// When the customer will have been too slow, unless it goes on.
     pub fn rate_deadline(&self) -> Option<Instant> {
-        self.reception.complete.is_none().then(|| self.reception.window.0 + RATE_WINDOW)
-    }
-
-    /// A span of the minimum data rate is over: was it kept? One in which the agent itself did not read
-    /// does not count.
-    pub fn keeps_rate(&mut self, settings: &Settings, was_paused: bool, now: Instant) -> bool {
-        let (_, received) = std::mem::replace(&mut self.reception.window, (now, 0));
-        was_paused || received >= settings.min_data_rate * RATE_WINDOW.as_secs()
+        self.reception.rate_deadline()
     }
 
     pub fn awaits_verdict(&self) -> bool {
@@ -142,48 +122,24 @@ impl Message {
         self.delivery.is_some()
     }
 
-    /// Takes the customer's octets up to the end of data.
+    /// Takes the customer's octets up to the end of data, or of a chunk.
     pub fn receive(&mut self, octets: &mut &[u8], settings: &Settings, now: Instant, wire: &mut Wire) {
-        if self.reception.complete.is_some() {
-            return;
-        }
-        let mut body = BytesMut::new();
-        let before = octets.len();
-        let ended = self.reception.decoder.decode(octets, &mut body);
-        self.reception.window.1 += (before - octets.len()) as u64;
-        self.check(settings, ended, wire);
-        if !body.is_empty() && self.wants_body() {
-            self.reception.handed += body.len() as u64;
+        let body = self.reception.take(octets, settings, now);
+        if self.reception.refusal.is_some() {
+            self.judgement.abandon(wire);
+        } else if !body.is_empty() && self.wants_body() {
+            self.reception.handed(body.len());
             wire.push(Output::Store(body.freeze()));
-        }
-        if ended {
-            self.reception.complete = Some(now);
         }
     }
 
     /// Whether the body is still of use to anybody.
     fn wants_body(&self) -> bool {
-        let refused = self.judgement.decision().is_some_and(|decision| decision.verdict != Verdict::Accept);
-        self.reception.refusal.is_none() && self.destination_lost.is_none() && !refused
+        self.destination_lost.is_none() && !self.is_refused_by_filter()
     }
 
-    fn check(&mut self, settings: &Settings, ended: bool, wire: &mut Wire) {
-        let findings = self.reception.decoder.findings();
-        let refusal = if findings.size > settings.max_message_size {
-            Failure::MessageTooLarge(settings.max_message_size)
-        } else if findings.longest_line > settings.max_line_length && settings.long_lines == LongLines::Reject
-        {
-            Failure::LineTooLong(settings.max_line_length)
-        } else if findings.bare_cr > 0 && ended {
-            Failure::BareCr
-        } else if findings.bare_lf > 0 && ended && settings.bare_lf == BareLf::Reject {
-            Failure::BareLf
-        } else if findings.nul > 0 && ended {
-            Failure::Nul
-        } else {
-            return;
-        };
-        self.refuse(refusal, wire);
+    fn is_refused_by_filter(&self) -> bool {
+        self.judgement.decision().is_some_and(|decision| decision.verdict != Verdict::Accept)
     }
 
     fn refuse(&mut self, refusal: Failure, wire: &mut Wire) {
@@ -196,7 +152,7 @@ impl Message {
     }
 
     pub fn store_failed(&mut self, wire: &mut Wire) {
-        self.reception.handed = self.reception.stored;
+        self.reception.give_up_unstored();
         self.refuse(Failure::SpoolFull, wire);
     }
 
@@ -221,32 +177,31 @@ impl Message {
 
     /// Sends what can be sent, and decides what can be decided.
     pub fn advance(&mut self, destination_free: bool, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
-        let complete = self.reception.complete.is_some();
-        let stored = self.reception.stored;
-        let all_stored = complete && self.unstored() == 0;
-        self.judgement.pump(stored, all_stored, wire);
+        let stored = self.stored_body();
+        self.judgement.pump(stored, wire);
         if let Some(Delivery::Sending(sender)) = &mut self.delivery
-            && sender.pump(stored, true, wire)
+            && sender.pump(stored, wire)
         {
             self.delivery = Some(Delivery::Committed);
         }
-        if let Some((failure, reply)) = self.destination_lost.take_if(|_| complete) {
+        // An answer is owed, or the customer is between two commands.
+        let awaited = self.reception.is_awaited();
+        let at_rest = awaited || self.reception.is_between_chunks();
+        if let Some((failure, reply)) = self.destination_lost.take_if(|_| at_rest) {
             return Some(self.lost(failure, reply));
         }
-        if let Some(failure) = self.reception.refusal.filter(|_| complete) {
+        if let Some(failure) = self.reception.refusal.filter(|_| awaited) {
             return Some(self.withheld(failure.reply(&self.matter.id), Some(failure)));
         }
-        if !all_stored || self.delivery.is_some() {
+        // A refusal by the filter is told at the end, so that it does not matter when it came.
+        if self.delivery.is_some() || !stored.complete {
             return None;
         }
         let decision = self.judgement.decision()?;
         if decision.verdict == Verdict::Accept {
-            if !destination_free {
-                return None;
+            if destination_free {
+                self.begin_delivery(stored, now, wire);
             }
-            wire.write(Leg::Destination, &b"DATA\r\n"[..]);
-            wire.restart(Leg::Destination, now);
-            self.delivery = Some(Delivery::Asked);
             return None;
         }
         let reply = match (&decision.filter_reply, decision.failure) {
@@ -257,13 +212,32 @@ impl Message {
         Some(self.withheld(reply, failure))
     }
 
+    fn stored_body(&self) -> Stored {
+        Stored {
+            octets: self.reception.stored,
+            complete: self.reception.complete.is_some() && self.unstored() == 0,
+            is_lines: self.reception.is_lines(),
+        }
+    }
+
+    fn begin_delivery(&mut self, stored: Stored, now: Instant, wire: &mut Wire) {
+        wire.restart(Leg::Destination, now);
+        self.delivery = Some(if self.reception.is_in_chunks() {
+            let mut sender = BodySender::in_one_chunk(Leg::Destination, stored.octets, wire);
+            if sender.pump(stored, wire) { Delivery::Committed } else { Delivery::Sending(sender) }
+        } else {
+            wire.write(Leg::Destination, &b"DATA\r\n"[..]);
+            Delivery::Asked
+        });
+    }
+
     /// The destination's answer to DATA or to end of data.
     pub fn destination_reply(&mut self, reply: Reply, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         // Before the last octet has left, nothing that it says is an answer to end of data.
         let has_all = self.is_committed() && wire.flow(Leg::Destination).outgoing == 0;
         match (&self.delivery, reply.severity()) {
             (Some(Delivery::Asked), Severity::Intermediate) => {
-                self.delivery = Some(Delivery::Sending(BodySender::new(Leg::Destination)));
+                self.delivery = Some(Delivery::Sending(BodySender::after_data(Leg::Destination)));
                 self.advance(true, now, wire)
             }
             (Some(Delivery::Asked), Severity::Transient | Severity::Permanent) => {
@@ -352,7 +326,7 @@ impl Message {
         failure: Option<Failure>,
         now: Instant,
     ) -> Record {
-        let findings = self.reception.decoder.findings();
+        let findings = self.reception.findings();
         let (decision, failures, suspect) = self.judgement.into_parts();
         Record {
             id: self.matter.id,

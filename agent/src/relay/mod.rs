@@ -4,12 +4,14 @@
 //! are here, so the same engine runs under tokio and in simulation.
 
 mod body;
+mod chunks;
 mod commands;
 pub mod conversation;
 mod customer;
 mod destination;
 mod judgement;
 mod message;
+mod reception;
 pub mod record;
 mod replies;
 pub mod settings;
@@ -77,12 +79,23 @@ enum Phase {
     Over,
 }
 
+/// Between whom the session is.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub id: SessionId,
+    pub customer: SocketAddr,
+    pub destination: SocketAddr,
+    /// Every filter node takes BINARYMIME, in chunks.
+    pub binary: bool,
+}
+
 #[derive(Debug)]
 pub struct Session {
     settings: Arc<Settings>,
     customer_address: SocketAddr,
     destination_address: SocketAddr,
     id: SessionId,
+    binary: bool,
     messages: u32,
     customer: Customer,
     destination: Destination,
@@ -93,20 +106,15 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(
-        settings: Arc<Settings>,
-        customer: SocketAddr,
-        destination: SocketAddr,
-        id: SessionId,
-        now: Instant,
-    ) -> Self {
+    pub fn new(settings: Arc<Settings>, connection: Connection, now: Instant) -> Self {
         let mut wire = Wire::new(now);
         wire.push(Output::Connect(Leg::Destination));
         Self {
             settings,
-            customer_address: customer,
-            destination_address: destination,
-            id,
+            customer_address: connection.customer,
+            destination_address: connection.destination,
+            id: connection.id,
+            binary: connection.binary,
             messages: 0,
             customer: Customer::new(),
             destination: Destination::new(),
@@ -228,7 +236,7 @@ impl Session {
                 Phase::Over => false,
                 Phase::Commands(_) => self.next_command(now),
                 Phase::Message(message) => {
-                    if message.received_at().is_none() && !self.customer.inbox.is_empty() {
+                    if message.wants_octets() && !self.customer.inbox.is_empty() {
                         let inbox = self.customer.inbox.split();
                         let mut octets = &inbox[..];
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
@@ -237,7 +245,7 @@ impl Session {
                     let free = self.destination.expected.is_empty();
                     match message.advance(free, now, &mut self.wire) {
                         Some(conclusion) => self.conclude(conclusion, now),
-                        None => self.leave_if_gone(now),
+                        None => self.go_on_between_chunks(now) || self.leave_if_gone(now),
                     }
                 }
             };
@@ -296,11 +304,7 @@ impl Session {
                 self.wire.forget(Leg::Customer);
             }
             Phase::Message(_) => {
-                if let Phase::Message(message) = std::mem::replace(&mut self.phase, Phase::Commands(None)) {
-                    let mut record = message.abandon(now, &mut self.wire);
-                    record.tls = self.destination.tls.describe();
-                    self.wire.push(Output::Log(Box::new(record)));
-                }
+                self.abandon_message(now);
                 self.drop_destination();
                 self.end();
             }
@@ -309,6 +313,16 @@ impl Session {
                 self.end();
             }
             Phase::Over => {}
+        }
+    }
+
+    /// The customer does not want the message to go on. Its end was not sent.
+    fn abandon_message(&mut self, now: Instant) {
+        if let Phase::Message(message) = std::mem::replace(&mut self.phase, Phase::Commands(None)) {
+            let mut record = message.abandon(now, &mut self.wire);
+            record.tls = self.destination.tls.describe();
+            self.wire.push(Output::Log(Box::new(record)));
+            self.wire.push(Output::DropSpool);
         }
     }
 

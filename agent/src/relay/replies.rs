@@ -156,7 +156,14 @@ impl Session {
     pub(super) fn offer(&mut self, reply: &Reply) -> (Offer, Reply) {
         self.destination.offered_tls |= Extensions::from_reply(reply).has("STARTTLS");
         let auth = !self.destination.offered_tls || self.settings.auth_in_clear;
-        Offer::from_reply(reply, Terms { max_size: self.settings.max_message_size, auth })
+        let terms = Terms {
+            max_size: self.settings.max_message_size,
+            max_recipients: self.settings.max_recipients as u64,
+            max_messages: self.settings.max_messages.into(),
+            auth,
+            binary: self.binary,
+        };
+        Offer::from_reply(reply, terms)
     }
 
     /// EHLO and HELO end a transaction (RFC 5321 section 4.1.4).

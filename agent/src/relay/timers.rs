@@ -60,7 +60,7 @@ impl Session {
         let paused = self.wire.is_paused(Leg::Customer);
         let settings = &self.settings;
         if let Phase::Message(message) = &mut self.phase
-            && !message.keeps_rate(settings, paused, now)
+            && !message.reception().keeps_rate(settings, paused, now)
         {
             self.cut_short(Failure::CustomerSlow, now);
         }

@@ -72,9 +72,19 @@ pub const HIGH_WATER: usize = 128 * 1024;
 pub struct Flow {
     /// Octets written that have not left the driver's buffer.
     pub outgoing: usize,
+    /// Octets written in all.
+    pub written: u64,
     /// When octets last moved, or waiting began.
     pub progress: Instant,
     paused: bool,
+}
+
+impl Flow {
+    /// Octets that have left the driver's buffer, of all that were written. What the peer says can only be an
+    /// answer to what is among them.
+    pub fn has_left(&self) -> u64 {
+        self.written - self.outgoing as u64
+    }
 }
 
 /// The outputs not yet polled, and the flow of each leg.
@@ -86,7 +96,10 @@ pub struct Wire {
 
 impl Wire {
     pub fn new(now: Instant) -> Self {
-        Self { outputs: VecDeque::new(), flows: [Flow { outgoing: 0, progress: now, paused: false }; 3] }
+        Self {
+            outputs: VecDeque::new(),
+            flows: [Flow { outgoing: 0, written: 0, progress: now, paused: false }; 3],
+        }
     }
 
     pub fn poll(&mut self) -> Option<Output> {
@@ -99,7 +112,9 @@ impl Wire {
 
     pub fn write(&mut self, leg: Leg, octets: impl Into<Bytes>) {
         let octets = octets.into();
-        self.flow_mut(leg).outgoing += octets.len();
+        let flow = self.flow_mut(leg);
+        flow.outgoing += octets.len();
+        flow.written += octets.len() as u64;
         self.push(Output::Write(leg, octets));
     }
 
@@ -128,8 +143,8 @@ impl Wire {
     }
 
     pub fn forget(&mut self, leg: Leg) {
-        self.flow_mut(leg).outgoing = 0;
-        self.flow_mut(leg).paused = false;
+        let flow = self.flow_mut(leg);
+        (flow.outgoing, flow.paused) = (0, false);
     }
 
     pub fn is_paused(&self, leg: Leg) -> bool {

@@ -17,6 +17,7 @@ pub enum Stage {
     Rcpt,
     Data,
     Body,
+    Chunk,
     EndOfData,
 }
 
@@ -51,6 +52,8 @@ pub struct Server {
 enum Mode {
     Commands,
     Data,
+    /// So many octets of a chunk to come, and whether it is the last.
+    Chunk(u64, bool),
     /// So many lines of an AUTH exchange to come.
     Auth(u8),
 }
@@ -71,6 +74,10 @@ impl Server {
             hangs: false,
             closed: false,
         }
+    }
+
+    pub fn announces(&self, keyword: &str) -> bool {
+        self.ehlo.contains(keyword)
     }
 
     pub fn with(mut self, stage: Stage, trouble: Trouble) -> Self {
@@ -99,6 +106,7 @@ impl Server {
                     }
                 }
                 Mode::Data => self.data(&mut octets),
+                Mode::Chunk(left, last) => self.chunk(left, last, &mut octets),
             };
             replies.extend_from_slice(&reply);
         }
@@ -117,6 +125,28 @@ impl Server {
             return Vec::new();
         }
         self.mode = Mode::Commands;
+        self.messages.push(std::mem::take(&mut self.body));
+        self.answer(Stage::EndOfData, "250 2.0.0 taken")
+    }
+
+    fn chunk(&mut self, left: u64, last: bool, octets: &mut &[u8]) -> Vec<u8> {
+        let here = usize::try_from(left).unwrap().min(octets.len());
+        let (taken, rest) = octets.split_at(here);
+        *octets = rest;
+        self.body.extend_from_slice(taken);
+        self.mode = Mode::Chunk(left - here as u64, last);
+        if let Some((Stage::Body, Trouble::Close)) = self.trouble {
+            self.closed = true;
+            return Vec::new();
+        }
+        if here as u64 == left { self.chunk_ended(last) } else { Vec::new() }
+    }
+
+    fn chunk_ended(&mut self, last: bool) -> Vec<u8> {
+        self.mode = Mode::Commands;
+        if !last {
+            return self.answer(Stage::Chunk, "250 2.0.0 chunk taken");
+        }
         self.messages.push(std::mem::take(&mut self.body));
         self.answer(Stage::EndOfData, "250 2.0.0 taken")
     }
@@ -162,11 +192,17 @@ impl Server {
                 }
                 reply
             }
+            Ok(Command::Bdat { size: 0, last }) => self.chunk_ended(last),
+            Ok(Command::Bdat { size, last }) => {
+                self.mode = Mode::Chunk(size, last);
+                Vec::new()
+            }
             Ok(Command::Quit) => {
                 self.closed = true;
                 b"221 2.0.0 bye\r\n".to_vec()
             }
             Ok(Command::Rset) => {
+                self.body.clear();
                 self.recipients = 0;
                 b"250 2.0.0 reset\r\n".to_vec()
             }

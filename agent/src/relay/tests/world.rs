@@ -10,7 +10,7 @@ use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
-use crate::relay::{Input, Leg, Notice, Output, Session};
+use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 
 pub const EHLO: &str = "250-PIPELINING\r\n250-SIZE 1000000\r\n250-STARTTLS\r\n250 8BITMIME";
 pub const NODE_EHLO: &str =
@@ -84,14 +84,13 @@ pub struct World {
 impl World {
     pub fn new(destination: Server, nodes: Vec<Option<Server>>, settings: Settings, cuts: Cuts) -> Self {
         let now = Instant::now();
-        let customer = "10.1.0.2:40001".parse().unwrap();
-        let session = Session::new(
-            Arc::new(settings),
-            customer,
-            "10.2.0.2:25".parse().unwrap(),
-            SessionId::new(0),
-            now,
-        );
+        let connection = Connection {
+            id: SessionId::new(0),
+            customer: "10.1.0.2:40001".parse().unwrap(),
+            destination: "10.2.0.2:25".parse().unwrap(),
+            binary: nodes.iter().flatten().all(|node| node.announces("BINARYMIME")),
+        };
+        let session = Session::new(Arc::new(settings), connection, now);
         Self {
             session,
             destination: Some(destination),

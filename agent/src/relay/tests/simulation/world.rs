@@ -16,7 +16,7 @@ use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::SessionId;
 use crate::relay::settings::Settings;
-use crate::relay::{Input, Leg, Notice, Output, Session};
+use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 
 pub const CUSTOMER: &str = "10.1.0.2:40001";
 const LEGS: [Leg; 3] = [Leg::Destination, Leg::Filter, Leg::Customer];
@@ -134,7 +134,8 @@ impl World {
         let resets_on_connect_failure = settings.on_connect_failure == OnConnectFailure::Reset;
         let begin = Instant::now();
         let destination = "10.2.0.2:25".parse().expect("an address");
-        let session = Session::new(Arc::new(settings), customer_address, destination, id, begin);
+        let connection = Connection { id, customer: customer_address, destination, binary: false };
+        let session = Session::new(Arc::new(settings), connection, begin);
         let mut keywords = vec!["PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8"];
         keywords.truncate(4 - choices.below(5));
         if choices.odds(128) {

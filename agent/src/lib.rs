@@ -11,6 +11,7 @@ mod relay;
 pub mod serve;
 mod spool;
 pub mod steer;
+mod top;
 pub mod transparent;
 mod wanted_tls;
 

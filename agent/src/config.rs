@@ -134,6 +134,9 @@ pub enum WhenUnavailable {
 pub struct Relay {
     /// Connections at a time; further ones get 421.
     pub max_sessions: usize,
+    /// Bytes that all sessions together hold in memory outside the spool (received and not understood, sent and not
+    /// taken). From three quarters of it on they read slowly, above it new connections get 421.
+    pub max_buffered: usize,
     /// Bytes of the largest message; larger ones get 552.
     pub max_message_size: u64,
     /// Bytes of the longest line of a message, its CRLF not counted; longer ones get 550. RFC 5321 section
@@ -184,6 +187,7 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             max_sessions: 10_000,
+            max_buffered: 512 * 1024 * 1024,
             max_message_size: 100 * 1024 * 1024,
             max_line_length: 8192,
             bare_lf: BareLf::default(),
@@ -254,6 +258,8 @@ pub struct Spool {
     pub memory_per_message: usize,
     /// Bytes of all messages kept in memory; above it bodies go to files at once.
     pub memory_total: usize,
+    /// Bytes of all files; a message that would need more gets 452.
+    pub disk_total: u64,
     /// Directory of the files.
     pub directory: PathBuf,
 }
@@ -263,6 +269,7 @@ impl Default for Spool {
         Self {
             memory_per_message: 256 * 1024,
             memory_total: 256 * 1024 * 1024,
+            disk_total: 10 * 1024 * 1024 * 1024,
             directory: PathBuf::from("/var/tmp"),
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::failure::Failure;
 use crate::relay::Notice;
 use crate::relay::record::{Outcome, Record, Verdict};
 
@@ -14,6 +15,8 @@ pub struct Counters {
     pub sessions_now: AtomicU64,
     /// Connections answered 421 because there were `relay.max_sessions` already.
     pub overload: AtomicU64,
+    /// Connections answered 421 because `relay.max_buffered` was reached.
+    pub overload_buffered: AtomicU64,
     pub accepted: AtomicU64,
     pub deferred: AtomicU64,
     pub rejected: AtomicU64,
@@ -30,6 +33,8 @@ pub struct Counters {
     pub suspect: AtomicU64,
     /// Messages with LF line ends, which were made CRLF.
     pub with_bare_lf: AtomicU64,
+    /// Messages refused because the spool could not take them: `spool.disk_total`, or the disk itself.
+    pub spool_full: AtomicU64,
     /// Customers that spoke before they were greeted.
     pub early_talkers: AtomicU64,
     /// Sessions of customers that would have used TLS.
@@ -72,6 +77,7 @@ impl Counters {
             (&self.unjudged, record.verdict == Verdict::Accept && record.node.is_none()),
             (&self.suspect, record.suspect),
             (&self.with_bare_lf, record.bare_lf > 0),
+            (&self.spool_full, record.failure == Some(Failure::SpoolFull)),
         ];
         also.into_iter().filter(|(_, holds)| *holds).for_each(|(counter, _)| Self::add(counter));
     }

@@ -107,6 +107,8 @@ pub enum Failure {
     SessionTooLong,
     TooManyErrors,
     Overload,
+    /// All sessions together hold as much as they may.
+    BuffersFull,
     Stopping,
 }
 
@@ -132,7 +134,7 @@ impl Failure {
             | Self::CustomerIdle
             | Self::SessionTooLong
             | Self::TooManyErrors => Side::Customer,
-            Self::SpoolFull | Self::Overload | Self::Stopping => Side::Agent,
+            Self::SpoolFull | Self::Overload | Self::BuffersFull | Self::Stopping => Side::Agent,
         }
     }
 
@@ -144,7 +146,9 @@ impl Failure {
 
     fn code_and_status(self) -> (u16, &'static str) {
         match self {
-            Self::Connect(Cause::Exhausted) | Self::Overload | Self::Stopping => (421, "4.3.2"),
+            Self::Connect(Cause::Exhausted) | Self::Overload | Self::BuffersFull | Self::Stopping => {
+                (421, "4.3.2")
+            }
             Self::Connect(_) => (421, "4.4.1"),
             Self::DestinationLost
             | Self::DestinationSilent
@@ -191,6 +195,7 @@ impl fmt::Display for Failure {
             Self::SessionTooLong => f.write_str("session open for too long"),
             Self::TooManyErrors => f.write_str("too many errors"),
             Self::Overload => f.write_str("too many connections, try later"),
+            Self::BuffersFull => f.write_str("too much mail under way, try later"),
             Self::Stopping => f.write_str("service is stopping, try again"),
         }
     }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use weir_daemon::{service, status};
 
+use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptors;
@@ -43,6 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         settings: Arc::new(Settings::new(&config, hostname)),
         pool: Pool::new(&config.filter.nodes),
         budget: Arc::new(Budget::new(&config.spool)),
+        buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
         counters: Counters::default(),
         wanted_tls: WantedTls::default(),
@@ -104,6 +106,11 @@ async fn accept(
                 Counters::add(&shared.counters.overload);
                 warn!(customer = %accepted.customer, "too many sessions, connection turned away");
                 turn_away(&accepted, Failure::Overload);
+            }
+            Ok(accepted) if shared.buffers.is_full() => {
+                Counters::add(&shared.counters.overload_buffered);
+                warn!(customer = %accepted.customer, "relay.max_buffered is reached, connection turned away");
+                turn_away(&accepted, Failure::BuffersFull);
             }
             Ok(accepted) => {
                 Counters::add(&shared.counters.sessions);
@@ -231,7 +238,9 @@ fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteerin
             "backend": backend,
             "when_agent_dies": when_agent_dies,
             "counters": shared.counters,
-            "spool_memory_bytes": shared.budget.used(),
+            "buffered_bytes": shared.buffers.held(),
+            "spool_memory_bytes": shared.budget.in_memory(),
+            "spool_disk_bytes": shared.budget.on_disk(),
             "nodes": shared.pool.status(),
             "wanted_tls": shared.wanted_tls.top(),
             "steering": steering,

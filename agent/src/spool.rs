@@ -1,14 +1,14 @@
 //! A message's body while it waits for its verdict: in memory up to a limit, then in a file without a
-//! name, which is gone with the process. What the process keeps in memory is bounded too.
+//! name, which is gone with the process. What all bodies together take of memory and disk is bounded too.
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -17,8 +17,10 @@ use bytes::Bytes;
 pub struct Budget {
     pub memory_per_message: usize,
     pub memory_total: usize,
+    pub disk_total: u64,
     pub directory: PathBuf,
-    used: AtomicUsize,
+    in_memory: AtomicUsize,
+    on_disk: AtomicU64,
 }
 
 impl Budget {
@@ -26,19 +28,71 @@ impl Budget {
         Self {
             memory_per_message: config.memory_per_message,
             memory_total: config.memory_total,
+            disk_total: config.disk_total,
             directory: config.directory.clone(),
-            used: AtomicUsize::new(0),
+            in_memory: AtomicUsize::new(0),
+            on_disk: AtomicU64::new(0),
         }
     }
 
     /// Octets in memory now.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    pub fn in_memory(&self) -> usize {
+        self.in_memory.load(Ordering::Relaxed)
     }
 
-    fn take(&self, octets: usize) -> bool {
-        let within = |used: usize| Some(used + octets).filter(|used| *used <= self.memory_total);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
+    /// Octets in files now.
+    pub fn on_disk(&self) -> u64 {
+        self.on_disk.load(Ordering::Relaxed)
+    }
+
+    fn take_memory(&self, octets: usize) -> bool {
+        let within = |used: usize| used.checked_add(octets).filter(|used| *used <= self.memory_total);
+        self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
+    }
+
+    fn take_disk(self: &Arc<Self>, octets: u64) -> io::Result<Reserved> {
+        let within = |used: u64| used.checked_add(octets).filter(|used| *used <= self.disk_total);
+        match self.on_disk.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within) {
+            Ok(_) => Ok(Reserved { budget: self.clone(), octets }),
+            Err(used) => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "spool.disk_total ({}) leaves no room for {octets} octets beside {used}",
+                    self.disk_total
+                ),
+            )),
+        }
+    }
+}
+
+/// Octets of the disk that are spoken for. Given back when dropped, whatever the reason.
+#[derive(Debug)]
+struct Reserved {
+    budget: Arc<Budget>,
+    octets: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.on_disk.fetch_sub(self.octets, Ordering::Relaxed);
+    }
+}
+
+/// A file and what is reserved for it. A write that outlives its session keeps both.
+#[derive(Debug)]
+struct Overflow {
+    file: File,
+    reserved: Mutex<Reserved>,
+}
+
+impl Overflow {
+    fn create(directory: &Path, reserved: Reserved) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile_in(directory)?, reserved: Mutex::new(reserved) })
+    }
+
+    fn reserve(&self, mut more: Reserved) {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.octets += std::mem::take(&mut more.octets);
     }
 }
 
@@ -54,7 +108,7 @@ pub struct Spool {
     blocks: Vec<Vec<u8>>,
     in_memory: usize,
     /// All that follow.
-    file: Option<Arc<File>>,
+    file: Option<Arc<Overflow>>,
     file_len: u64,
 }
 
@@ -109,7 +163,7 @@ impl Spool {
             let room = BLOCK * self.blocks.len() - self.in_memory;
             if room == 0 {
                 let allowed = BLOCK * (self.blocks.len() + 1) <= self.budget.memory_per_message;
-                if !allowed || !self.budget.take(BLOCK) {
+                if !allowed || !self.budget.take_memory(BLOCK) {
                     break;
                 }
                 self.blocks.push(Vec::with_capacity(BLOCK));
@@ -128,13 +182,17 @@ impl Spool {
     async fn write(&mut self, octets: Bytes) -> io::Result<()> {
         let (file, directory) = (self.file.clone(), self.budget.directory.clone());
         let at = self.file_len;
+        let reserved = self.budget.take_disk(octets.len() as u64)?;
         self.file_len += octets.len() as u64;
         let file = blocking(move || {
             let file = match file {
-                Some(file) => file,
-                None => Arc::new(tempfile::tempfile_in(directory)?),
+                Some(file) => {
+                    file.reserve(reserved);
+                    file
+                }
+                None => Arc::new(Overflow::create(&directory, reserved)?),
             };
-            file.write_all_at(&octets, at)?;
+            file.file.write_all_at(&octets, at)?;
             Ok(file)
         })
         .await?;
@@ -148,7 +206,7 @@ impl Spool {
         let size = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         blocking(move || {
             let mut octets = vec![0; size];
-            file.read_exact_at(&mut octets, at)?;
+            file.file.read_exact_at(&mut octets, at)?;
             Ok(octets)
         })
         .await
@@ -157,7 +215,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(BLOCK * self.blocks.len(), Ordering::Relaxed);
+        self.budget.in_memory.fetch_sub(BLOCK * self.blocks.len(), Ordering::Relaxed);
     }
 }
 
@@ -172,7 +230,12 @@ mod tests {
 
     fn budget(memory_per_message: usize, memory_total: usize) -> Arc<Budget> {
         let directory = std::env::temp_dir();
-        Arc::new(Budget::new(&crate::config::Spool { memory_per_message, memory_total, directory }))
+        Arc::new(Budget::new(&crate::config::Spool {
+            memory_per_message,
+            memory_total,
+            directory,
+            ..Default::default()
+        }))
     }
 
     async fn read_all(spool: &Spool, mut range: Range<u64>) -> Vec<u8> {
@@ -199,7 +262,8 @@ mod tests {
                 whole.extend_from_slice(&piece);
                 spool.append(piece.into()).await.unwrap();
             }
-            assert!(budget.used() <= total.min(per_message));
+            assert!(budget.in_memory() <= total.min(per_message));
+            assert_eq!(budget.on_disk(), whole.len() as u64 - spool.in_memory as u64);
             let near = |at: usize| at.saturating_sub(2)..(at + 3).min(whole.len() + 1);
             for start in near(0).chain(near(BLOCK)).chain(near(2 * BLOCK)).chain(near(whole.len())) {
                 for end in near(start).chain(near(BLOCK)).chain(near(whole.len())).filter(|end| *end >= start)
@@ -209,7 +273,7 @@ mod tests {
                 }
             }
             drop(spool);
-            assert_eq!(budget.used(), 0);
+            assert_eq!((budget.in_memory(), budget.on_disk()), (0, 0));
         }
     }
 
@@ -220,15 +284,48 @@ mod tests {
         for _ in 0..BLOCK + 1 {
             spool.append(Bytes::from_static(b"x")).await.unwrap();
         }
-        assert_eq!(budget.used(), 2 * BLOCK);
+        assert_eq!(budget.in_memory(), 2 * BLOCK);
         assert_eq!(spool.blocks.iter().map(Vec::capacity).sum::<usize>(), 2 * BLOCK);
     }
 
     #[tokio::test]
     async fn a_directory_that_is_not_there_is_an_error() {
         let directory = PathBuf::from("/nonexistent/spool");
-        let config = crate::config::Spool { memory_per_message: 0, memory_total: 0, directory };
-        let mut spool = Spool::new(Arc::new(Budget::new(&config)));
+        let config = crate::config::Spool { memory_per_message: 0, directory, ..Default::default() };
+        let budget = Arc::new(Budget::new(&config));
+        let mut spool = Spool::new(budget.clone());
         assert!(spool.append(Bytes::from_static(b"x")).await.is_err());
+        assert_eq!(budget.on_disk(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_body_goes_beyond_the_disks_share_and_all_is_given_back() {
+        let config = crate::config::Spool {
+            memory_per_message: 0,
+            disk_total: 10,
+            directory: std::env::temp_dir(),
+            ..Default::default()
+        };
+        let budget = Arc::new(Budget::new(&config));
+        let (mut first, mut second) = (Spool::new(budget.clone()), Spool::new(budget.clone()));
+        first.append(Bytes::from_static(b"123456")).await.unwrap();
+        second.append(Bytes::from_static(b"1234")).await.unwrap();
+        let error = second.append(Bytes::from_static(b"5")).await.unwrap_err();
+        assert!(error.to_string().contains("spool.disk_total (10)"), "{error}");
+        assert_eq!(budget.on_disk(), 10);
+        assert_eq!(read_all(&second, 0..4).await, b"1234");
+        // A session that panics drops its spool like any other.
+        let panicked = tokio::spawn(async move {
+            let _spool = first;
+            panic!("on purpose");
+        });
+        assert!(panicked.await.is_err());
+        assert_eq!(budget.on_disk(), 4);
+        second.append(Bytes::from_static(b"567890")).await.unwrap();
+        // One that is cut off while it writes.
+        let writing = tokio::spawn(async move { second.append(Bytes::from_static(b"1")).await });
+        writing.abort();
+        let _ = writing.await;
+        assert_eq!(budget.on_disk(), 0);
     }
 }

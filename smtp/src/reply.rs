@@ -163,6 +163,11 @@ impl ReplyDecoder {
         !self.lines.is_empty() || !self.decoder.held().is_empty()
     }
 
+    /// Octets of a reply that has begun but not ended.
+    pub fn held(&self) -> usize {
+        self.lines.iter().map(Vec::len).sum::<usize>() + self.decoder.held().len()
+    }
+
     /// `true`: that was the last line.
     fn add(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
         let (code, rest) = split_code(line).ok_or(ReplyError::NoCode)?;

@@ -100,6 +100,7 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
 fn check_relay(relay: &Relay, problems: &mut Problems) {
     let counts = [
         ("relay.max_sessions", relay.max_sessions as u64),
+        ("relay.max_buffered", relay.max_buffered as u64),
         ("relay.max_message_size", relay.max_message_size),
         ("relay.max_line_length", relay.max_line_length),
         ("relay.max_recipients", relay.max_recipients as u64),

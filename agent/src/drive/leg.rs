@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -16,6 +17,9 @@ use super::tls;
 
 /// Octets read at once.
 const READ: usize = 64 * 1024;
+
+/// What a piece that waits to be written costs beside its octets, about.
+const PIECE: usize = 64;
 
 thread_local! {
     /// One buffer a thread instead of one a connection: an idle session holds none.
@@ -46,6 +50,10 @@ pub(super) enum Event<'a> {
 pub(super) struct LegSocket {
     link: Link,
     outgoing: VecDeque<Bytes>,
+    /// Octets that were to be written and have not left.
+    unwritten: usize,
+    /// Octets of the spool that are to be written here when there is room.
+    wanted: Option<Range<u64>>,
     paused: bool,
     ended: bool,
     /// A write failed. What the peer said before is read first: it may say why.
@@ -54,7 +62,15 @@ pub(super) struct LegSocket {
 
 impl LegSocket {
     pub(super) fn none() -> Self {
-        Self { link: Link::None, outgoing: VecDeque::new(), paused: false, ended: false, broken: None }
+        Self {
+            link: Link::None,
+            outgoing: VecDeque::new(),
+            unwritten: 0,
+            wanted: None,
+            paused: false,
+            ended: false,
+            broken: None,
+        }
     }
 
     pub(super) fn open(stream: TcpStream) -> Self {
@@ -78,8 +94,22 @@ impl LegSocket {
 
     pub(super) fn write(&mut self, octets: Bytes) {
         if !matches!(self.link, Link::None) && !octets.is_empty() {
+            self.unwritten += octets.len();
             self.outgoing.push_back(octets);
         }
+    }
+
+    /// Octets of memory that wait here to be written.
+    pub(super) fn held(&self) -> usize {
+        self.unwritten + PIECE * self.outgoing.len()
+    }
+
+    pub(super) fn want(&mut self, range: Option<Range<u64>>) {
+        self.wanted = range;
+    }
+
+    pub(super) fn wanted(&self) -> Option<Range<u64>> {
+        self.wanted.clone()
     }
 
     pub(super) fn pause(&mut self, paused: bool) {
@@ -102,11 +132,17 @@ impl LegSocket {
         }
     }
 
-    /// Hands the next event to `tell`. `Pending`: there is none, and the task will be woken by the next.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
+    /// Hands the next event to `tell`; at most `room` octets are read. `Pending`: there is none, and the task will
+    /// be woken by the next.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        tell: impl FnOnce(Event<'_>),
+    ) -> Poll<()> {
         let opened = match &mut self.link {
             Link::None => return Poll::Pending,
-            Link::Open(_) => return self.poll_open(cx, tell),
+            Link::Open(_) => return self.poll_open(cx, room, tell),
             Link::Connecting(connecting) => {
                 let connected = ready!(connecting.as_mut().poll(cx));
                 connected.map(|stream| (Stream::Clear(stream), Event::Connected))
@@ -129,16 +165,18 @@ impl LegSocket {
         Poll::Ready(())
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
+    fn poll_open(&mut self, cx: &mut Context<'_>, room: usize, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
         let Link::Open(stream) = &mut self.link else { return Poll::Pending };
         match stream.poll_write(cx, &mut self.outgoing) {
             Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(written)) => {
+                self.unwritten = self.unwritten.saturating_sub(written);
                 tell(Event::Written(written));
                 return Poll::Ready(());
             }
             Poll::Ready(Err(error)) => {
                 self.outgoing.clear();
+                self.unwritten = 0;
                 self.broken = Some(error);
             }
         }
@@ -147,7 +185,7 @@ impl LegSocket {
                 self.last_words(error, tell);
                 Poll::Ready(())
             }
-            None => self.poll_read(cx, tell),
+            None => self.poll_read(cx, room, tell),
         }
     }
 
@@ -171,13 +209,13 @@ impl LegSocket {
         });
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
-        if self.paused || self.ended {
+    fn poll_read(&mut self, cx: &mut Context<'_>, room: usize, tell: impl FnOnce(Event<'_>)) -> Poll<()> {
+        if self.paused || self.ended || room == 0 {
             return Poll::Pending;
         }
         BUFFER.with_borrow_mut(|buffer| {
             let Link::Open(stream) = &mut self.link else { return Poll::Pending };
-            let event = match ready!(stream.poll_read(cx, buffer)) {
+            let event = match ready!(stream.poll_read(cx, &mut buffer[..room.min(READ)])) {
                 Ok(0) => {
                     self.ended = true;
                     Event::Closed

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::stream::Stream;
+use crate::buffers::Hold;
 
 /// A peer that takes longer to read its last reply and to close loses it.
 const LINGER: Duration = Duration::from_secs(5);
@@ -23,8 +24,8 @@ pub(super) enum First {
 }
 
 /// Sends what is left, closes our side, and reads until the peer closes its own: a socket that is closed
-/// with octets unread resets the connection, and the reset can overtake the reply.
-pub(super) async fn close(stream: Stream, outgoing: VecDeque<Bytes>, first: First) {
+/// with octets unread resets the connection, and the reset can overtake the reply. What waits to be sent is held.
+pub(super) async fn close(stream: Stream, outgoing: VecDeque<Bytes>, first: First, _held: Hold) {
     // An error or a timeout means that there is nobody to be polite to.
     let _ = tokio::time::timeout(LINGER, finish(stream, outgoing, first)).await;
 }

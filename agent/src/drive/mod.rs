@@ -6,7 +6,7 @@ mod stream;
 mod tls;
 
 use std::future::poll_fn;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use self::leg::{Event, LegSocket};
+use crate::buffers::{Buffers, Hold};
 use crate::counters::Counters;
 use crate::failure::Cause;
 use crate::nodes::{Family, NodeId, Pool};
@@ -34,6 +35,7 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     pub pool: Pool,
     pub budget: Arc<Budget>,
+    pub buffers: Arc<Buffers>,
     pub upstream_ports: RangeInclusive<u16>,
     pub counters: Counters,
     pub wanted_tls: WantedTls,
@@ -47,6 +49,7 @@ pub async fn drive(
     mut stop: watch::Receiver<bool>,
     mut cut: watch::Receiver<bool>,
 ) {
+    let mut room = shared.buffers.watch();
     let mut driver = Driver::new(accepted, shared);
     let (mut stopping, mut cutting) = (false, false);
     loop {
@@ -62,6 +65,7 @@ pub async fn drive(
         tokio::select! {
             () = poll_fn(|cx| driver.poll_legs(cx)) => {}
             () = sleep_until(until) => driver.tell(Input::Timeout),
+            _ = room.changed() => {}
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 driver.tell(Input::Stop);
@@ -90,6 +94,7 @@ struct Driver {
     /// The node to connect to next.
     node: Option<NodeId>,
     spool: Spool,
+    hold: Hold,
 }
 
 impl Driver {
@@ -112,6 +117,7 @@ impl Driver {
             filter: LegSocket::none(),
             node: None,
             spool: Spool::new(shared.budget.clone()),
+            hold: Hold::new(shared.buffers.clone(), 0),
             shared,
         }
     }
@@ -130,41 +136,77 @@ impl Driver {
 
     /// Waits for something to happen on any leg, and tells the engine.
     fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let rooms = self.rooms();
         let Self { session, customer, destination, filter, .. } = self;
         let legs = [(Leg::Destination, destination), (Leg::Filter, filter), (Leg::Customer, customer)];
-        for (leg, socket) in legs {
+        for ((leg, socket), room) in legs.into_iter().zip(rooms) {
             let tell = |event: Event<'_>| session.handle(input_of(leg, &event), Instant::now());
-            if socket.poll(cx, tell).is_ready() {
+            if socket.poll(cx, room, tell).is_ready() {
                 return Poll::Ready(());
             }
         }
         Poll::Pending
     }
 
+    /// How much may be read from destination, filter node and customer: what is read of one waits for the other.
+    fn rooms(&self) -> [usize; 3] {
+        let unread = |leg| self.session.unread(leg);
+        let held = [
+            unread(Leg::Destination) + self.customer.held(),
+            0,
+            unread(Leg::Customer) + self.destination.held(),
+        ];
+        held.map(|held| self.shared.buffers.room(held))
+    }
+
+    /// Octets in memory, without the spool.
+    fn held(&self) -> usize {
+        let unread = self.session.unread(Leg::Customer) + self.session.unread(Leg::Destination);
+        unread + self.customer.held() + self.destination.held() + self.filter.held()
+    }
+
     /// Does what the engine says until it says nothing more.
     async fn perform(&mut self) {
-        while let Some(output) = self.session.poll() {
-            match output {
-                Output::Write(leg, octets) => self.leg(leg).write(octets),
-                Output::PauseRead(leg) => self.leg(leg).pause(true),
-                Output::ResumeRead(leg) => self.leg(leg).pause(false),
-                Output::Abort(leg) => self.leg(leg).abort(),
-                Output::Close(leg) => self.close_leg(leg),
-                Output::StartTls => self.destination.secure(self.destination_address.ip()),
-                Output::ChooseNode { tried } => self.choose(&tried),
-                Output::Connect(leg) => self.connect(leg),
-                Output::NewSpool | Output::DropSpool => self.spool = Spool::new(self.shared.budget.clone()),
-                Output::Store(octets) => self.store(octets).await,
-                Output::Replay(leg, range) => self.replay(leg, range).await,
-                Output::Report { node, failure } => self.report(node, failure.as_ref()),
-                Output::Log(record) => self.log(&record),
-                Output::Noticed(notice) => self.notice(notice),
+        loop {
+            while let Some(output) = self.session.poll() {
+                self.act(output).await;
+            }
+            let replayed = self.replay(Leg::Destination).await || self.replay(Leg::Filter).await;
+            self.hold.set(self.held());
+            if !replayed {
+                break;
             }
         }
     }
 
+    async fn act(&mut self, output: Output) {
+        match output {
+            Output::Write(leg, octets) => self.leg(leg).write(octets),
+            Output::PauseRead(leg) => self.leg(leg).pause(true),
+            Output::ResumeRead(leg) => self.leg(leg).pause(false),
+            Output::Abort(leg) => self.leg(leg).abort(),
+            Output::Close(leg) => self.close_leg(leg),
+            Output::StartTls => self.destination.secure(self.destination_address.ip()),
+            Output::ChooseNode { tried } => self.choose(&tried),
+            Output::Connect(leg) => self.connect(leg),
+            Output::NewSpool | Output::DropSpool => self.drop_spool(),
+            Output::Store(octets) => self.store(octets).await,
+            Output::Replay(leg, range) => self.leg(leg).want(Some(range)),
+            Output::Report { node, failure } => self.report(node, failure.as_ref()),
+            Output::Log(record) => self.log(&record),
+            Output::Noticed(notice) => self.notice(notice),
+        }
+    }
+
+    fn drop_spool(&mut self) {
+        self.destination.want(None);
+        self.filter.want(None);
+        self.spool = Spool::new(self.shared.budget.clone());
+    }
+
     async fn store(&mut self, octets: Bytes) {
         let size = octets.len();
+        self.hold.set(self.held() + size);
         match self.spool.append(octets).await {
             Ok(()) => self.tell(Input::Stored(size)),
             Err(error) => {
@@ -174,7 +216,17 @@ impl Driver {
         }
     }
 
-    async fn replay(&mut self, leg: Leg, range: Range<u64>) {
+    /// Octets of the spool that the engine wants for a leg, as many as there is room for. `false`: none.
+    async fn replay(&mut self, leg: Leg) -> bool {
+        let Some(range) = self.leg(leg).wanted() else { return false };
+        let held = self.leg(leg).held();
+        let room = self.shared.buffers.room(held) as u64;
+        if room == 0 {
+            return false;
+        }
+        let range = range.start..range.end.min(range.start.saturating_add(room));
+        self.hold.set(self.held() + usize::try_from(range.end - range.start).unwrap_or(0));
+        self.leg(leg).want(None);
         let now = Instant::now();
         match self.spool.read(range).await {
             Ok(octets) => self.session.handle(Input::Spooled(leg, &octets), now),
@@ -183,6 +235,7 @@ impl Driver {
                 self.session.handle(Input::ReplayFailed, now);
             }
         }
+        true
     }
 
     fn family(&self) -> Family {
@@ -220,12 +273,14 @@ impl Driver {
     /// The last words are sent apart from the session, which may go on with another node. The customer's
     /// leg is closed at the session's very end.
     fn close_leg(&mut self, leg: Leg) {
+        let held = self.leg(leg).held();
         if leg != Leg::Customer
             && let Some((stream, outgoing)) = self.leg(leg).take()
         {
             // A node was told QUIT and closes first, so that it keeps the connection's TIME-WAIT, not we.
             let first = if leg == Leg::Filter { linger::First::Peer } else { linger::First::Us };
-            tokio::spawn(linger::close(stream, outgoing, first));
+            let held = Hold::new(self.shared.buffers.clone(), held);
+            tokio::spawn(linger::close(stream, outgoing, first, held));
         }
     }
 
@@ -286,8 +341,9 @@ impl Driver {
     }
 
     async fn close(mut self) {
+        self.hold.set(self.customer.held());
         if let Some((stream, outgoing)) = self.customer.take() {
-            linger::close(stream, outgoing, linger::First::Us).await;
+            linger::close(stream, outgoing, linger::First::Us, self.hold).await;
         }
     }
 }

@@ -138,6 +138,15 @@ impl Session {
         matches!(&self.phase, Phase::Message(message) if message.is_committed())
     }
 
+    /// Octets of a peer's that are held because they are not yet understood.
+    pub fn unread(&self, leg: Leg) -> usize {
+        match leg {
+            Leg::Customer => self.customer.inbox.len(),
+            Leg::Destination => self.destination.decoder.held(),
+            Leg::Filter => 0,
+        }
+    }
+
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         if self.is_over() {
             return;

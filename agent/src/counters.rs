@@ -33,6 +33,8 @@ pub struct Counters {
     pub suspect: AtomicU64,
     /// Messages with LF line ends, which were made CRLF.
     pub with_bare_lf: AtomicU64,
+    /// Messages with a CR that no LF followed.
+    pub with_bare_cr: AtomicU64,
     /// Messages refused because the spool could not take them: `spool.disk_total`, or the disk itself.
     pub spool_full: AtomicU64,
     /// Customers that spoke before they were greeted.
@@ -77,6 +79,7 @@ impl Counters {
             (&self.unjudged, record.verdict == Verdict::Accept && record.node.is_none()),
             (&self.suspect, record.suspect),
             (&self.with_bare_lf, record.bare_lf > 0),
+            (&self.with_bare_cr, record.bare_cr > 0),
             (&self.spool_full, record.failure == Some(Failure::SpoolFull)),
         ];
         also.into_iter().filter(|(_, holds)| *holds).for_each(|(counter, _)| Self::add(counter));

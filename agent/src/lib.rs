@@ -1,6 +1,7 @@
 //! weir-agent: takes customers' connections to TCP port 25, relays them to their destinations from the
 //! customers' own addresses, and lets filter nodes judge each message on the way.
 
+mod bare_line_ends;
 mod buffers;
 pub mod config;
 mod counters;

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use weir_daemon::{service, status};
 
+use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -48,6 +49,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         upstream_ports: config.steering.upstream_port_range(),
         counters: Counters::default(),
         wanted_tls: WantedTls::default(),
+        bare_line_ends: BareLineEnds::default(),
     });
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
@@ -243,6 +245,7 @@ fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteerin
             "spool_disk_bytes": shared.budget.on_disk(),
             "nodes": shared.pool.status(),
             "wanted_tls": shared.wanted_tls.top(),
+            "bare_line_ends": shared.bare_line_ends.top(),
             "steering": steering,
         })
     })

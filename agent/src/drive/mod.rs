@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use self::leg::{Event, LegSocket};
+use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::{Buffers, Hold};
 use crate::counters::Counters;
 use crate::failure::Cause;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub upstream_ports: RangeInclusive<u16>,
     pub counters: Counters,
     pub wanted_tls: WantedTls,
+    pub bare_line_ends: BareLineEnds,
 }
 
 /// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
@@ -312,6 +314,7 @@ impl Driver {
 
     fn log(&self, record: &Record) {
         self.shared.counters.count(record);
+        self.shared.bare_line_ends.note(self.customer_address.ip(), record);
         let node = record.node.map(|node| self.shared.pool.address(node).to_string());
         let failures = record.node_failures.iter();
         let failures: Vec<String> = failures
@@ -325,6 +328,7 @@ impl Driver {
             recipients = record.recipients,
             size = record.size,
             bare_lf = record.bare_lf,
+            bare_cr = record.bare_cr,
             verdict = record.verdict.name(),
             outcome = record.outcome.name(),
             reason = record.failure.map(tracing::field::display),

@@ -334,6 +334,7 @@ impl Message {
             recipients: self.matter.envelope.recipients.len(),
             size: findings.size,
             bare_lf: findings.bare_lf,
+            bare_cr: findings.bare_cr,
             verdict: match (&decision, &reply) {
                 // Refused for what it is, whatever a node thought of its beginning.
                 (_, Some(reply)) if self.reception.refusal.is_some() => Verdict::of(reply),

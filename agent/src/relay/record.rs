@@ -117,6 +117,7 @@ pub struct Record {
     /// Octets of the body, dots unstuffed.
     pub size: u64,
     pub bare_lf: u64,
+    pub bare_cr: u64,
     pub verdict: Verdict,
     pub outcome: Outcome,
     /// The node that gave the verdict.

@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub filter_lines: String,
     /// Further lines of the section `[relay]`.
     pub relay_lines: String,
+    /// Lines of the section `[spool]`.
+    pub spool_lines: String,
     /// `may` or `off`: off, so that TLS at the destination shows that a message went past the agent.
     pub destination_tls: &'static str,
 }
@@ -62,6 +64,7 @@ impl AgentConfig {
             when_unavailable: "defer",
             filter_lines: String::new(),
             relay_lines: String::new(),
+            spool_lines: String::new(),
             destination_tls: "off",
         }
     }
@@ -81,7 +84,7 @@ impl AgentConfig {
         format!(
             "[steering]\nbackend = {:?}\ncustomer_interfaces = {:?}\ninternet_interfaces = {:?}\nlisten_port = 2525\n\
              when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\
-             {}\n[relay]\ndestination_tls = {:?}\n{}\n[log]\nformat = \"json\"\n",
+             {}\n[relay]\ndestination_tls = {:?}\n{}\n[spool]\n{}\n[log]\nformat = \"json\"\n",
             self.backend.name(),
             self.customer_interfaces,
             self.internet_interfaces,
@@ -91,6 +94,7 @@ impl AgentConfig {
             self.filter_lines,
             self.destination_tls,
             self.relay_lines,
+            self.spool_lines,
         )
     }
 }
@@ -156,6 +160,10 @@ impl WeirAgent {
 
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     pub fn output(&self) -> String {

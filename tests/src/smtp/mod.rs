@@ -5,7 +5,7 @@ mod lax;
 mod server;
 
 pub use client::{Client, Reply};
-pub use server::{Reading, Script, Server, Session};
+pub use server::{Gate, Reading, Script, Server, Session};
 
 /// Lines ended by LF as SMTP sends them after DATA: CRLF, leading dots doubled, the final dot.
 pub fn stuffed(message: &[u8]) -> Vec<u8> {

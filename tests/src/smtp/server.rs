@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::mem;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -31,6 +31,34 @@ pub struct Script {
     pub reading: Reading,
     /// Answers by verb (in capitals; `.` is the end of data); others get 250.
     pub answers: BTreeMap<&'static str, String>,
+    /// After 354 nothing is read until it is open.
+    pub gate: Gate,
+}
+
+/// Holds servers back until the test lets them go on.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn closed() -> Self {
+        Self(Arc::new((Mutex::new(false), Condvar::new())))
+    }
+
+    pub fn opened() -> Self {
+        let gate = Self::closed();
+        gate.open();
+        gate
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.1.wait_while(open, |open| !*open));
+    }
 }
 
 impl Default for Script {
@@ -48,6 +76,7 @@ impl Default for Script {
             banner: "220 mx.destination.test ESMTP scripted".into(),
             reading: Reading::Strict,
             answers: answers.into_iter().map(|(verb, answer)| (verb, answer.to_owned())).collect(),
+            gate: Gate::opened(),
         }
     }
 }
@@ -68,6 +97,13 @@ impl Script {
                  250-BINARYMIME\r\n250-XFORWARD IDENT\r\n250 XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT",
             )
             .answering("XCLIENT", "220 filter.provider.test ESMTP scripted")
+    }
+
+    /// Reads no message until the gate is open.
+    #[must_use]
+    pub fn behind(mut self, gate: &Gate) -> Self {
+        self.gate = gate.clone();
+        self
     }
 
     /// A destination that takes everything as the end of a line or message that any server ever took for one.
@@ -223,6 +259,7 @@ fn converse(stream: &TcpStream, script: &Script, recorder: &Recorder<'_>) -> Res
         let answer = answer_to(script, &verb);
         write!(output, "{answer}\r\n")?;
         if verb == "DATA" && answer.starts_with("354") {
+            script.gate.pass();
             let message = read_message(&mut input, script.reading)?;
             recorder.record(|session| session.messages.push(message));
             write!(output, "{}\r\n", answer_to(script, "."))?;

@@ -19,6 +19,7 @@ macro_rules! on_both_back_ends {
     };
 }
 
+mod budgets;
 mod configuration;
 mod corpus;
 mod death;

@@ -11,6 +11,7 @@ enum Next {
     Rcpt,
     Data,
     Body,
+    Chunk,
     Quit,
     Nothing,
 }
@@ -38,6 +39,7 @@ const MAIL: &[&[u8]] = &[
     b"mail from:<a@b.example> SIZE=10\r\n",
     b"MAIL FROM:<a@b.example> BODY=8BITMIME\r\n",
     b"MAIL FROM:<a@b.example> SMTPUTF8\r\n",
+    b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n",
     b"MAIL FROM:<a@b.example> RET=HDRS ENVID=x\r\n",
     b"MAIL FROM:<a@b.example> SIZE=99999999\r\n",
     b"MAIL FROM:<a@b.example> AUTH=<> X-Y=z\r\n",
@@ -82,6 +84,9 @@ const SURPRISES: &[&[u8]] = &[
     b"AUTH LOGIN\r\nMAIL FROM:<x>\0\r\n",
     b"BDAT 6\r\nQUIT\r\n",
     b"BDAT 0 LAST\r\n",
+    b"BDAT 0\r\n",
+    b"BDAT 5 LAST now\r\n",
+    b"BDAT 99999999 LAST\r\n",
     b"BDAT 20 LAST\r\n\r\n.\r\nMAIL FROM:<x>\r\n",
     b"BDAT x\r\n",
     b"XYZZY plugh\r\n",
@@ -175,7 +180,9 @@ impl Customer {
                 let said = one_of(RCPT, 4);
                 (said, if choices.odds(80) { Next::Rcpt } else { Next::Data })
             }
+            Next::Data if choices.odds(96) => self.chunk(choices),
             Next::Data => (b"DATA\r\n".to_vec(), Next::Body),
+            Next::Chunk => self.chunk(choices),
             Next::Body => {
                 // A patient customer sends a body only when it may.
                 let said = if in_body || !self.patient { self.body(choices) } else { b"RSET\r\n".to_vec() };
@@ -187,6 +194,26 @@ impl Customer {
         };
         self.mouth.say(at, said);
         self.next = next;
+    }
+
+    /// A chunk, perhaps the last; what looks like an end or a command in it is content.
+    fn chunk(&mut self, choices: &mut Choices) -> (Vec<u8>, Next) {
+        let mut content = self.body(choices);
+        if choices.odds(128) {
+            content.truncate(choices.below(content.len() + 1));
+        }
+        if choices.odds(40) {
+            content.extend_from_slice(SMUGGLED);
+        }
+        let last = choices.odds(128);
+        let size = content.len();
+        let mut said = format!("BDAT {size}{}\r\n", if last { " LAST" } else { "" }).into_bytes();
+        said.append(&mut content);
+        if !last {
+            return (said, Next::Chunk);
+        }
+        self.messages = self.messages.saturating_sub(1);
+        (said, if self.messages > 0 { Next::Mail } else { Next::Quit })
     }
 
     fn body(&self, choices: &mut Choices) -> Vec<u8> {

@@ -6,6 +6,7 @@ use weir_smtp::xclient::Xclient;
 
 use super::mouth::Time;
 use super::oracle::{Heard, Item, Oracle, verb};
+use super::peer::Sent;
 use crate::config::WhenUnavailable;
 use crate::relay::record::{Outcome, Record, SessionId, Verdict};
 
@@ -16,7 +17,11 @@ pub type Broken = Result<(), String>;
 pub struct Judge {
     pub node: usize,
     pub announces_xclient: bool,
+    takes_chunks: bool,
     identified: bool,
+    /// Chunks it was sent, and replies of it that were read since the first.
+    chunks: usize,
+    chunk_replies: usize,
     /// The message, as it was when its end came.
     message: Option<Vec<u8>>,
     recipients: usize,
@@ -93,7 +98,8 @@ impl Laws {
     /// it keeps in step.
     pub fn customer_heard(&mut self, octets: &[u8], answered: Option<&[Vec<u8>]>) -> Broken {
         ensure(!self.farewell || self.customer_closed, || "spoke after the last 421".into())?;
-        for (item, reply) in self.oracle.hears(octets)? {
+        self.oracle.hears(octets);
+        while let Some((item, reply)) = self.oracle.next_heard()? {
             ensure(!self.farewell, || "spoke after the last 421".into())?;
             self.farewell = reply.code == 421;
             let accused = reply.text.windows(24).any(|part| part == b"sent what is no SMTP rep");
@@ -103,7 +109,18 @@ impl Laws {
                 None => return Err(format!("nobody asked for {}", reply.text.escape_ascii())),
                 Some(item) => self.reply(item, &reply, answered)?,
             }
+            self.oracle.settle();
         }
+        Ok(())
+    }
+
+    /// The engine begins a message.
+    pub fn begins(&mut self) -> Broken {
+        self.oracle.begins()?;
+        self.judges.clear();
+        self.reached = false;
+        self.delivered = None;
+        self.answers.clear();
         Ok(())
     }
 
@@ -118,6 +135,7 @@ impl Laws {
                 let asked = match item {
                     Item::Greeting => &b""[..],
                     Item::Line(line) => line,
+                    Item::Chunk => b"<nothing>",
                     Item::EndOfData => b"<end of data> or DATA",
                 };
                 let fits = match item {
@@ -145,10 +163,11 @@ impl Laws {
                 if verb(line) == b"EHLO" {
                     self.no_tls_is_offered(&reply.text)?;
                 }
-                if reply.code == 354 {
-                    self.begin_message();
-                }
             }
+            Item::Chunk if reply.code / 100 == 2 => {
+                ensure(reply.text.ends_with(b"octets received\r\n"), unfit)?;
+            }
+            Item::Chunk => self.end_of_data(reply)?,
             Item::EndOfData => self.end_of_data(reply)?,
         }
         Ok(())
@@ -160,13 +179,6 @@ impl Laws {
             .into_iter()
             .find(|keyword| upper.windows(keyword.len()).any(|part| part == keyword.as_bytes()));
         ensure(offered.is_none(), || format!("{offered:?} was offered to the customer"))
-    }
-
-    fn begin_message(&mut self) {
-        self.judges.clear();
-        self.reached = false;
-        self.delivered = None;
-        self.answers.clear();
     }
 
     /// Law 1: 250 only if the destination said it, after it had the whole message.
@@ -211,10 +223,10 @@ impl Laws {
             self.in_auth = true;
             return Ok(());
         }
-        ensure(line == b"DATA" || may_pass(line), || {
+        ensure(line == b"DATA" || verb == b"BDAT" || may_pass(line), || {
             format!("{} reached the destination", line.escape_ascii())
         })?;
-        if verb == b"DATA" {
+        if verb == b"DATA" || verb == b"BDAT" {
             return self.may_deliver();
         }
         // The first RSET after a message that was withheld or refused is weir's.
@@ -268,9 +280,9 @@ impl Laws {
     }
 
     /// Laws 2 and 3: a message came to its end at the destination.
-    pub fn arrived(&mut self, sent: &[u8]) -> Broken {
+    pub fn arrived(&mut self, sent: &Sent) -> Broken {
         self.may_deliver()?;
-        let message = unstuffed(sent)?;
+        let message = content(sent)?;
         ensure(Some(&message) == self.oracle.canonical().as_ref(), || {
             format!("the destination got other octets: {}", message.escape_ascii())
         })?;
@@ -305,15 +317,19 @@ impl Laws {
                 ensure(judge.identified, || "a node that was not told the customer's name got mail".into())?;
                 judge.recipients += usize::from(verb(line) == b"RCPT");
             }
+            b"BDAT" => {
+                ensure(judge.identified && judge.takes_chunks, || "a chunk for a node that takes none".into())?;
+                judge.chunks += 1;
+            }
             _ => return Err(format!("a node was told {}", line.escape_ascii())),
         }
         Ok(())
     }
 
     /// A node got the end of a message.
-    pub fn judged(&mut self, sent: &[u8]) -> Broken {
+    pub fn judged(&mut self, sent: &Sent) -> Broken {
         ensure(self.oracle.complete, || "a node got the end of a message that has none".into())?;
-        let message = unstuffed(sent)?;
+        let message = content(sent)?;
         let canonical = self.oracle.canonical();
         ensure(canonical.as_ref() == Some(&message), || {
             format!("a node got other octets: {}", message.escape_ascii())
@@ -324,12 +340,15 @@ impl Laws {
         Ok(())
     }
 
-    pub fn node_connected(&mut self, node: usize, announces_xclient: bool) {
+    pub fn node_connected(&mut self, node: usize, announces_xclient: bool, takes_chunks: bool) {
         self.reached = true;
         self.judges.push(Judge {
             node,
             announces_xclient,
+            takes_chunks,
             identified: false,
+            chunks: 0,
+            chunk_replies: 0,
             message: None,
             recipients: 0,
             unheard: Vec::new(),
@@ -341,10 +360,14 @@ impl Laws {
     pub fn node_read(&mut self, octets: &[u8]) {
         let Some(judge) = self.judges.last_mut() else { return };
         for reply in replies(&mut judge.unheard, octets) {
-            // An answer before the node has the message is none.
-            if judge.message.is_some() && judge.verdict.is_none() {
-                let code = reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
-                judge.verdict = Some(code.unwrap_or(0));
+            let code = reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok()).unwrap_or(0);
+            judge.chunk_replies += usize::from(judge.chunks > 0);
+            // An answer before the node has the message is none, but each chunk has one, and one that is refused
+            // is the message refused.
+            let whole = judge.message.is_some() && judge.chunk_replies == judge.chunks;
+            let refused = judge.chunk_replies > 0 && code / 100 != 2;
+            if (whole || refused) && judge.verdict.is_none() {
+                judge.verdict = Some(code);
             }
         }
     }
@@ -431,6 +454,14 @@ pub fn number(text: &[u8], letter: char) -> Option<usize> {
     let text = std::str::from_utf8(text).ok()?;
     let (_, tail) = text.split_once(&format!("#{letter}"))?;
     tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The body itself.
+fn content(sent: &Sent) -> Result<Vec<u8>, String> {
+    match sent {
+        Sent::Stuffed(octets) => unstuffed(octets),
+        Sent::Counted(octets) => Ok(octets.clone()),
+    }
 }
 
 /// Takes the stuffing off. What no line of a message may have is an error.

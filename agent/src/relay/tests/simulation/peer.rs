@@ -10,14 +10,25 @@ pub enum Understood {
     Command(Vec<u8>),
     /// A line that did not end with CRLF, or with something in it that no line may have.
     BadLine(Vec<u8>),
-    /// A message came to its end; its octets as they were sent, the end left out.
-    Message(Vec<u8>),
+    /// A message came to its end.
+    Message(Sent),
+}
+
+/// A message as it was sent.
+#[derive(Debug)]
+pub enum Sent {
+    /// With its dots stuffed; the end left out.
+    Stuffed(Vec<u8>),
+    /// In chunks.
+    Counted(Vec<u8>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Commands,
     Data,
+    /// So many octets of a chunk are still to come; whether it is the last.
+    Chunk(u64, bool),
     /// Reads nothing and says nothing.
     Deaf,
 }
@@ -63,7 +74,7 @@ impl Peer {
 
     /// It was told DATA and waits for the end of a message.
     pub fn is_in_data(&self) -> bool {
-        self.mode == Mode::Data
+        matches!(self.mode, Mode::Data | Mode::Chunk(..))
     }
 
     /// A new connection.
@@ -104,13 +115,26 @@ impl Peer {
                     if *octet == b'\n' && (self.body == b".\r\n" || self.body.ends_with(b"\r\n.\r\n")) {
                         self.body.truncate(self.body.len() - 3);
                         self.mode = Mode::Commands;
-                        understood.push(Understood::Message(std::mem::take(&mut self.body)));
+                        understood.push(Understood::Message(Sent::Stuffed(std::mem::take(&mut self.body))));
                         self.answer(b"<end of data>", "250 2.0.0 taken", now, choices);
                     }
                 }
+                Mode::Chunk(left, last) => {
+                    self.body.push(*octet);
+                    self.mode = Mode::Chunk(left - 1, last);
+                }
+            }
+            if let Mode::Chunk(0, last) = self.mode {
+                self.mode = Mode::Commands;
+                if last {
+                    understood.push(Understood::Message(Sent::Counted(std::mem::take(&mut self.body))));
+                    self.answer(b"<end of data>", "250 2.0.0 taken", now, choices);
+                } else {
+                    self.answer(b"<chunk>", "250 2.0.0 chunk taken", now, choices);
+                }
             }
         }
-        if self.mode == Mode::Data && !octets.is_empty() && choices.odds(self.temper) {
+        if self.is_in_data() && !octets.is_empty() && choices.odds(self.temper) {
             self.unasked(now, choices);
         }
         understood
@@ -174,7 +198,13 @@ impl Peer {
             b"DATA" if self.recipients > 0 => {
                 self.answer(text, "354 go ahead", now, choices);
             }
+            b"BDAT" => {
+                let text = String::from_utf8_lossy(text);
+                let size = text.split(' ').nth(1).and_then(|size| size.parse().ok()).unwrap_or(0);
+                self.mode = Mode::Chunk(size, text.ends_with(" LAST"));
+            }
             b"RSET" => {
+                self.body.clear();
                 self.recipients = 0;
                 self.answer(text, "250 2.0.0 reset", now, choices);
             }

@@ -134,12 +134,16 @@ impl World {
         let resets_on_connect_failure = settings.on_connect_failure == OnConnectFailure::Reset;
         let begin = Instant::now();
         let destination = "10.2.0.2:25".parse().expect("an address");
-        let connection = Connection { id, customer: customer_address, destination, binary: false };
+        let binary = choices.odds(128);
+        let connection = Connection { id, customer: customer_address, destination, binary };
         let session = Session::new(Arc::new(settings), connection, begin);
         let mut keywords = vec!["PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8"];
         keywords.truncate(4 - choices.below(5));
+        if choices.odds(160) {
+            keywords.push("CHUNKING");
+        }
         if choices.odds(128) {
-            keywords.extend(["STARTTLS", "CHUNKING", "DSN", "AUTH PLAIN LOGIN", "XCLIENT ADDR", "X-NEW"]);
+            keywords.extend(["STARTTLS", "BINARYMIME", "DSN", "LIMITS MAILMAX=5", "AUTH PLAIN LOGIN", "XCLIENT ADDR", "X-NEW"]);
         }
         laws.starttls_offered = keywords.contains(&"STARTTLS");
         let destination = Peer::new('D', choices.pick(TEMPERS), keywords);
@@ -205,10 +209,12 @@ impl World {
                 Output::Close(leg) => self.close(leg),
                 Output::PauseRead(leg) => self.wire(leg).paused = true,
                 Output::ResumeRead(leg) => self.wire(leg).paused = false,
-                Output::NewSpool | Output::DropSpool => {
-                    self.spool.clear();
-                    self.pending.clear();
+                Output::NewSpool => {
+                    self.drop_spool();
+                    let law = self.laws.begins();
+                    self.must(law);
                 }
+                Output::DropSpool => self.drop_spool(),
                 Output::Store(octets) => {
                     self.spool.extend_from_slice(&octets);
                     self.pending.push_back(Pending::Store(octets.len()));
@@ -231,6 +237,11 @@ impl World {
                 }
             }
         }
+    }
+
+    fn drop_spool(&mut self) {
+        self.spool.clear();
+        self.pending.clear();
     }
 
     fn noticed(&mut self, notice: Notice) {
@@ -285,10 +296,13 @@ impl World {
     fn node_character(&mut self) -> (usize, Vec<&'static str>) {
         const ALL: &str = "XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT";
         if self.node_temper == 0 {
-            return (0, vec!["PIPELINING", "SMTPUTF8", ALL, "XFORWARD IDENT"]);
+            let chunks = self.choices.pick(&["CHUNKING", "HELP"]);
+            return (0, vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", ALL, "XFORWARD IDENT", chunks]);
         }
         let lists: &[&[&str]] = &[
             &["PIPELINING", "SMTPUTF8", ALL, "XFORWARD IDENT"],
+            &["PIPELINING", "CHUNKING", "BINARYMIME", ALL, "XFORWARD IDENT"],
+            &[ALL, "CHUNKING"],
             &[ALL, "8BITMIME"],
             &["SIZE 5", ALL, "XFORWARD NAME IDENT"],
             &["PIPELINING", "XCLIENT NAME PORT"],
@@ -322,7 +336,7 @@ impl World {
             (Leg::Destination, _) => self.destination.greet(self.now, &mut self.choices),
             (Leg::Filter, Some((number, node))) => {
                 node.greet(self.now, &mut self.choices);
-                self.laws.node_connected(*number, node.announces("XCLIENT"));
+                self.laws.node_connected(*number, node.announces("XCLIENT"), node.announces("CHUNKING"));
             }
             _ => {}
         }

@@ -120,7 +120,7 @@ impl Session {
     }
 
     fn awaits_greeting(&self) -> bool {
-        matches!(self.destination.expected.front(), Some(Expected::Greeting))
+        matches!(self.destination.expected.next(), Some(Expected::Greeting))
     }
 
     pub(super) fn command(&mut self, line: &[u8], now: Instant) {
@@ -299,7 +299,7 @@ impl Session {
             self.wire.restart(Leg::Destination, now);
         }
         self.wire.write_line(Leg::Destination, line);
-        self.destination.expected.push_back(expected);
+        self.destination.expected.push(expected, &self.wire);
         self.customer.await_reply();
     }
 

@@ -7,6 +7,8 @@ use weir_smtp::envelope::Mailbox;
 use weir_smtp::extension::Offer;
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits};
 
+use super::wire::{Leg, Wire};
+
 /// What the next reply will be an answer to.
 #[derive(Debug)]
 pub enum Expected {
@@ -31,6 +33,42 @@ pub enum Expected {
     OwnNoop,
     /// RSET of our own after a refusal by the filter: the customer never sees its answer.
     OwnRset,
+}
+
+/// What is owed an answer, in order, each with its place in what was written.
+#[derive(Debug, Default)]
+pub struct Awaited(VecDeque<(u64, Expected)>);
+
+impl Awaited {
+    /// After it was written.
+    pub fn push(&mut self, expected: Expected, wire: &Wire) {
+        self.0.push_back((wire.flow(Leg::Destination).written, expected));
+    }
+
+    pub fn next(&self) -> Option<&Expected> {
+        self.0.front().map(|(_, expected)| expected)
+    }
+
+    /// What is owed next has not left yet, so that nothing can be an answer to it.
+    pub fn is_unsent(&self, wire: &Wire) -> bool {
+        self.0.front().is_some_and(|(end, _)| *end > wire.flow(Leg::Destination).has_left())
+    }
+
+    pub fn answered(&mut self) -> Option<Expected> {
+        self.0.pop_front().map(|(_, expected)| expected)
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// What goes on in clear if TLS cannot be had.
@@ -74,7 +112,7 @@ pub enum Link {
 pub struct Destination {
     pub link: Link,
     pub decoder: ReplyDecoder,
-    pub expected: VecDeque<Expected>,
+    pub expected: Awaited,
     /// What its last EHLO reply left for the customer.
     pub offer: Offer,
     /// STARTTLS was among what it offered in clear.
@@ -89,7 +127,7 @@ impl Destination {
         Self {
             link: Link::Connecting,
             decoder: ReplyDecoder::new(ReplyLimits::default()),
-            expected: VecDeque::from([Expected::Greeting]),
+            expected: Awaited(VecDeque::from([(0, Expected::Greeting)])),
             offer: Offer::default(),
             offered_tls: false,
             tls: Tls::Untried,

@@ -278,7 +278,7 @@ impl Session {
             self.drop_destination();
         } else if conclusion.reset_destination {
             self.wire.write(Leg::Destination, &b"RSET\r\n"[..]);
-            self.destination.expected.push_back(destination::Expected::OwnRset);
+            self.destination.expected.push(destination::Expected::OwnRset, &self.wire);
             self.wire.restart(Leg::Destination, now);
         }
         self.customer.reply(conclusion.reply, &mut self.wire);
@@ -347,7 +347,7 @@ impl Session {
             Phase::Message(message) => message.destination_lost(failure, reply, &mut self.wire),
             Phase::Commands(_)
                 if matches!(failure, Failure::Connect(cause) if cause != Cause::Exhausted)
-                    && matches!(self.destination.expected.front(), Some(destination::Expected::Greeting))
+                    && matches!(self.destination.expected.next(), Some(destination::Expected::Greeting))
                     && self.settings.on_connect_failure == OnConnectFailure::Reset =>
             {
                 self.wire.push(Output::Abort(Leg::Customer));

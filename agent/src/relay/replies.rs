@@ -35,8 +35,12 @@ impl Session {
 
     fn destination_reply(&mut self, reply: Reply, now: Instant) {
         self.wire.restart(Leg::Destination, now);
-        if matches!(self.destination.expected.front(), Some(Expected::OwnNoop)) {
-            self.destination.expected.pop_front();
+        if self.destination.expected.is_unsent(&self.wire) {
+            self.unasked(reply, Failure::DestinationGarbage);
+            return;
+        }
+        if matches!(self.destination.expected.next(), Some(Expected::OwnNoop)) {
+            self.destination.expected.answered();
             if reply.code() == 421 {
                 self.unasked(reply, Failure::DestinationGarbage);
             }
@@ -54,7 +58,7 @@ impl Session {
             }
             return;
         }
-        let Some(expected) = self.destination.expected.pop_front() else {
+        let Some(expected) = self.destination.expected.answered() else {
             self.unasked(reply, Failure::DestinationGarbage);
             return;
         };

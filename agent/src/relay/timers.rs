@@ -69,7 +69,7 @@ impl Session {
     /// The destination waits for the verdict; silence might make it give up.
     fn say_noop(&mut self, now: Instant) {
         self.destination.noops += 1;
-        self.destination.expected.push_back(Expected::OwnNoop);
+        self.destination.expected.push(Expected::OwnNoop, &self.wire);
         self.wire.write(Leg::Destination, &b"NOOP\r\n"[..]);
         self.wire.restart(Leg::Destination, now);
     }

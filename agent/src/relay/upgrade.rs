@@ -24,19 +24,19 @@ impl Session {
     }
 
     pub(super) fn is_in_handshake(&self) -> bool {
-        matches!(self.destination.expected.front(), Some(Expected::Handshake(_)))
+        matches!(self.destination.expected.next(), Some(Expected::Handshake(_)))
     }
 
     pub(super) fn say_starttls(&mut self, plain: Plain, now: Instant) {
         self.destination.offered_tls = true;
         self.wire.write(Leg::Destination, &b"STARTTLS\r\n"[..]);
         self.wire.restart(Leg::Destination, now);
-        self.destination.expected.push_front(Expected::StartTls(plain));
+        self.destination.expected.push(Expected::StartTls(plain), &self.wire);
     }
 
     pub(super) fn starttls_answered(&mut self, plain: Plain, reply: &Reply, now: Instant) {
         if reply.code() == 220 {
-            self.destination.expected.push_front(Expected::Handshake(plain));
+            self.destination.expected.push(Expected::Handshake(plain), &self.wire);
             self.wire.push(Output::StartTls);
             return;
         }
@@ -48,7 +48,7 @@ impl Session {
     }
 
     pub(super) fn secured(&mut self, description: &str, now: Instant) {
-        if let Some(Expected::Handshake(plain)) = self.destination.expected.pop_front() {
+        if let Some(Expected::Handshake(plain)) = self.destination.expected.answered() {
             self.destination.tls = Tls::On(description.to_owned());
             self.say_ehlo(plain.name, now);
         }
@@ -56,7 +56,7 @@ impl Session {
 
     /// The handshake failed, and with it the connection.
     pub(super) fn go_on_in_clear(&mut self, now: Instant) {
-        let Some(Expected::Handshake(plain)) = self.destination.expected.pop_front() else { return };
+        let Some(Expected::Handshake(plain)) = self.destination.expected.answered() else { return };
         self.wire.push(Output::Abort(Leg::Destination));
         self.wire.forget(Leg::Destination);
         self.wire.push(Output::Connect(Leg::Destination));
@@ -70,7 +70,7 @@ impl Session {
             ..Destination::new()
         };
         self.destination.expected.clear();
-        self.destination.expected.push_back(Expected::SecondGreeting(plain));
+        self.destination.expected.push(Expected::SecondGreeting(plain), &self.wire);
     }
 
     pub(super) fn second_greeting(&mut self, plain: Plain, reply: Reply, now: Instant) {
@@ -85,6 +85,6 @@ impl Session {
     fn say_ehlo(&mut self, name: Vec<u8>, now: Instant) {
         self.wire.write_line(Leg::Destination, &[b"EHLO ", name.as_slice()].concat());
         self.wire.restart(Leg::Destination, now);
-        self.destination.expected.push_front(Expected::Ehlo(name));
+        self.destination.expected.push(Expected::Ehlo(name), &self.wire);
     }
 }

@@ -205,3 +205,19 @@ fn a_goodbye_before_data_has_left_ends_the_session_without_more() {
         "no DATA and RSET after it"
     );
 }
+
+#[test]
+fn a_reply_that_comes_before_its_command_has_left_is_no_answer() {
+    for (said, command) in
+        [(&b"EHLO x\r\n"[..], &b"MAIL FROM:<a@b>\r\n"[..]), (b"EHLO x\r\nMAIL FROM:<a@b>\r\n", b"RSET\r\n")]
+    {
+        let mut world = world(vec![Some(node())]);
+        world.say(said).run(false);
+        world.stalled = Some(Leg::Destination);
+        world.say(command).run(false);
+        world.session.handle(Input::Bytes(Leg::Destination, b"250 2.0.0 early\r\n"), world.now);
+        world.run(false);
+        assert_eq!(world.codes().last(), Some(&421), "{}", world.heard());
+        assert!(!world.heard().contains("early"));
+    }
+}

@@ -167,8 +167,7 @@ impl Laws {
             Item::Chunk if reply.code / 100 == 2 => {
                 ensure(reply.text.ends_with(b"octets received\r\n"), unfit)?;
             }
-            Item::Chunk => self.end_of_data(reply)?,
-            Item::EndOfData => self.end_of_data(reply)?,
+            Item::Chunk | Item::EndOfData => self.end_of_data(reply)?,
         }
         Ok(())
     }
@@ -318,7 +317,9 @@ impl Laws {
                 judge.recipients += usize::from(verb(line) == b"RCPT");
             }
             b"BDAT" => {
-                ensure(judge.identified && judge.takes_chunks, || "a chunk for a node that takes none".into())?;
+                ensure(judge.identified && judge.takes_chunks, || {
+                    "a chunk for a node that takes none".into()
+                })?;
                 judge.chunks += 1;
             }
             _ => return Err(format!("a node was told {}", line.escape_ascii())),
@@ -360,7 +361,8 @@ impl Laws {
     pub fn node_read(&mut self, octets: &[u8]) {
         let Some(judge) = self.judges.last_mut() else { return };
         for reply in replies(&mut judge.unheard, octets) {
-            let code = reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok()).unwrap_or(0);
+            let code =
+                reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok()).unwrap_or(0);
             judge.chunk_replies += usize::from(judge.chunks > 0);
             // An answer before the node has the message is none, but each chunk has one, and one that is refused
             // is the message refused.

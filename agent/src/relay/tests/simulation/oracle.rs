@@ -122,9 +122,7 @@ impl Oracle {
     /// Everything before a BDAT is answered: it goes on with its message, or something is decided on it.
     pub fn settle(&mut self) {
         while let State::AwaitChunk(chunk, line) = self.state.clone() {
-            let greets = |item: &Item| {
-                matches!(item, Item::Line(line) if matches!(verb(line).as_slice(), b"EHLO" | b"HELO"))
-            };
+            let greets = |item: &Item| matches!(item, Item::Line(line) if matches!(verb(line).as_slice(), b"EHLO" | b"HELO"));
             let offered = self.offers_chunks || self.owed.iter().any(greets);
             if offered && !self.owed.is_empty() {
                 break;
@@ -392,7 +390,8 @@ fn ends_transaction(line: &[u8]) -> bool {
 
 /// What a BDAT line that can be understood announces.
 fn announced(line: &[u8]) -> Option<Chunk> {
-    let mut words = std::str::from_utf8(line).ok()?.split([' ', '\t']).filter(|word| !word.is_empty()).skip(1);
+    let mut words =
+        std::str::from_utf8(line).ok()?.split([' ', '\t']).filter(|word| !word.is_empty()).skip(1);
     let size = words.next().filter(|size| size.bytes().all(|octet| octet.is_ascii_digit()))?.parse().ok()?;
     let last = words.next();
     let fits = last.is_none_or(|last| last.eq_ignore_ascii_case("LAST")) && words.next().is_none();

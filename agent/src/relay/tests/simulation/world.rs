@@ -143,7 +143,15 @@ impl World {
             keywords.push("CHUNKING");
         }
         if choices.odds(128) {
-            keywords.extend(["STARTTLS", "BINARYMIME", "DSN", "LIMITS MAILMAX=5", "AUTH PLAIN LOGIN", "XCLIENT ADDR", "X-NEW"]);
+            keywords.extend([
+                "STARTTLS",
+                "BINARYMIME",
+                "DSN",
+                "LIMITS MAILMAX=5",
+                "AUTH PLAIN LOGIN",
+                "XCLIENT ADDR",
+                "X-NEW",
+            ]);
         }
         laws.starttls_offered = keywords.contains(&"STARTTLS");
         let destination = Peer::new('D', choices.pick(TEMPERS), keywords);

@@ -135,9 +135,13 @@ struct Peers {
 impl Peers {
     /// The laxest destination, and a filter node that records what it judges.
     fn start(lab: &Lab, backend: Backend, destination: &Script) -> Result<Self> {
+        Self::start_with(lab, backend, destination, Script::filter_node())
+    }
+
+    fn start_with(lab: &Lab, backend: Backend, destination: &Script, filter: Script) -> Result<Self> {
         let mut config = AgentConfig::new(backend);
         config.nodes.truncate(1);
-        let filter = Server::start_at(&lab.filter, config.nodes[0], Script::filter_node())?;
+        let filter = Server::start_at(&lab.filter, config.nodes[0], filter)?;
         let [v4, v6] = Family::BOTH
             .map(|family| Server::start(&lab.internet, family.destination(), destination.clone()));
         Ok(Self {
@@ -303,15 +307,24 @@ fn as_delivered(body: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// To a destination with CHUNKING and to one without: the octets of a chunk are counted, whether BDAT is taken or
-/// refused, and none of them is ever a command or an end.
+/// To a destination with CHUNKING and to one without, by filter nodes with CHUNKING and without: the octets of a chunk
+/// are counted, whether BDAT is taken or refused, and none of them is ever a command or an end.
 fn chunks_are_never_commands(backend: Backend) -> Result<()> {
-    for extensions in ["PIPELINING", "PIPELINING\r\n250-CHUNKING\r\n250-BINARYMIME"] {
+    let without = "250-filter.provider.test\r\n250-PIPELINING\r\n250 XCLIENT NAME ADDR PORT PROTO HELO";
+    for (extensions, filter) in [
+        ("PIPELINING", Script::filter_node()),
+        ("PIPELINING\r\n250-CHUNKING\r\n250-BINARYMIME", Script::filter_node()),
+        ("PIPELINING\r\n250-CHUNKING", Script::filter_node().answering("EHLO", without)),
+    ] {
+        let node_takes = !filter.answers["EHLO"].contains(without);
+        let destination_takes = extensions.contains("CHUNKING");
         Lab::run("chunks", NarrowLink::Nowhere, |lab| {
             let ehlo = format!("250-mx.destination.test\r\n250-8BITMIME\r\n250-{extensions}\r\n250 SIZE");
-            let peers = Peers::start(lab, backend, &Script::lax().answering("EHLO", ehlo))?;
+            let destination = Script::lax().answering("EHLO", ehlo);
+            let peers = Peers::start_with(lab, backend, &destination, filter)?;
             for (number, case) in cases().iter().enumerate() {
-                one_chunk(lab, &peers, number, case).with_context(|| case.to_string())?;
+                let code = answer_to_chunks(&case.body, destination_takes, node_takes);
+                in_chunks(lab, &peers, number, case, code).with_context(|| case.to_string())?;
             }
             no_chunk_without_a_size(lab, &peers)
         })?;
@@ -319,33 +332,50 @@ fn chunks_are_never_commands(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-fn one_chunk(lab: &Lab, peers: &Peers, number: usize, case: &Case) -> Result<()> {
+/// What becomes of a message that was not declared binary and comes in chunks.
+fn answer_to_chunks(body: &[u8], destination_takes: bool, node_takes: bool) -> u16 {
+    let bare_lf = body.iter().enumerate().any(|(at, octet)| *octet == b'\n' && !body[..at].ends_with(b"\r"));
+    let bare_cr =
+        body.iter().enumerate().any(|(at, octet)| *octet == b'\r' && body.get(at + 1) != Some(&b'\n'));
+    match () {
+        () if !destination_takes => 502,
+        () if bare_cr || body.contains(&0) => 550,
+        // DATA cannot carry it as it is.
+        () if bare_lf && !node_takes => 554,
+        () => 250,
+    }
+}
+
+/// One by one as one chunk whose octets are split, pipelined as two chunks with the sequence cut.
+fn in_chunks(lab: &Lab, peers: &Peers, number: usize, case: &Case, code: u16) -> Result<()> {
     let destination = peers.destination(case.family);
     let mut client = Client::connect(&lab.customer, destination.address())?;
     let taken = client.greet("mail.customer.test")?.announces("CHUNKING");
     let envelope = format!("MAIL FROM:<{}>\r\nRCPT TO:<user@destination.test>\r\n", sender(number));
-    let bdat = format!("BDAT {} LAST\r\n", case.body.len());
-    if case.manner == Manner::OneByOne {
-        client.send(envelope.as_bytes())?;
-        client.expect(250)?;
-        client.expect(250)?;
-        send_split(peers, &mut client, bdat.as_bytes(), &case.body, case.split, b"")?;
-    } else {
-        send_split(peers, &mut client, (envelope + &bdat).as_bytes(), &case.body, case.split, b"QUIT\r\n")?;
-        client.expect(250)?;
-        client.expect(250)?;
+    match (case.manner, case.split) {
+        (Manner::Pipelined, Split::At(place)) => {
+            let (first, second) = case.body.split_at(place);
+            let header = |part: &[u8], last| format!("BDAT {}{last}\r\n", part.len()).into_bytes();
+            let (one, two) = (header(first, ""), header(second, " LAST"));
+            client.send(&[envelope.as_bytes(), &one, first, &two, second, b"QUIT\r\n"].concat())?;
+            [250, 250, if taken { 250 } else { 502 }]
+                .iter()
+                .try_for_each(|code| client.expect(*code).map(drop))?;
+        }
+        _ => {
+            client.send(envelope.as_bytes())?;
+            [250, 250].iter().try_for_each(|code| client.expect(*code).map(drop))?;
+            let header = format!("BDAT {} LAST\r\n", case.body.len());
+            send_split(peers, &mut client, header.as_bytes(), &case.body, case.split, b"QUIT\r\n")?;
+        }
     }
-    let reply = client.reply()?;
-    ensure!(taken || (500..=504).contains(&reply.code), "BDAT was taken unoffered:\n{}", client.transcript());
-    if case.manner == Manner::OneByOne {
-        client.send(b"QUIT\r\n")?;
-    }
+    client.expect(code)?;
     client.expect(221)?;
     ensure!(client.is_closed()?, "more than the expected answers:\n{}", client.transcript());
-    check_chunk(peers, number, case, reply.code == 250)
+    check_chunks(peers, number, case, code == 250)
 }
 
-fn check_chunk(peers: &Peers, number: usize, case: &Case, accepted: bool) -> Result<()> {
+fn check_chunks(peers: &Peers, number: usize, case: &Case, accepted: bool) -> Result<()> {
     let outer = format!("<{}>", sender(number));
     let inner = format!("smuggled-{number}-");
     let said = |session: &Session, what: &str| session.commands.iter().any(|line| line.contains(what));
@@ -354,13 +384,32 @@ fn check_chunk(peers: &Peers, number: usize, case: &Case, accepted: bool) -> Res
         .wait_session("the session's end", |session| session.closed && said(session, &outer))?;
     ensure!(!said(&session, &inner), "a chunk was read as commands: {session:?}");
     ensure!(!peers.filter.any(|session| said(session, &inner)), "smuggled to the filter node");
-    ensure!(session.messages.len() == usize::from(accepted), "{session:?}");
-    if accepted {
-        let judged = peers.filter.sessions_that(|session| said(session, &outer));
-        let judged: Vec<_> = judged.iter().flat_map(|session| &session.messages).collect();
-        ensure!(judged == [&session.messages[0]], "the filter node judged other bytes: {judged:?}");
+    if !accepted {
+        ensure!(session.messages.is_empty(), "delivered: {session:?}");
+        return Ok(());
     }
+    ensure!(session.messages == [case.body.clone()], "not as it was sent: {session:?}");
+    let judged = peers.filter.sessions_that(|session| said(session, &outer));
+    let judged: Vec<_> = judged.iter().flat_map(|session| &session.messages).collect();
+    let as_judged =
+        if judged.len() == 1 { content(judged[0], &judged_by(peers, &outer)) } else { Vec::new() };
+    ensure!(as_judged == case.body, "the filter node judged other bytes: {judged:?}");
     Ok(())
+}
+
+/// The commands of the node's session about a message.
+fn judged_by(peers: &Peers, outer: &str) -> Vec<String> {
+    let about = |session: &Session| session.commands.iter().any(|line| line.contains(outer));
+    peers.filter.sessions_that(about).into_iter().flat_map(|session| session.commands).collect()
+}
+
+/// What a node was given: after DATA, with the stuffing taken off.
+fn content(message: &[u8], commands: &[String]) -> Vec<u8> {
+    if !commands.iter().any(|command| command == "DATA") {
+        return message.to_vec();
+    }
+    let lines = message.split_inclusive(|octet| *octet == b'\n');
+    lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
 }
 
 /// A BDAT whose size cannot be read: where the chunk ends is not known, so nothing after it is a command.

@@ -18,8 +18,6 @@ enum Level {
     /// This keyword of the answer to EHLO.
     Keyword(&'static str),
     By(fn(&mut Transcript)),
-    /// Only where one of the two used BDAT: it takes the texts of the final answers out.
-    Chunks,
 }
 
 const fn keyword(keyword: &'static str, reason: &'static str) -> Difference {
@@ -31,19 +29,18 @@ const fn by(name: &'static str, reason: &'static str, level: fn(&mut Transcript)
 }
 
 /// All of them; the table in the documentation is made of this one.
-pub const ALLOWED: [Difference; 12] = [
+pub const ALLOWED: [Difference; 11] = [
     keyword("STARTTLS", "withheld: a message in TLS could not be judged"),
-    keyword("CHUNKING", "withheld where BDAT is not relayed"),
     keyword("ETRN", "withheld: it starts deliveries outside the session"),
     keyword(
         "PIPECONNECT",
         "withheld: Exim's own; weir cannot vouch for a destination before it has answered",
     ),
-    Difference {
-        name: "DATA for BDAT",
-        reason: "where CHUNKING is withheld, a customer that would use it sends the same octets with DATA",
-        level: Level::Chunks,
-    },
+    by(
+        "answer to a chunk",
+        "weir answers each chunk itself: the destination gets one chunk after the verdict, and tells its size",
+        chunk_answers,
+    ),
     by("354 text", "weir answers DATA itself: the destination hears it after the verdict", go_ahead),
     by("queue id", "the destination's own, another for each message", queue_id),
     by(
@@ -54,7 +51,7 @@ pub const ALLOWED: [Difference; 12] = [
     by("date in the banner", "Exim's banner tells the time", banner_date),
     by("Received", "the customer's server writes its own queue id and the time", received),
     by("order of RCPT", "OpenSMTPD names the recipients in any order", recipients_order),
-    by("SIZE=", "the size said in MAIL counts that Received", size_parameter),
+    by("SIZE=", "the size said in MAIL or BDAT counts that Received", size_parameter),
 ];
 
 impl Difference {
@@ -62,22 +59,17 @@ impl Difference {
         match self.level {
             Level::Keyword(keyword) => remove_keyword(transcript, keyword),
             Level::By(level) => level(transcript),
-            Level::Chunks => chunks(transcript),
         }
     }
 }
 
 /// The allowed differences between the sessions without and through weir; any other is an error.
 pub fn compare(straight: &[Transcript], through: &[Transcript]) -> Result<Vec<&'static Difference>> {
-    let chunks =
-        straight.iter().chain(through).flat_map(|one| &one.steps).any(|step| is_command(step, "BDAT"));
     let differs = |without: Option<usize>| {
         let level = |transcripts: &[Transcript]| {
             let mut transcripts = transcripts.to_vec();
             for transcript in &mut transcripts {
-                let concerned = |rule: &Difference| chunks || !matches!(rule.level, Level::Chunks);
-                let rules = ALLOWED.iter().enumerate();
-                let rules = rules.filter(|(number, rule)| Some(*number) != without && concerned(rule));
+                let rules = ALLOWED.iter().enumerate().filter(|(number, _)| Some(*number) != without);
                 rules.for_each(|(_, rule)| rule.remove(transcript));
             }
             transcripts
@@ -123,33 +115,20 @@ fn is_command(step: &Step, verb: &str) -> bool {
     matches!(&step.said, Said::Command(command) if command.split(' ').next().is_some_and(is_verb))
 }
 
-/// Makes BDAT and its chunks DATA and a message. The answer tells how many octets a chunk had.
-fn chunks(transcript: &mut Transcript) {
-    let mut steps = Vec::new();
-    for step in transcript.steps.drain(..) {
-        match &step.said {
-            Said::Command(_) if is_command(&step, "BDAT") => {
-                if !is_data_and_message(&steps) {
-                    let reply = Some(Reply { code: "354".into(), lines: vec![] });
-                    steps.push(Step { said: Said::Command("DATA".into()), reply });
-                }
-            }
-            Said::Message(_) => {
-                if is_data_and_message(&steps) {
-                    steps.pop();
-                }
-                let reply = step.reply.map(|reply| Reply { code: reply.code, lines: vec![] });
-                steps.push(Step { said: step.said, reply });
-            }
-            Said::Command(_) | Said::Unfinished(_) | Said::Connect | Said::Left => steps.push(step),
+/// What is said of a chunk before the last, and sizes in what is said of the last.
+fn chunk_answers(transcript: &mut Transcript) {
+    let mut last = None;
+    for step in &mut transcript.steps {
+        if let (Some(last), Some(reply)) = (last, &mut step.reply) {
+            let digit = |c: char| if c.is_ascii_digit() { '#' } else { c };
+            reply.lines.retain(|_| last);
+            reply.lines.iter_mut().for_each(|line| *line = line.chars().map(digit).collect());
         }
+        last = match &step.said {
+            Said::Command(command) if is_command(step, "BDAT") => Some(command.ends_with(" LAST")),
+            _ => None,
+        };
     }
-    transcript.steps = steps;
-}
-
-/// Whether the last thing was a chunk, to which the next belongs.
-fn is_data_and_message(steps: &[Step]) -> bool {
-    matches!(steps.last(), Some(Step { said: Said::Message(_), .. }))
 }
 
 fn go_ahead(transcript: &mut Transcript) {
@@ -229,13 +208,17 @@ fn recipients_order(transcript: &mut Transcript) {
 
 fn size_parameter(transcript: &mut Transcript) {
     for step in &mut transcript.steps {
-        if is_command(step, "MAIL")
-            && let Said::Command(command) = &mut step.said
-        {
-            let is_size = |word: &str| word.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("SIZE="));
-            let words = command.split(' ').map(|word| if is_size(word) { "SIZE=" } else { word });
-            *command = words.collect::<Vec<_>>().join(" ");
-        }
+        let (mail, chunk) = (is_command(step, "MAIL"), is_command(step, "BDAT"));
+        let Said::Command(command) = &mut step.said else { continue };
+        let size = |(place, word): (usize, &str)| {
+            let parameter = word.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("SIZE="));
+            match () {
+                () if mail && parameter => "SIZE=".to_owned(),
+                () if chunk && place == 1 => "size".to_owned(),
+                () => word.to_owned(),
+            }
+        };
+        *command = command.split(' ').enumerate().map(size).collect::<Vec<_>>().join(" ");
     }
 }
 

@@ -3,6 +3,7 @@
 mod auth;
 mod chunks;
 mod corpus;
+mod extensions;
 mod limits;
 mod regressions;
 mod server;

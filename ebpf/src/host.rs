@@ -171,6 +171,11 @@ impl Host for Kernel {
     }
 
     #[inline(always)]
+    fn is_exempt(&self, flow: &Flow) -> bool {
+        maps::is_exempt(flow)
+    }
+
+    #[inline(always)]
     fn has_listener(&self) -> bool {
         Socket::listener().is_some()
     }

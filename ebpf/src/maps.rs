@@ -1,9 +1,11 @@
 //! What the agent fills in, and what it reads.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LpmTrie, PerCpuArray, SockMap};
-use weir_ebpf_common::{IpVersion, Verdict, WithoutListener};
+use aya_ebpf::maps::{HashMap, LpmTrie, PerCpuArray, SockMap};
+use weir_ebpf_common::{Exemption, Flow, IpVersion, MAX_EXEMPT, Verdict, WithoutListener, pair_v4, pair_v6};
 
 /// The agent sets the real size when it loads the program.
 const PREFIXES: u32 = 1;
@@ -13,6 +15,13 @@ static CUSTOMERS_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(PREFIXES, 0);
 
 #[map]
 static CUSTOMERS_V6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(PREFIXES, 0);
+
+// Memory for pairs that there are, not for as many as there may be.
+#[map]
+static EXEMPT_V4: HashMap<[u32; 2], Exemption> = HashMap::with_max_entries(MAX_EXEMPT, BPF_F_NO_PREALLOC);
+
+#[map]
+static EXEMPT_V6: HashMap<[u32; 8], Exemption> = HashMap::with_max_entries(MAX_EXEMPT, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static LISTENER: SockMap = SockMap::with_max_entries(1, 0);
@@ -47,6 +56,23 @@ pub(crate) fn is_customer(version: IpVersion, address: &[u32; 4]) -> bool {
         IpVersion::V4 => CUSTOMERS_V4.get(Key::new(32, address[0])).is_some(),
         IpVersion::V6 => CUSTOMERS_V6.get(Key::new(128, *address)).is_some(),
     }
+}
+
+/// Whether the new connection belongs to an exempt pair; if so, it counts against the pair's limit.
+#[inline(always)]
+pub(crate) fn is_exempt(flow: &Flow) -> bool {
+    let exemption = match flow.version {
+        IpVersion::V4 => EXEMPT_V4.get_ptr_mut(&pair_v4(flow)),
+        IpVersion::V6 => EXEMPT_V6.get_ptr_mut(&pair_v6(flow)),
+    };
+    let Some(exemption) = exemption else {
+        return false;
+    };
+    // SAFETY: the helper has no preconditions.
+    let now = (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32;
+    // SAFETY: the map holds a valid value of this type there, which lives as long as the program runs. Another CPU
+    // may change it meanwhile: it is plain words, of which `admit` may then miss one connection.
+    unsafe { (*exemption).admit(now) }
 }
 
 #[inline(always)]

@@ -56,6 +56,8 @@ pub trait Host {
     /// Whether this host is itself opening the connection of which this flow would be the answers.
     fn is_opening(&self, answers: &Flow) -> bool;
     fn route(&self, flow: &Flow) -> Route;
+    /// Whether the new connection goes straight, for its pair of customer and destination is exempt. Counts it.
+    fn is_exempt(&self, flow: &Flow) -> bool;
     fn has_listener(&self) -> bool;
     fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment;
 }
@@ -105,6 +107,10 @@ fn decide_segment<H: Host>(
     }
     if host.route(flow) == Route::LocalOrNone {
         return Verdict::LocalOrUnroutable;
+    }
+    // Without a listener as well: that a pair is exempt does not end with the agent.
+    if host.is_exempt(flow) {
+        return Verdict::Exempt;
     }
     match (host.assign_listener(packet, Handshake::Syn), without_listener) {
         (ListenerAssignment::Done, _) => Verdict::NewConnection,

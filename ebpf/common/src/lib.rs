@@ -10,12 +10,14 @@
 extern crate std;
 
 mod decide;
+mod exempt;
 mod parse;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
+pub use exempt::{Exemption, MAX_EXEMPT, pair_v4, pair_v6};
 pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
 pub use verdict::{Action, Verdict};
 
@@ -25,6 +27,11 @@ pub mod names {
     pub const CUSTOMERS_V4: &str = "CUSTOMERS_V4";
     /// LPM trie: customers' IPv6 prefixes. Key: 16 bytes of address; value: the prefix's policy.
     pub const CUSTOMERS_V6: &str = "CUSTOMERS_V6";
+    /// Hash: exempt IPv4 pairs. Key: 4 bytes of the customer's address, 4 of the destination's; value:
+    /// [`Exemption`](crate::Exemption).
+    pub const EXEMPT_V4: &str = "EXEMPT_V4";
+    /// Hash: exempt IPv6 pairs. Key: 16 bytes and 16 bytes.
+    pub const EXEMPT_V6: &str = "EXEMPT_V6";
     /// Socket map with one entry, the agent's listener. The kernel empties it when the socket closes.
     pub const LISTENER: &str = "LISTENER";
     /// Per-CPU array of `u64`, indexed by [`Verdict`](crate::Verdict).

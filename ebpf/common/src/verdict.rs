@@ -36,11 +36,13 @@ pub enum Verdict {
     ExtensionHeadersDropped = 14,
     /// Our own SYN to a destination, sent back by a router that redirects port 25.
     LoopedBackDropped = 15,
+    /// New connection of an exempt pair of customer and destination: it goes straight.
+    Exempt = 16,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -57,10 +59,11 @@ impl Verdict {
         Self::ShortFragmentDropped,
         Self::ExtensionHeadersDropped,
         Self::LoopedBackDropped,
+        Self::Exempt,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -77,7 +80,8 @@ impl Verdict {
             | Self::OutsidePrefixes
             | Self::LocalOrUnroutable
             | Self::NoListenerPassed
-            | Self::RefusedPassed => Action::Pass,
+            | Self::RefusedPassed
+            | Self::Exempt => Action::Pass,
             Self::NoListenerDropped
             | Self::RefusedDropped
             | Self::FragmentDropped
@@ -106,6 +110,7 @@ impl Verdict {
             Self::ShortFragmentDropped => "short_fragment_dropped",
             Self::ExtensionHeadersDropped => "extension_headers_dropped",
             Self::LoopedBackDropped => "looped_back_dropped",
+            Self::Exempt => "exempt",
         }
     }
 }

@@ -13,6 +13,7 @@ struct Kernel {
     connection: bool,
     opening: bool,
     route: Route,
+    exempt: bool,
     listener: ListenerAssignment,
     cookie: bool,
 }
@@ -22,6 +23,7 @@ const KERNEL: Kernel = Kernel {
     connection: false,
     opening: false,
     route: Route::Forwarded,
+    exempt: false,
     listener: ListenerAssignment::Done,
     cookie: false,
 };
@@ -41,6 +43,9 @@ impl Host for Kernel {
     }
     fn route(&self, _: &Flow) -> Route {
         self.route
+    }
+    fn is_exempt(&self, _: &Flow) -> bool {
+        self.exempt
     }
     fn has_listener(&self) -> bool {
         self.listener != ListenerAssignment::NoListener
@@ -85,6 +90,29 @@ fn new_connections() {
     assert_eq!(on(Side::Internet, &syn, KERNEL), [Verdict::NotOurs; 2]);
     // Towards a customer's port from port 25: the other direction.
     assert_eq!(from_customer(&segment(25, 40_000, SYN), KERNEL), [Verdict::NotOurs; 2]);
+}
+
+#[test]
+fn exempt_pairs() {
+    let syn = segment(40_000, 25, SYN);
+    let exempt = Kernel { exempt: true, ..KERNEL };
+    assert_eq!(from_customer(&syn, exempt), [Verdict::Exempt; 2]);
+    // Not even in `closed`, with the agent dead.
+    let gone = Kernel { listener: ListenerAssignment::NoListener, ..exempt };
+    assert_eq!(from_customer(&syn, gone), [Verdict::Exempt; 2]);
+    // What the agent has, it keeps; what has gone straight goes on as it does without an exemption.
+    assert_eq!(from_customer(&syn, Kernel { connection: true, ..exempt }), [Verdict::Established; 2]);
+    for flags in [ACK, RST] {
+        let later = segment(40_000, 25, flags);
+        assert_eq!(from_customer(&later, exempt), from_customer(&later, KERNEL));
+        assert_eq!(from_customer(&later, exempt), [Verdict::NotOurs; 2]);
+    }
+    // It is no leave to go elsewhere than through this host, or for what is no customer's.
+    let local = Kernel { route: Route::LocalOrNone, ..exempt };
+    assert_eq!(from_customer(&syn, local), [Verdict::LocalOrUnroutable; 2]);
+    assert_eq!(from_customer(&syn, Kernel { customer: false, ..exempt }), [Verdict::OutsidePrefixes; 2]);
+    assert_eq!(from_customer(&syn, Kernel { opening: true, ..exempt }), [Verdict::LoopedBackDropped; 2]);
+    assert_eq!(on(Side::Internet, &syn, exempt), [Verdict::NotOurs; 2]);
 }
 
 #[test]

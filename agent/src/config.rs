@@ -23,6 +23,8 @@ pub struct Config {
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
+    pub state: State,
+    #[serde(default)]
     pub log: Log,
 }
 
@@ -165,6 +167,11 @@ pub struct Relay {
     /// TLS to destinations: `may` (whenever the destination offers STARTTLS; any certificate will do, and if the
     /// handshake fails mail goes in clear) or `off`. The customer's side stays in clear either way.
     pub destination_tls: DestinationTls,
+    /// What becomes of a customer and a destination between which mail is stuck for want of TLS (the customer asks for
+    /// STARTTLS, or leaves without it, where the destination offers it): `report` (counted; `status` says how to
+    /// exempt them) or `exempt` (their connections go straight, unjudged, for 24 hours, unless a filter node has refused
+    /// a message of this customer in the last 24 hours; at most 60 connections an hour).
+    pub wanted_tls: WhenTlsWanted,
     /// Whether AUTH is offered to customers where the destination offers STARTTLS too. Without the agent their
     /// password would have travelled in TLS; with it, it travels in clear as far as the agent.
     pub auth_in_clear: bool,
@@ -199,6 +206,7 @@ impl Default for Relay {
             max_recipients: 1000,
             max_errors: 50,
             destination_tls: DestinationTls::default(),
+            wanted_tls: WhenTlsWanted::default(),
             auth_in_clear: false,
             connect_timeout: 30,
             reply_timeout: 300,
@@ -216,6 +224,14 @@ pub enum DestinationTls {
     #[default]
     May,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenTlsWanted {
+    #[default]
+    Report,
+    Exempt,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -272,6 +288,21 @@ impl Default for Spool {
             disk_total: 10 * 1024 * 1024 * 1024,
             directory: PathBuf::from("/var/tmp"),
         }
+    }
+}
+
+/// What is kept for the next start.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// Directory of the file with exempt pairs; made when there is something to keep. Agents in different network
+    /// namespaces need one each.
+    pub directory: PathBuf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("/var/lib/weir") }
     }
 }
 

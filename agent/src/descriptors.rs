@@ -7,7 +7,7 @@ use tracing::warn;
 /// Customer, destination, filter node, spool file; and a former filter node that is being closed.
 const PER_SESSION: u64 = 5;
 
-/// The listener, kernel objects, the status socket, probes, logs.
+/// The listener, kernel objects, the control socket, probes, logs.
 const RESERVE: u64 = 128;
 
 /// Raises the soft limit to the hard one, and returns how many sessions fit, at most `wanted`.

@@ -4,11 +4,13 @@
 mod bare_line_ends;
 mod buffers;
 pub mod config;
+pub mod control;
 mod counters;
 mod descriptors;
 mod drive;
 mod failure;
 mod nodes;
+pub mod policy;
 mod relay;
 pub mod serve;
 mod spool;

@@ -1,15 +1,20 @@
 //! The command line of weir-agent.
 
-use std::path::{Path, PathBuf};
+mod ask;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use weir_agent::config::Config;
+use weir_agent::policy::time;
 use weir_agent::{serve, steer};
 use weir_daemon::config::load;
-use weir_daemon::{log, reference, status};
+use weir_daemon::{control, log, reference};
 
 /// Transparent port-25 interception on the gateway.
 #[derive(Parser)]
@@ -37,9 +42,38 @@ enum Command {
         /// As one JSON object
         #[arg(long)]
         json: bool,
-        /// The agent's socket, where several run
-        #[arg(long, value_name = "PATH")]
-        socket: Option<PathBuf>,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Let a customer's new connections to one destination go straight, unjudged, from now on
+    Exempt {
+        /// The customer's address
+        customer: IpAddr,
+        /// The destination's address
+        destination: IpAddr,
+        /// For how long: 90s, 15m, 24h, 7d; at most 365d
+        #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = time::parse)]
+        duration: Duration,
+        /// Why, for those who will ask
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Intercept them again; connections that went straight go on undisturbed
+    Unexempt {
+        customer: IpAddr,
+        destination: IpAddr,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Say who is exempt, until when, by whom and why
+    List {
+        /// As one JSON array
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
     },
     /// Remove everything a dead agent left on this host; opens port 25 where it was closed
     Cleanup {
@@ -51,6 +85,13 @@ enum Command {
     ExampleConfig,
     /// Print the configuration reference in Markdown
     Reference,
+}
+
+#[derive(clap::Args)]
+struct Socket {
+    /// The agent's socket, where several run
+    #[arg(long = "socket", value_name = "PATH")]
+    path: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -77,7 +118,14 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             Ok(_) => println!("{}: OK", config.display()),
             Err(problems) => return Ok(say(&problems)),
         },
-        Command::Status { json, socket } => show_status(json, socket.as_deref())?,
+        Command::Status { json, socket } => ask::status(socket.path.as_deref(), json)?,
+        Command::Exempt { customer, destination, duration, reason, socket } => {
+            ask::exempt(socket.path.as_deref(), customer, destination, duration, reason)?;
+        }
+        Command::Unexempt { customer, destination, socket } => {
+            ask::unexempt(socket.path.as_deref(), customer, destination)?;
+        }
+        Command::List { json, socket } => ask::list(socket.path.as_deref(), json)?,
         Command::Cleanup { config } => {
             let config = match config.as_deref().map(load::<Config>).transpose() {
                 Ok(config) => config,
@@ -85,8 +133,8 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             };
             log::init(log::Format::Text);
             let mut report = runtime()?.block_on(steer::cleanup(config.as_ref()))?;
-            let sockets = status::remove_remains("agent");
-            report.removed.extend(sockets.iter().map(|path| format!("status socket {}", path.display())));
+            let sockets = control::remove_remains("agent");
+            report.removed.extend(sockets.iter().map(|path| format!("control socket {}", path.display())));
             println!("{report}");
         }
         Command::ExampleConfig => print!("{}", reference::example::<Config>()),
@@ -102,14 +150,4 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn say(problems: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("{problems}");
     ExitCode::FAILURE
-}
-
-fn show_status(json: bool, socket: Option<&Path>) -> anyhow::Result<()> {
-    let status = status::query("agent", socket)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{}", status::summary(&status));
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The daemon: steering, the listener, sessions, the status socket, and an orderly stop.
+//! The daemon: steering, the listener, sessions, the control socket, and an orderly stop.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -6,24 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde_json::json;
-use tokio::sync::watch;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use weir_daemon::{service, status};
+use weir_daemon::{control as socket, service};
 
 use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::Buffers;
-use crate::config::Config;
+use crate::config::{Config, WhenTlsWanted};
+use crate::control::{self, Control};
 use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::{Shared, drive};
 use crate::failure::Failure;
 use crate::nodes::{Family, NodeId, Pool, probe};
+use crate::policy::{Policy, Refusals};
 use crate::relay::settings::Settings;
 use crate::spool::Budget;
-use crate::steer::{self, Plan, Steering};
+use crate::steer::{self, Pair, Plan, Steering};
 use crate::transparent::{Accepted, TransparentListener};
 use crate::wanted_tls::WantedTls;
 
@@ -33,6 +36,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the host's rules are looked after.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Pairs that wait to be exempted because they wanted TLS.
+const WANTING: usize = 1024;
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -41,6 +47,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
     let hostname: Arc<str> = hostname().into();
+    let (wanting, wanted) = mpsc::channel(WANTING);
     let shared = Arc::new(Shared {
         settings: Arc::new(Settings::new(&config, hostname)),
         pool: Pool::new(&config.filter.nodes),
@@ -48,17 +55,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
         counters: Counters::default(),
-        wanted_tls: WantedTls::default(),
         bare_line_ends: BareLineEnds::default(),
+        wanted_tls: match config.relay.wanted_tls {
+            WhenTlsWanted::Report => WantedTls::default(),
+            WhenTlsWanted::Exempt => WantedTls::telling(wanting),
+        },
+        refusals: Refusals::default(),
     });
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
         .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
     let plan = Plan::new(&config.steering, &config.customers);
-    let steering = steer::install(&plan, listener.as_fd()).await.context("steering cannot be installed")?;
+    let policy = Arc::new(Policy::of(&config));
+    let steering = steer::install(&plan, &policy.in_force(), listener.as_fd())
+        .await
+        .context("steering cannot be installed")?;
     let steering = Arc::new(Mutex::new(steering));
-    let _status = status_socket(&config, &shared, &steering);
-    let background = background(&config, &shared, &steering);
+    let _control = control_socket(&config, &shared, &steering, &policy);
+    let mut background = background(&config, &shared, &steering);
+    background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
 
     let (stop, stopped) = watch::channel(false);
@@ -226,11 +241,53 @@ async fn watch_steering(steering: SharedSteering) {
     }
 }
 
-fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteering) -> Option<status::Server> {
-    let (shared, steering) = (shared.clone(), steering.clone());
+/// Exempts pairs that wanted TLS (there are none to hear of in `report`), and ends exemptions that are over.
+async fn watch_policy(
+    policy: Arc<Policy>,
+    steering: SharedSteering,
+    shared: Arc<Shared>,
+    mut wanted: mpsc::Receiver<Pair>,
+) {
+    let mut sweeps = tokio::time::interval(CHECK_INTERVAL);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut wanting = Vec::new();
+        tokio::select! {
+            // Nobody tells in `report`.
+            _ = wanted.recv_many(&mut wanting, WANTING), if !wanted.is_closed() => {}
+            _ = sweeps.tick() => {}
+        }
+        let (policy, steering, shared) = (policy.clone(), steering.clone(), shared.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            policy.exempt_wanting(&steering, &shared.refusals, &wanting);
+            policy.sweep(&steering, &shared.refusals);
+        });
+        if let Err(failure) = work.await {
+            error!(%failure, "exemptions: a defect of weir-agent");
+        }
+    }
+}
+
+fn control_socket(
+    config: &Config,
+    shared: &Arc<Shared>,
+    steering: &SharedSteering,
+    policy: &Arc<Policy>,
+) -> Option<socket::Server> {
+    let status = status(config, shared.clone(), steering.clone(), policy.clone());
+    let control = Control { policy: policy.clone(), steering: steering.clone(), status };
+    socket::serve("agent", move |request| control.answer(request))
+}
+
+fn status(
+    config: &Config,
+    shared: Arc<Shared>,
+    steering: SharedSteering,
+    policy: Arc<Policy>,
+) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
-    status::serve("agent", move || {
+    move || {
         // Held only for moments; a status without these numbers is better than one that waits.
         let steering = steering.try_lock().ok().and_then(|mut steering| steering.counters().ok());
         json!({
@@ -244,11 +301,12 @@ fn status_socket(config: &Config, shared: &Arc<Shared>, steering: &SharedSteerin
             "spool_memory_bytes": shared.budget.in_memory(),
             "spool_disk_bytes": shared.budget.on_disk(),
             "nodes": shared.pool.status(),
-            "wanted_tls": shared.wanted_tls.top(),
             "bare_line_ends": shared.bare_line_ends.top(),
+            "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
+            "exempt_pairs": policy.count(),
             "steering": steering,
         })
-    })
+    }
 }
 
 /// The name said in EHLO to filter nodes.

@@ -1,9 +1,9 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown and the status socket.
+//! shutdown and the control socket.
 
 pub mod config;
+pub mod control;
 pub mod log;
 pub mod reference;
 mod schema;
 pub mod service;
-pub mod status;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
-use weir_daemon::{config, log, reference, service, status};
+use weir_daemon::{config, control, log, reference, service};
 use weir_filter::config::Config;
 use weir_filter::serve::{self, Node};
 
@@ -71,8 +71,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Status { json, socket } => {
-            let answer = status::query("filter", socket.as_deref())?;
-            println!("{}", if json { answer.to_string() } else { status::summary(&answer) });
+            let answer = control::status("filter", socket.as_deref())?;
+            println!("{}", if json { answer.to_string() } else { control::summary(&answer) });
             Ok(())
         }
         Command::ExampleConfig => {
@@ -100,7 +100,10 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());
-    let status = status::serve("filter", move || weir_filter::status::status(&asked.0, &asked.1));
+    let status = control::serve(
+        "filter",
+        control::status_only(move || weir_filter::status::status(&asked.0, &asked.1)),
+    );
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use weir_daemon::config::{Check, Problems};
 
-use super::{Backend, Config, Customers, Filter, Relay, Spool, Steering};
+use super::{Backend, Config, Customers, Filter, Relay, Spool, Steering, WhenTlsWanted};
 
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -20,6 +20,15 @@ impl Check for Config {
         check_filter(&self.filter, problems);
         check_relay(&self.relay, problems);
         check_spool(&self.spool, problems);
+        if self.relay.wanted_tls == WhenTlsWanted::Exempt && self.steering.backend == Backend::External {
+            problems.add(
+                "relay.wanted_tls",
+                "must be \"report\" where steering.backend is \"external\": weir cannot change rules of your own",
+            );
+        }
+        if !self.state.directory.is_absolute() {
+            problems.add("state.directory", "must be an absolute path");
+        }
     }
 }
 
@@ -195,6 +204,7 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
             ("upstream_ports = [20, 10]", "steering.upstream_ports"),
             ("upstream_ports = [2000, 3000]", "steering.upstream_ports"),
             ("pin_directory = \"here\"", "steering.pin_directory"),
+            ("[state]\ndirectory = \"here\"", "state.directory"),
         ] {
             let problems = problems(&MINIMAL.replace("[customers]", &format!("{line}\n[customers]")));
             assert!(problems.contains(key), "{line}: {problems}");

@@ -22,6 +22,7 @@ use crate::buffers::{Buffers, Hold};
 use crate::counters::Counters;
 use crate::failure::Cause;
 use crate::nodes::{Family, NodeId, Pool};
+use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
@@ -41,6 +42,7 @@ pub struct Shared {
     pub counters: Counters,
     pub wanted_tls: WantedTls,
     pub bare_line_ends: BareLineEnds,
+    pub refusals: Refusals,
 }
 
 /// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
@@ -315,6 +317,7 @@ impl Driver {
     fn log(&self, record: &Record) {
         self.shared.counters.count(record);
         self.shared.bare_line_ends.note(self.customer_address.ip(), record);
+        self.shared.refusals.note(self.customer_address.ip(), record);
         let node = record.node.map(|node| self.shared.pool.address(node).to_string());
         let failures = record.node_failures.iter();
         let failures: Vec<String> = failures

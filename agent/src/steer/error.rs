@@ -10,6 +10,11 @@ pub enum SteerError {
     AgentRunning,
 
     #[error(
+        "steering.backend is \"external\": the rules that steer customers to the agent are your own; exempt the pair in them"
+    )]
+    OwnRules,
+
+    #[error(
         "steering.mark: the upper 16 bits are all 0, so every packet would count as steered: set one of them"
     )]
     NoMark,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{SteerError, Steering};
+use super::{Pair, SteerError, Steering, Terms};
 
 pub(super) struct External;
 
@@ -13,6 +13,14 @@ impl Steering for External {
 
     fn remove(&mut self) -> Result<(), SteerError> {
         Ok(())
+    }
+
+    fn exempt(&mut self, _: &[(Pair, Terms)]) -> Result<(), SteerError> {
+        Err(SteerError::OwnRules)
+    }
+
+    fn unexempt(&mut self, _: &[Pair]) -> Result<(), SteerError> {
+        Err(SteerError::OwnRules)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

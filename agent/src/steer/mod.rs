@@ -12,6 +12,7 @@ mod claim;
 mod cleanup;
 mod ebpf;
 mod error;
+mod exempt;
 mod external;
 mod host;
 mod netlink;
@@ -29,6 +30,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use cleanup::{Report, cleanup};
 pub use error::SteerError;
+pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
 pub use plan::Plan;
 
 use crate::config::Backend;
@@ -46,6 +48,13 @@ pub trait Steering: Send {
     /// connections (`closed`).
     fn remove(&mut self) -> Result<(), SteerError>;
 
+    /// Lets new connections of these pairs go straight, from now on and on these terms, which replace earlier ones.
+    /// Connections that the agent has stay with it.
+    fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError>;
+
+    /// Steers new connections of these pairs again. Connections that went straight go on undisturbed.
+    fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError>;
+
     /// Packets by what became of them, since the start.
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;
 
@@ -54,26 +63,35 @@ pub trait Steering: Send {
     fn problems(&mut self) -> Vec<String>;
 }
 
-/// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`.
+/// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`. The pairs in `exempt`
+/// go straight from the first packet on.
 ///
 /// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
 /// of a dead agent may be gone).
-pub async fn install(plan: &Plan, listener: BorrowedFd<'_>) -> Result<Box<dyn Steering>, SteerError> {
-    let plan = plan.clone();
+pub async fn install(
+    plan: &Plan,
+    exempt: &[(Pair, Terms)],
+    listener: BorrowedFd<'_>,
+) -> Result<Box<dyn Steering>, SteerError> {
+    let (plan, exempt) = (plan.clone(), exempt.to_vec());
     let listener =
         listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    blocking(move || install_blocking(plan, listener)).await
+    blocking(move || install_blocking(plan, &exempt, listener)).await
 }
 
-fn install_blocking(plan: Plan, listener: OwnedFd) -> Result<Box<dyn Steering>, SteerError> {
+fn install_blocking(
+    plan: Plan,
+    exempt: &[(Pair, Terms)],
+    listener: OwnedFd,
+) -> Result<Box<dyn Steering>, SteerError> {
     if plan.backend == Backend::External {
         return Ok(Box::new(external::External));
     }
     let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
-        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, listener, claim)?),
-        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, claim)?),
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, listener, claim)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, claim)?),
         Backend::External => Box::new(external::External),
     })
 }

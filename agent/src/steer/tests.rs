@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::test_host::{ip, on_a_host, output, plan, traces};
-use super::{Plan, SteerError, Steering, cleanup, install_blocking};
+use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, cleanup, install_blocking};
 use crate::config::{Backend, WhenAgentDies};
 
 const NOTHING: Vec<String> = Vec::new();
@@ -16,7 +16,7 @@ const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
     let listener = TcpListener::bind("[::]:0").unwrap();
-    install_blocking(plan.clone(), OwnedFd::from(listener))
+    install_blocking(plan.clone(), &[], OwnedFd::from(listener))
 }
 
 fn clean() {
@@ -169,6 +169,45 @@ fn what_somebody_removes_is_put_back() {
             assert!(problems.len() >= 2, "{problems:?}");
             assert_eq!(sorted(traces()), whole);
             assert_eq!(steering.problems(), NOTHING);
+        }
+    });
+}
+
+/// Changed while it runs, kept when the table is put back, known from the start; and it leaves nothing.
+#[test]
+fn pairs_are_exempted_and_intercepted_again() {
+    on_a_host(|| {
+        let pair = |customer: &str, destination: &str| {
+            Pair::new(customer.parse().unwrap(), destination.parse().unwrap()).unwrap()
+        };
+        let (v4, v6) = (pair("10.1.0.2", "192.0.2.25"), pair("fd01::2", "2001:db8::25"));
+        let terms =
+            |limited| Terms { until: BootTime::now().after(Duration::from_secs(31_536_000)), limited };
+        for backend in BACKENDS {
+            let plan = plan(backend, WhenAgentDies::Open);
+            let listener = TcpListener::bind("[::]:0").unwrap();
+            let known = [(v4, terms(false)), (v6, terms(true))];
+            let mut steering = install_blocking(plan, &known, OwnedFd::from(listener)).unwrap();
+            for change in [true, false, true] {
+                steering.exempt(&[(v4, terms(change)), (v6, terms(!change))]).unwrap();
+            }
+            steering.unexempt(&[v4]).unwrap();
+            steering.unexempt(&[v4]).unwrap();
+            if backend == Backend::Tproxy {
+                let sets = || output("nft", "list table inet weir").replace([' ', '\t', '\n'], "");
+                let exempt = |sets: &str| {
+                    assert!(sets.contains("fd01::2.2001:db8::25timeout365d"), "{sets}");
+                    assert!(!sets.contains("10.1.0.2.192.0.2.25"), "{sets}");
+                };
+                exempt(&sets());
+                output("nft", "delete table inet weir");
+                assert!(!steering.problems().is_empty());
+                exempt(&sets());
+            }
+            steering.unexempt(&[v6]).unwrap();
+            assert_eq!(steering.problems(), NOTHING);
+            steering.remove().unwrap();
+            assert_traces(&NOTHING);
         }
     });
 }

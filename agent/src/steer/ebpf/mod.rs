@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 
 use super::claim::Claim;
 use super::routing::{self, Routing};
-use super::{Plan, SteerError, Steering, host, tproxy};
+use super::{Pair, Plan, SteerError, Steering, Terms, host, tproxy};
 use crate::config::WhenAgentDies;
 use attach::Attachment;
 use program::Program;
@@ -39,9 +39,15 @@ pub(super) struct Ebpf {
 }
 
 impl Ebpf {
-    pub(super) fn install(plan: Plan, listener: OwnedFd, claim: Claim) -> Result<Self, SteerError> {
+    pub(super) fn install(
+        plan: Plan,
+        exempt: &[(Pair, Terms)],
+        listener: OwnedFd,
+        claim: Claim,
+    ) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
         let mut program = Program::load(&plan)?;
+        program.exempt(exempt)?;
         program.set_listener(&listener)?;
         let routing = plan.routing();
         routing.install()?;
@@ -125,6 +131,14 @@ impl Steering for Ebpf {
         detached.into_iter().collect::<Result<(), _>>()?;
         self.removed = true;
         Ok(())
+    }
+
+    fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError> {
+        self.program.exempt(pairs)
+    }
+
+    fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
+        self.program.unexempt(pairs)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

@@ -3,25 +3,29 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Map, MapError, PerCpuArray, SockMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use weir_ebpf_common::{Side, Verdict, names};
+use weir_ebpf_common::{Exemption, Side, Verdict, names};
 
 use crate::config::WhenAgentDies;
 use crate::steer::routing::MARK_MASK;
-use crate::steer::{Plan, SteerError};
+use crate::steer::{PER_HOUR, Pair, Plan, SteerError, Terms};
 
 /// The object that build.rs has made of the crate `ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
 
 /// The policy of every prefix, as long as there is but one.
 const POLICY: u32 = 0;
+
+/// Addresses of a customer and of a destination, as the packet has them.
+type PairKey<const OCTETS: usize> = [[u8; OCTETS]; 2];
 
 /// The program for each side, in the kernel.
 pub(super) struct Program {
@@ -84,6 +88,56 @@ impl Program {
         }
     }
 
+    /// New connections of these pairs go straight from now on.
+    pub(super) fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError> {
+        for (pair, terms) in pairs {
+            let per_hour = if terms.limited { PER_HOUR } else { 0 };
+            let exemption = Exemption::new(terms.until.seconds(), per_hour).words();
+            match pair {
+                Pair::V4 { customer, destination } => {
+                    self.exempt_v4()?.insert(key_v4(customer, destination), exemption, 0)
+                }
+                Pair::V6 { customer, destination } => {
+                    self.exempt_v6()?.insert(key_v6(customer, destination), exemption, 0)
+                }
+            }
+            .map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// New connections of these pairs are steered again.
+    pub(super) fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
+        for pair in pairs {
+            let removed = match pair {
+                Pair::V4 { customer, destination } => {
+                    self.exempt_v4()?.remove(&key_v4(customer, destination))
+                }
+                Pair::V6 { customer, destination } => {
+                    self.exempt_v6()?.remove(&key_v6(customer, destination))
+                }
+            };
+            match removed {
+                Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
+                outcome => outcome.map_err(refused)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn exempt_v4(
+        &mut self,
+    ) -> Result<HashMap<&mut MapData, PairKey<4>, [u32; Exemption::WORDS]>, SteerError> {
+        self.map(names::EXEMPT_V4)
+    }
+
+    fn exempt_v6(
+        &mut self,
+    ) -> Result<HashMap<&mut MapData, PairKey<16>, [u32; Exemption::WORDS]>, SteerError> {
+        self.map(names::EXEMPT_V6)
+    }
+
     pub(super) fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         let counters: PerCpuArray<_, u64> = self.map(names::COUNTERS)?;
         Verdict::ALL
@@ -117,6 +171,14 @@ impl Program {
         let map = self.bpf.map_mut(name).ok_or_else(|| absent(name))?;
         map.try_into().map_err(refused)
     }
+}
+
+fn key_v4(customer: &Ipv4Addr, destination: &Ipv4Addr) -> PairKey<4> {
+    [customer.octets(), destination.octets()]
+}
+
+fn key_v6(customer: &Ipv6Addr, destination: &Ipv6Addr) -> PairKey<16> {
+    [customer.octets(), destination.octets()]
 }
 
 /// The verifier gives up when a signal comes in (`EAGAIN`); the next try is as good as the first.

@@ -17,7 +17,7 @@ use weir_ebpf_common::{Side, Verdict};
 
 use super::program::Program;
 use crate::config::{Backend, WhenAgentDies};
-use crate::steer::Plan;
+use crate::steer::{BootTime, PER_HOUR, Pair, Plan, Terms};
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -196,6 +196,70 @@ fn new_connections_with_and_without_a_listener() {
             wait_for(&mut program, &syn, without);
             assert_verdict(&mut program, Side::Customer, &syn, without);
             program.clear_listener().unwrap();
+        }
+    });
+}
+
+#[test]
+fn exempt_pairs_go_straight() {
+    in_namespace(|| {
+        // In `closed` without a listener, so that nothing else passes.
+        let mut program = load(WhenAgentDies::Closed);
+        let pairs = [
+            Pair::new(CUSTOMER_V4.into(), SERVER_V4.into()).unwrap(),
+            Pair::new(CUSTOMER_V6.into(), SERVER_V6.into()).unwrap(),
+        ];
+        let syns = [segment_v4(CUSTOMER_V4, 40_000, 25, SYN), v6(6, &tcp(40_000, 25, SYN))];
+        let terms =
+            |seconds| Terms { until: BootTime::now().after(Duration::from_secs(seconds)), limited: false };
+        for (pair, syn) in pairs.into_iter().zip(&syns) {
+            assert_verdict(&mut program, Side::Customer, syn, Verdict::NoListenerDropped);
+            program.exempt(&[(pair, terms(1000))]).unwrap();
+            for _ in 0..=PER_HOUR {
+                assert_verdict(&mut program, Side::Customer, syn, Verdict::Exempt);
+            }
+            // With other terms: over already.
+            program.exempt(&[(pair, terms(0))]).unwrap();
+            thread::sleep(Duration::from_secs(1));
+            assert_verdict(&mut program, Side::Customer, syn, Verdict::NoListenerDropped);
+            program.exempt(&[(pair, terms(1000))]).unwrap();
+            assert_verdict(&mut program, Side::Customer, syn, Verdict::Exempt);
+        }
+        // What is no SYN goes the way it went, whatever is said of the pair meanwhile.
+        for flags in [ACK, ACK | 1, 0x04] {
+            let later = segment_v4(CUSTOMER_V4, 40_000, 25, flags);
+            assert_verdict(&mut program, Side::Customer, &later, Verdict::NotOurs);
+        }
+        // The same customer to others, others to the same destination, and a fragment of his.
+        let elsewhere = v4(CUSTOMER_V4, [192, 0, 2, 3], 6, 0, &tcp(40_000, 25, SYN));
+        assert_verdict(&mut program, Side::Customer, &elsewhere, Verdict::NoListenerDropped);
+        let neighbour = segment_v4([10, 1, 0, 3], 40_000, 25, SYN);
+        assert_verdict(&mut program, Side::Customer, &neighbour, Verdict::NoListenerDropped);
+        let fragment = v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &tcp(40_000, 25, SYN));
+        assert_verdict(&mut program, Side::Customer, &fragment, Verdict::FragmentDropped);
+        program.unexempt(&pairs).unwrap();
+        program.unexempt(&pairs).unwrap();
+        for syn in &syns {
+            assert_verdict(&mut program, Side::Customer, syn, Verdict::NoListenerDropped);
+        }
+    });
+}
+
+#[test]
+fn exempt_pairs_with_a_limit_are_intercepted_beyond_it() {
+    in_namespace(|| {
+        let mut program = load(WhenAgentDies::Closed);
+        let terms = Terms { until: BootTime::now().after(Duration::from_secs(1000)), limited: true };
+        let v4 = Pair::new(CUSTOMER_V4.into(), SERVER_V4.into()).unwrap();
+        let v6_pair = Pair::new(CUSTOMER_V6.into(), SERVER_V6.into()).unwrap();
+        program.exempt(&[(v4, terms), (v6_pair, terms)]).unwrap();
+        for syn in [segment_v4(CUSTOMER_V4, 40_000, 25, SYN), v6(6, &tcp(40_000, 25, SYN))] {
+            for _ in 0..PER_HOUR {
+                assert_verdict(&mut program, Side::Customer, &syn, Verdict::Exempt);
+            }
+            for _ in 0..3 {
+                assert_verdict(&mut program, Side::Customer, &syn, Verdict::NoListenerDropped);
+            }
         }
     });
 }

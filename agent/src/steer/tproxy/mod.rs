@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::claim::Claim;
 use super::routing::{self, Routing};
-use super::{Plan, SteerError, Steering, ebpf, host};
+use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, ebpf, host};
 use crate::config::WhenAgentDies;
 use ruleset::{CHAIN, FAMILY, Stage, TABLE};
 
@@ -20,18 +20,21 @@ pub(super) struct Tproxy {
     plan: Plan,
     routing: Routing,
     stage: Stage,
+    /// For a table that somebody else has removed.
+    exempt: BTreeMap<Pair, Terms>,
     removed: bool,
     /// Last, so that it ends after everything else.
     _claim: Claim,
 }
 
 impl Tproxy {
-    pub(super) fn install(plan: Plan, claim: Claim) -> Result<Self, SteerError> {
+    pub(super) fn install(plan: Plan, exempt: &[(Pair, Terms)], claim: Claim) -> Result<Self, SteerError> {
         // Only to see whether nft works here, before anything is changed.
         nft::list(&LIST_CHAIN)?;
         let routing = plan.routing();
         routing.install()?;
-        if let Err(error) = nft::apply(&ruleset::replace_table(&plan)) {
+        let exempt: BTreeMap<Pair, Terms> = exempt.iter().copied().collect();
+        if let Err(error) = nft::apply(&whole_table(&plan, &exempt)) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -39,7 +42,7 @@ impl Tproxy {
             }
             return Err(error);
         }
-        let steering = Self { plan, routing, stage: Stage::Steering, removed: false, _claim: claim };
+        let steering = Self { plan, routing, stage: Stage::Steering, exempt, removed: false, _claim: claim };
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         Ok(steering)
     }
@@ -82,6 +85,20 @@ impl Steering for Tproxy {
         Ok(())
     }
 
+    fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError> {
+        nft::apply(&ruleset::exempt(pairs, BootTime::now()))?;
+        self.exempt.extend(pairs.iter().copied());
+        Ok(())
+    }
+
+    fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
+        nft::apply(&ruleset::unexempt(pairs))?;
+        for pair in pairs {
+            self.exempt.remove(pair);
+        }
+        Ok(())
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         let counters = nft::list(&["counters", "table", FAMILY, TABLE])?.unwrap_or_default();
         Ok(counters.iter().filter_map(counter).collect())
@@ -93,7 +110,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match nft::apply(&ruleset::replace_table(&self.plan)) {
+                let outcome = match nft::apply(&whole_table(&self.plan, &self.exempt)) {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -129,6 +146,14 @@ impl Drop for Tproxy {
             tracing::warn!(%error, "steering is left behind; weir-agent cleanup removes it");
         }
     }
+}
+
+/// The table with the pairs that are exempt now.
+fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>) -> Vec<Value> {
+    let pairs: Vec<(Pair, Terms)> = exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
+    let mut commands = ruleset::replace_table(plan);
+    commands.extend(ruleset::exempt(&pairs, BootTime::now()));
+    commands
 }
 
 fn counter(object: &Value) -> Option<(String, u64)> {

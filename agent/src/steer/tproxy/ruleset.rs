@@ -3,12 +3,15 @@
 //! | packet | treatment |
 //! |---|---|
 //! | of a connection of the agent's, or an ICMP error about one | marked |
+//! | a customer's SYN to port 25, not to the gateway itself, of an exempt pair | passed |
 //! | a customer's SYN to port 25, not to the gateway itself | to the listener, and marked |
 //! | the same while there is no listener | passed (`open`), dropped (`closed`) |
 //! | anything else | passed |
 //!
 //! Fragments need no rules: the kernel puts packets together before it looks at any of them, in every
 //! network namespace with a `tproxy` statement.
+
+mod exempt;
 
 use serde_json::{Value, json};
 
@@ -27,7 +30,10 @@ const PRIORITY_MANGLE: i32 = -150;
 pub(super) const ESTABLISHED: &str = "established";
 pub(super) const NEW_CONNECTION: &str = "new_connection";
 pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
-pub(super) const COUNTERS: [&str; 3] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED];
+pub(super) const EXEMPT: &str = "exempt";
+pub(super) const COUNTERS: [&str; 4] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT];
+
+pub(super) use exempt::{exempt, unexempt};
 
 /// Whether new connections are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +54,7 @@ pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
             "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
             "flags": ["interval"], "elem": elements(plan, family),
         } } }));
+        commands.extend(exempt::sets(family));
     }
     commands.push(json!({ "add": { "chain": {
         "family": FAMILY, "table": TABLE, "name": CHAIN,
@@ -77,6 +84,8 @@ fn table() -> Value {
 fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for family in plan.families() {
+        // Without a listener as well: that a pair is exempt does not end with the agent.
+        rules.extend(exempt::rules(family).map(|treatment| new_connections(plan, family, &treatment)));
         if stage == Stage::Steering {
             let to_listener = [tproxy(plan, family), count(NEW_CONNECTION), set_mark(plan), accept()];
             rules.push(new_connections(plan, family, &to_listener));

@@ -1,22 +1,22 @@
-//! The command line's side of the status socket.
+//! The command line's side of the control socket.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{DIRECTORY, pid_of};
 
 /// A daemon that does not answer in this time hangs.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longer answers are cut, and then are no JSON.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
-/// Why there is no status.
+/// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("weir-{program} is not running here: no live socket {program}.PID.sock in {}", directory.display())]
@@ -30,25 +30,37 @@ pub enum Error {
     Socket { path: PathBuf, cause: io::Error },
     #[error("{}: the answer is not JSON: {cause}", path.display())]
     Answer { path: PathBuf, cause: serde_json::Error },
+    #[error("{}: the answer is of another version of weir: restart the daemon", path.display())]
+    Version { path: PathBuf },
+    #[error("{reason}")]
+    Refused { reason: String },
 }
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| format!("\n  {}", path.display())).collect()
 }
 
-/// Asks the running daemon for its status: the one at `socket`, else the only live one of this
+/// Asks the running daemon for its status, as [`ask`] does.
+///
+/// # Errors
+/// As those of [`ask`].
+pub fn status(program: &str, socket: Option<&Path>) -> Result<Value, Error> {
+    ask(program, socket, &json!({ "request": "status" }))
+}
+
+/// Sends a request to the running daemon: the one at `socket`, else the only live one of this
 /// `program` in the caller's network namespace, else the only live one of all.
 ///
 /// # Errors
-/// If none is running, if it is not clear which is meant, or if it does not answer.
-pub fn query(program: &str, socket: Option<&Path>) -> Result<Value, Error> {
+/// If none is running, if it is not clear which is meant, if it does not answer, or if it refuses.
+pub fn ask(program: &str, socket: Option<&Path>, request: &Value) -> Result<Value, Error> {
     match socket {
-        Some(path) => ask(path),
-        None => query_in(Path::new(DIRECTORY), program),
+        Some(path) => ask_at(path, request),
+        None => ask_in(Path::new(DIRECTORY), program, request),
     }
 }
 
-pub(super) fn query_in(directory: &Path, program: &str) -> Result<Value, Error> {
+pub(super) fn ask_in(directory: &Path, program: &str, request: &Value) -> Result<Value, Error> {
     let live = live(directory, program);
     let own = namespace("self");
     let near: Vec<_> =
@@ -56,7 +68,7 @@ pub(super) fn query_in(directory: &Path, program: &str) -> Result<Value, Error> 
     let candidates = if near.is_empty() { live.iter().collect() } else { near };
     match candidates.as_slice() {
         [] => Err(Error::NotRunning { program: program.to_string(), directory: directory.to_path_buf() }),
-        [(_, path)] => ask(path),
+        [(_, path)] => ask_at(path, request),
         several => Err(Error::Several {
             program: program.to_string(),
             candidates: several.iter().map(|(_, path)| path.clone()).collect(),
@@ -86,11 +98,20 @@ fn namespace(process: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{process}/ns/net")).ok()
 }
 
-fn ask(path: &Path) -> Result<Value, Error> {
+fn ask_at(path: &Path, request: &Value) -> Result<Value, Error> {
     let failed = |cause| Error::Socket { path: path.to_path_buf(), cause };
-    let stream = UnixStream::connect(path).map_err(failed)?;
+    let mut stream = UnixStream::connect(path).map_err(failed)?;
     stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(failed)?;
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
     let mut text = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut text).map_err(failed)?;
-    serde_json::from_str(&text).map_err(|cause| Error::Answer { path: path.to_path_buf(), cause })
+    let mut answer: Value =
+        serde_json::from_str(&text).map_err(|cause| Error::Answer { path: path.to_path_buf(), cause })?;
+    if let Some(reason) = answer["error"].as_str() {
+        return Err(Error::Refused { reason: reason.to_string() });
+    }
+    match answer.get_mut("ok") {
+        Some(answer) => Ok(answer.take()),
+        None => Err(Error::Version { path: path.to_path_buf() }),
+    }
 }

@@ -1,4 +1,4 @@
-//! The daemon's side of the status socket.
+//! The daemon's side of the control socket.
 
 use std::fs;
 use std::io;
@@ -8,19 +8,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream as AsyncUnixStream};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::{DIRECTORY, pid_of, socket_path};
 
-/// A client that does not read is left after this time.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A client that does not write its request, or does not read the answer, is left after this time.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of a request.
+const MAX_REQUEST: u64 = 64 * 1024;
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The answer to a request; an error is what the client is told.
+type Handler = dyn Fn(&Value) -> Result<Value, String> + Send + Sync;
 
 /// The running server; its socket is removed when this is dropped.
 #[derive(Debug)]
@@ -37,31 +43,38 @@ impl Drop for Server {
     }
 }
 
-/// Answers status queries of `program` (`agent`, `filter`) until the returned server is dropped;
-/// needs tokio. A daemon without status is better than none: a failure is a warning in the log and
-/// `None`.
-pub fn serve(program: &str, answer: impl Fn() -> Value + Send + Sync + 'static) -> Option<Server> {
-    match serve_in(Path::new(DIRECTORY), program, Arc::new(answer)) {
+/// Answers requests to `program` (`agent`, `filter`) until the returned server is dropped; needs tokio. The
+/// handler has a thread of its own and may block. A daemon without this socket is better than none: a failure is a
+/// warning in the log and `None`.
+pub fn serve(
+    program: &str,
+    handler: impl Fn(&Value) -> Result<Value, String> + Send + Sync + 'static,
+) -> Option<Server> {
+    match serve_in(Path::new(DIRECTORY), program, Arc::new(handler)) {
         Ok(server) => Some(server),
         Err(cause) => {
-            warn!(%cause, directory = DIRECTORY, "no status socket: `status` will not find this process");
+            warn!(%cause, directory = DIRECTORY, "no control socket: `status` will not find this process");
             None
         }
     }
 }
 
-pub(super) fn serve_in(
-    directory: &Path,
-    program: &str,
-    answer: Arc<dyn Fn() -> Value + Send + Sync>,
-) -> io::Result<Server> {
+/// For daemons that can be asked nothing else.
+pub fn status_only(status: impl Fn() -> Value) -> impl Fn(&Value) -> Result<Value, String> {
+    move |request| match &request["request"] {
+        Value::String(name) if name == "status" => Ok(status()),
+        other => Err(format!("unknown request {other}: only \"status\" is known here")),
+    }
+}
+
+pub(super) fn serve_in(directory: &Path, program: &str, handler: Arc<Handler>) -> io::Result<Server> {
     remove_stale(directory, program);
     let path = socket_path(directory, program, std::process::id());
     // Left by an earlier process with this number.
     let _ = fs::remove_file(&path);
     let listener = bind(directory, &path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    let task = tokio::spawn(accept(listener, answer));
+    let task = tokio::spawn(accept(listener, handler));
     Ok(Server { path, task })
 }
 
@@ -77,22 +90,42 @@ fn bind(directory: &Path, path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-async fn accept(listener: UnixListener, answer: Arc<dyn Fn() -> Value + Send + Sync>) {
+async fn accept(listener: UnixListener, handler: Arc<Handler>) {
     loop {
-        let mut stream = match listener.accept().await {
+        let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(cause) => {
-                warn!(%cause, "status socket");
+                warn!(%cause, "control socket");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // One at a time: the owner alone may connect, and each is cut off after WRITE_TIMEOUT.
-        let text = format!("{}\n", answer());
-        if tokio::time::timeout(WRITE_TIMEOUT, stream.write_all(text.as_bytes())).await.is_err() {
-            debug!("a status client did not read its answer");
+        // One at a time: the owner alone may connect, and each is cut off after PATIENCE.
+        if let Err(cause) = converse(stream, &handler).await {
+            debug!(%cause, "control client");
         }
     }
+}
+
+/// One request and its answer.
+async fn converse(mut stream: AsyncUnixStream, handler: &Arc<Handler>) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut limited = BufReader::new((&mut stream).take(MAX_REQUEST));
+    tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+    let answer = match serde_json::from_slice::<Value>(&line) {
+        Ok(request) => {
+            let handler = handler.clone();
+            tokio::task::spawn_blocking(move || handler(&request))
+                .await
+                .unwrap_or_else(|_| Err("the request failed: a defect of weir".to_string()))
+        }
+        Err(cause) => Err(format!("the request is no line of JSON: {cause}")),
+    };
+    let answer = match answer {
+        Ok(answer) => json!({ "ok": answer }),
+        Err(reason) => json!({ "error": reason }),
+    };
+    tokio::time::timeout(PATIENCE, stream.write_all(format!("{answer}\n").as_bytes())).await?
 }
 
 /// Removes what instances of `program` left that died, and returns the paths.

@@ -1,5 +1,10 @@
-//! The status of a running daemon: a Unix socket in /run/weir that answers each connection with
-//! one JSON object.
+//! The control socket of a running daemon: a Unix socket in /run/weir, for its owner alone. Each connection carries
+//! one request and one answer, each a line of JSON:
+//!
+//! ```text
+//! {"request": "status"}
+//! {"ok": {"program": "weir-agent", ...}}       or  {"error": "what is wrong"}
+//! ```
 //!
 //! Several instances may run on one machine, in network namespaces that share the file system, so
 //! each socket carries its process's number.
@@ -10,8 +15,8 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
-pub use client::{Error, query};
-pub use server::{Server, remove_remains, serve};
+pub use client::{Error, ask, status};
+pub use server::{Server, remove_remains, serve, status_only};
 pub use summary::summary;
 
 /// Where the sockets are.

@@ -1,0 +1,154 @@
+//! What the operator can ask of a running agent, over the control socket.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::Backend;
+use crate::policy::{Exemption, Policy, PolicyError, time};
+use crate::steer::{BootTime, Pair, Steering};
+use crate::wanted_tls::WantedTls;
+
+/// A request, as it is on the socket: `{"request": "exempt", "customer": ...}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Status {},
+    /// Lets new connections of the pair go straight for so many seconds.
+    Exempt {
+        customer: IpAddr,
+        destination: IpAddr,
+        seconds: u64,
+        #[serde(default)]
+        reason: String,
+    },
+    Unexempt {
+        customer: IpAddr,
+        destination: IpAddr,
+    },
+    List {},
+}
+
+impl Request {
+    /// As it is sent.
+    pub fn to_json(&self) -> Value {
+        json!(self)
+    }
+}
+
+/// Answers requests.
+pub struct Control<S> {
+    pub policy: Arc<Policy>,
+    pub steering: Arc<Mutex<Box<dyn Steering>>>,
+    pub status: S,
+}
+
+impl<S: Fn() -> Value> Control<S> {
+    /// The answer; an error is what the operator is told. Blocks, for as long as it takes to change the kernel's
+    /// mind and to write a file.
+    ///
+    /// # Errors
+    /// If the request is none, or cannot be fulfilled.
+    pub fn answer(&self, request: &Value) -> Result<Value, String> {
+        let request = Request::deserialize(request)
+            .map_err(|error| format!("{error} (status, exempt, unexempt and list are the requests)"))?;
+        self.perform(request).map_err(|error| error.to_string())
+    }
+
+    fn perform(&self, request: Request) -> Result<Value, PolicyError> {
+        match request {
+            Request::Status {} => Ok((self.status)()),
+            Request::Exempt { customer, destination, seconds, reason } => {
+                let (pair, duration) = (pair(customer, destination)?, Duration::from_secs(seconds));
+                let exemption = self.policy.exempt(&self.steering, pair, duration, &reason)?;
+                Ok(rule(&pair, &exemption))
+            }
+            Request::Unexempt { customer, destination } => {
+                let pair = pair(customer, destination)?;
+                self.policy.unexempt(&self.steering, pair)?;
+                Ok(json!({ "customer": pair.customer(), "destination": pair.destination() }))
+            }
+            Request::List {} => {
+                Ok(self.policy.list().iter().map(|(pair, exemption)| rule(pair, exemption)).collect())
+            }
+        }
+    }
+}
+
+fn pair(customer: IpAddr, destination: IpAddr) -> Result<Pair, PolicyError> {
+    Pair::new(customer, destination).ok_or(PolicyError::Families { customer, destination })
+}
+
+fn rule(pair: &Pair, exemption: &Exemption) -> Value {
+    json!({
+        "kind": "exempt_pair",
+        "customer": pair.customer(),
+        "destination": pair.destination(),
+        "until": time::rfc3339(exemption.until),
+        "seconds_left": exemption.until.since(BootTime::now()).as_secs(),
+        "by": exemption.by,
+        "reason": exemption.reason,
+    })
+}
+
+/// The pairs that wanted TLS most, each with what exempts it.
+pub fn wanted_tls(wanted: &WantedTls, policy: &Policy, backend: Backend) -> Value {
+    let command = |customer: IpAddr, destination: IpAddr| match backend {
+        Backend::Ebpf | Backend::Tproxy => format!("weir-agent exempt {customer} {destination}"),
+        Backend::External => "none: exempt the pair in the rules of your own".to_owned(),
+    };
+    let pairs = wanted.top().into_iter().map(|pair| {
+        let until = Pair::new(pair.customer, pair.destination).and_then(|pair| policy.exempt_until(&pair));
+        json!({
+            "customer": pair.customer,
+            "destination": pair.destination,
+            "sessions": pair.sessions,
+            "exempt_until": until.map(time::rfc3339),
+            "command": command(pair.customer, pair.destination),
+        })
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The requests as other programs may write them, and what they are told of those that are none.
+    #[test]
+    fn requests() {
+        let read = |request: Value| Request::deserialize(&request).map_err(|error| error.to_string());
+        assert_eq!(read(json!({"request": "status"})), Ok(Request::Status {}));
+        let exempt =
+            json!({"request": "exempt", "customer": "10.1.0.2", "destination": "10.2.0.2", "seconds": 60});
+        let Ok(Request::Exempt { seconds: 60, reason, .. }) = read(exempt) else { panic!("not read") };
+        assert_eq!(reason, "");
+        for (request, words) in [
+            (json!({"request": "dance"}), "unknown variant `dance`, expected one of `status`, `exempt`"),
+            (json!({"request": "list", "all": true}), "unknown field `all`"),
+            (json!({"request": "unexempt", "customer": "10.1.0.2"}), "missing field `destination`"),
+            (json!({"request": "unexempt", "customer": "me"}), "IP address"),
+            (json!({}), "missing field `request`"),
+            (json!([1]), "invalid"),
+        ] {
+            let error = read(request).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_read() {
+        let (customer, destination) = (IpAddr::from([10, 1, 0, 2]), IpAddr::from([10, 2, 0, 2]));
+        for request in [
+            Request::Status {},
+            Request::Exempt { customer, destination, seconds: 1, reason: "x".into() },
+            Request::Unexempt { customer, destination },
+            Request::List {},
+        ] {
+            assert_eq!(Request::deserialize(&request.to_json()).unwrap(), request);
+        }
+    }
+}

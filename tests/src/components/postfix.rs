@@ -151,11 +151,16 @@ impl<'a> Postfix<'a> {
     /// The customer's server. Mail for [`Family::domain`] goes to the destination over that family, mail for
     /// [`SECOND_DOMAIN`] over IPv4 from the customer's other address.
     pub fn customer(host: &'a Host) -> Result<Self> {
+        Self::customer_with(host, "")
+    }
+
+    /// As `customer`, with further lines in main.cf.
+    pub fn customer_with(host: &'a Host, lines: &str) -> Result<Self> {
         let route = |family: Family| format!("{{{} = smtp:[{}]:25}}", family.domain(), family.destination());
         let [v4, v6] = Family::BOTH.map(route);
         let second = format!("{{{SECOND_DOMAIN} = second:[{}]:25}}", Family::V4.destination());
         let main = format!(
-            "transport_maps = inline:{{{v4}, {v6}, {second}}}\nmyhostname = mail.{CUSTOMER_DOMAIN}\n"
+            "transport_maps = inline:{{{v4}, {v6}, {second}}}\nmyhostname = mail.{CUSTOMER_DOMAIN}\n{lines}"
         );
         Self::start(host, &[CUSTOMER_DOMAIN], &main)
     }
@@ -285,6 +290,11 @@ impl<'a> Postfix<'a> {
                 .find(|queued| queued.recipient == recipient && !queued.reason.is_empty()))
         })
         .with_context(|| format!("mail log:\n{}", self.log()))
+    }
+
+    /// Tries again at once what is in the queue.
+    pub fn flush(&self) -> Result<()> {
+        self.host.sh("postqueue -f").map(|_| ())
     }
 
     pub fn log(&self) -> String {

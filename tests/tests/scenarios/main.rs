@@ -25,6 +25,7 @@ mod corpus;
 mod death;
 mod delivery;
 mod destination_tls;
+mod exempt;
 mod filter_node;
 mod host_settings;
 mod interop;

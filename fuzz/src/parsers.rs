@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
+use weir_smtp::bdat::Content;
 use weir_smtp::command::Command;
 use weir_smtp::data::{DataDecoder, Findings, Stuffer};
 use weir_smtp::envelope::Mailbox;
@@ -186,6 +187,25 @@ pub fn data(input: &[u8]) {
         assert_eq!((again.0, again.1, again.2), (body, true, 0), "the receiver gets what was judged");
         assert_eq!((again.3.bare_cr, again.3.bare_lf), (0, 0));
     }
+    chunks(&pieces, whole);
+}
+
+/// The same octets in chunks: what is found does not depend on where they are cut, and DATA can carry them exactly
+/// where they are said to be lines.
+fn chunks(pieces: &[&[u8]], whole: &[u8]) {
+    let scanned = |pieces: &[&[u8]]| {
+        let mut content = Content::default();
+        pieces.iter().for_each(|piece| content.scan(piece));
+        (content.findings(), content.is_lines())
+    };
+    let (findings, is_lines) = scanned(pieces);
+    assert_eq!((findings, is_lines), scanned(&[whole]), "a cut changes nothing");
+    assert_eq!(findings.size, whole.len() as u64);
+    let (mut stuffer, mut wire) = (Stuffer::default(), BytesMut::new());
+    stuffer.stuff(whole, &mut wire);
+    wire.extend_from_slice(stuffer.end());
+    let (carried, ended, left, _) = decoded(&[&wire]);
+    assert_eq!(is_lines, ended && left == 0 && carried == whole);
 }
 
 /// XCLIENT, XFORWARD and xtext: what the agent says and what a node reads.

@@ -103,10 +103,18 @@ pub struct Filter {
     /// Addresses of the filter nodes, `address:port`, tried in turn.
     #[schemars(example = ["10.3.0.11:10025", "10.3.0.12:10025"])]
     pub nodes: Vec<SocketAddr>,
+    /// What the nodes' verdicts mean: `enforce`, `shadow` (messages are judged and the verdicts logged, but all
+    /// pass) or `bypass` (no node is asked). In every mode the agent's own limits hold and TLS is removed.
+    #[serde(default)]
+    pub mode: Mode,
     /// The answer to a message when no node could be reached: `defer` (451, the customer's server
     /// tries again) or `accept` (delivered unjudged).
     #[serde(default)]
     pub when_unavailable: WhenUnavailable,
+    /// Customers that are treated otherwise: tables `[[filter.overrides]]`, each with `prefixes` and with `mode`,
+    /// `when_unavailable` or both. The longest prefix that fits decides.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
     /// Seconds from the customer's last byte to a verdict, all tries included. Customers' programs
     /// often wait no longer than 60 s.
     #[serde(default = "defaults::verdict_budget")]
@@ -120,6 +128,38 @@ pub struct Filter {
     /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: u64,
+}
+
+/// Another treatment for some customers; what is not said is as for all.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Addresses of these customers, IPv4 and IPv6.
+    #[schemars(with = "Vec<String>", example = ["10.1.7.0/24"])]
+    pub prefixes: Vec<IpNet>,
+    /// As `filter.mode`.
+    pub mode: Option<Mode>,
+    /// As `filter.when_unavailable`.
+    pub when_unavailable: Option<WhenUnavailable>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Shadow,
+    Bypass,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::config::Mode;
 use crate::failure::Failure;
 use crate::relay::Notice;
 use crate::relay::record::{Outcome, Record, Verdict};
@@ -24,6 +25,10 @@ pub struct Counters {
     pub abandoned: AtomicU64,
     /// Accepted because no filter node could be reached (`filter.when_unavailable = "accept"`).
     pub unjudged: AtomicU64,
+    /// Not judged because of `filter.mode = "bypass"`.
+    pub bypassed: AtomicU64,
+    /// Delivered though the verdict was another (`filter.mode = "shadow"`).
+    pub passed_in_shadow: AtomicU64,
     pub delivered: AtomicU64,
     pub refused_by_destination: AtomicU64,
     pub unreported: AtomicU64,
@@ -75,8 +80,13 @@ impl Counters {
             Outcome::Unknown => Self::add(&self.unknown),
             Outcome::Withheld | Outcome::Abandoned => {}
         }
+        let accepted = record.verdict == Verdict::Accept;
+        let bypassed = record.mode == Mode::Bypass;
+        let delivered = record.outcome == Outcome::Delivered;
         let also = [
-            (&self.unjudged, record.verdict == Verdict::Accept && record.node.is_none()),
+            (&self.unjudged, accepted && record.node.is_none() && !bypassed),
+            (&self.bypassed, bypassed && delivered),
+            (&self.passed_in_shadow, record.mode == Mode::Shadow && !accepted && delivered),
             (&self.suspect, record.suspect),
             (&self.with_bare_lf, record.bare_lf > 0),
             (&self.with_bare_cr, record.bare_cr > 0),

@@ -17,6 +17,7 @@ mod spool;
 pub mod steer;
 mod top;
 pub mod transparent;
+pub mod treatment;
 mod wanted_tls;
 
 /// For the fuzzer: plays the session that a tape of choices describes, and says which law it broke.

@@ -28,6 +28,7 @@ use crate::relay::settings::Settings;
 use crate::spool::Budget;
 use crate::steer::{self, Pair, Plan, Steering};
 use crate::transparent::{Accepted, TransparentListener};
+use crate::treatment::Treatments;
 use crate::wanted_tls::WantedTls;
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
@@ -49,6 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let hostname: Arc<str> = hostname().into();
     let (wanting, wanted) = mpsc::channel(WANTING);
     let shared = Arc::new(Shared {
+        treatments: Treatments::new(&config.filter),
         settings: Arc::new(Settings::new(&config, hostname)),
         pool: Pool::new(&config.filter.nodes),
         budget: Arc::new(Budget::new(&config.spool)),

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
+use ipnet::IpNet;
 use weir_daemon::config::{Check, Problems};
 
 use super::{Backend, Config, Customers, Filter, Relay, Spool, Steering, WhenTlsWanted};
@@ -80,12 +81,7 @@ fn check_customers(customers: &Customers, problems: &mut Problems) {
         problems.add("customers.prefixes", "is empty: nobody's mail would be intercepted");
     }
     for (index, prefix) in customers.prefixes.iter().enumerate() {
-        if prefix.trunc() != *prefix {
-            problems.add(
-                &format!("customers.prefixes[{index}]"),
-                format!("{prefix} has bits behind its length; {} is meant?", prefix.trunc()),
-            );
-        }
+        check_prefix(&format!("customers.prefixes[{index}]"), *prefix, problems);
     }
     unique("customers.prefixes", &customers.prefixes, problems);
 }
@@ -100,10 +96,39 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
         }
     }
     unique("filter.nodes", &filter.nodes, problems);
+    check_overrides(filter, problems);
     seconds("filter.verdict_budget", filter.verdict_budget, problems);
     seconds("filter.connect_timeout", filter.connect_timeout, problems);
     seconds("filter.reply_timeout", filter.reply_timeout, problems);
     seconds("filter.probe_interval", filter.probe_interval, problems);
+}
+
+fn check_overrides(filter: &Filter, problems: &mut Problems) {
+    let mut all = Vec::new();
+    for (index, entry) in filter.overrides.iter().enumerate() {
+        let key = format!("filter.overrides[{index}]");
+        if entry.mode.is_none() && entry.when_unavailable.is_none() {
+            problems.add(&key, "says nothing: mode or when_unavailable expected");
+        }
+        if entry.prefixes.is_empty() {
+            problems.add(&format!("{key}.prefixes"), "is empty: for whom is it?");
+        }
+        for (number, prefix) in entry.prefixes.iter().enumerate() {
+            let key = format!("{key}.prefixes[{number}]");
+            check_prefix(&key, *prefix, problems);
+            if all.contains(prefix) {
+                problems.add(&key, format!("{prefix} is in another override, too"));
+            }
+            all.push(*prefix);
+        }
+    }
+}
+
+fn check_prefix(key: &str, prefix: IpNet, problems: &mut Problems) {
+    if prefix.trunc() != prefix {
+        let meant = prefix.trunc();
+        problems.add(key, format!("{prefix} has bits behind its length; {meant} is meant?"));
+    }
 }
 
 fn check_relay(relay: &Relay, problems: &mut Problems) {

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use self::leg::{Event, LegSocket};
 use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::{Buffers, Hold};
+use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
 use crate::nodes::{Family, NodeId, Pool};
@@ -29,6 +30,7 @@ use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
+use crate::treatment::Treatments;
 use crate::wanted_tls::WantedTls;
 
 /// What all sessions share.
@@ -36,6 +38,7 @@ use crate::wanted_tls::WantedTls;
 pub struct Shared {
     pub settings: Arc<Settings>,
     pub pool: Pool,
+    pub treatments: Treatments,
     pub budget: Arc<Budget>,
     pub buffers: Arc<Buffers>,
     pub upstream_ports: RangeInclusive<u16>,
@@ -61,6 +64,7 @@ pub async fn drive(
         if driver.session.is_over() {
             break;
         }
+        driver.treat();
         if cutting && !driver.session.is_committed() {
             driver.tell(Input::Cut);
             continue;
@@ -95,6 +99,8 @@ struct Driver {
     customer: LegSocket,
     destination: LegSocket,
     filter: LegSocket,
+    /// The version of the treatments that the engine was told.
+    treatments: u64,
     /// The node to connect to next.
     node: Option<NodeId>,
     spool: Spool,
@@ -111,6 +117,7 @@ impl Driver {
             customer: customer.get(),
             destination: destination.get(),
             binary: shared.pool.takes_binary(),
+            treatment: shared.treatments.of(customer.ip()),
         };
         Self {
             session: Session::new(shared.settings.clone(), connection, Instant::now()),
@@ -119,6 +126,7 @@ impl Driver {
             customer: LegSocket::open(stream),
             destination: LegSocket::none(),
             filter: LegSocket::none(),
+            treatments: shared.treatments.version(),
             node: None,
             spool: Spool::new(shared.budget.clone()),
             hold: Hold::new(shared.buffers.clone(), 0),
@@ -128,6 +136,15 @@ impl Driver {
 
     fn tell(&mut self, input: Input<'_>) {
         self.session.handle(input, Instant::now());
+    }
+
+    /// Tells the engine if its customer is treated otherwise now.
+    fn treat(&mut self) {
+        let version = self.shared.treatments.version();
+        if self.treatments != version {
+            self.treatments = version;
+            self.tell(Input::Treat(self.shared.treatments.of(self.customer_address.ip())));
+        }
     }
 
     fn leg(&mut self, leg: Leg) -> &mut LegSocket {
@@ -332,6 +349,7 @@ impl Driver {
             size = record.size,
             bare_lf = record.bare_lf,
             bare_cr = record.bare_cr,
+            mode = Some(record.mode).filter(|mode| *mode != Mode::Enforce).map(Mode::name),
             verdict = record.verdict.name(),
             outcome = record.outcome.name(),
             reason = record.failure.map(tracing::field::display),

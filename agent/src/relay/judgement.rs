@@ -8,9 +8,10 @@ use super::body::Stored;
 use super::conversation::{Conversation, Matter, NodeFailure, Progress};
 use super::record::Verdict;
 use super::wire::{Leg, Output, Wire};
-use crate::config::WhenUnavailable;
+use crate::config::{Mode, WhenUnavailable};
 use crate::failure::{Cause, Failure};
 use crate::nodes::{Candidate, NodeId};
+use crate::treatment::Treatment;
 
 /// A message in the hands of this many failed nodes is suspect: it may be what they died of.
 const SUSPECT_AFTER: usize = 2;
@@ -28,7 +29,7 @@ pub struct Decision {
 
 #[derive(Debug)]
 pub struct Judgement {
-    when_unavailable: WhenUnavailable,
+    treatment: Treatment,
     conversation: Option<Conversation>,
     tried: Vec<NodeId>,
     pub failures: Vec<(NodeId, NodeFailure)>,
@@ -41,19 +42,33 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Asks for the first node.
-    pub fn begin(when_unavailable: WhenUnavailable, wire: &mut Wire) -> Self {
-        wire.push(Output::ChooseNode { tried: Vec::new() });
+    /// Asks for the first node, unless nobody is to judge.
+    pub fn begin(treatment: Treatment, wire: &mut Wire) -> Self {
+        let unasked = Decision { verdict: Verdict::Accept, node: None, filter_reply: None, failure: None };
+        let decision = Some(unasked).filter(|_| treatment.mode == Mode::Bypass);
+        if decision.is_none() {
+            wire.push(Output::ChooseNode { tried: Vec::new() });
+        }
         Self {
-            when_unavailable,
+            treatment,
             conversation: None,
             tried: Vec::new(),
             failures: Vec::new(),
             reached: false,
             suspicions: 0,
             abandoned: false,
-            decision: None,
+            decision,
         }
+    }
+
+    /// The message is not to pass. In shadow mode every one passes.
+    pub fn withholds(&self) -> bool {
+        let refused = self.decision.as_ref().is_some_and(|decision| decision.verdict != Verdict::Accept);
+        refused && self.treatment.mode == Mode::Enforce
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.treatment.mode
     }
 
     pub fn decision(&self) -> Option<&Decision> {
@@ -207,7 +222,7 @@ impl Judgement {
 
     /// No node could be reached at all: the one case in which a message may pass unjudged.
     fn unavailable(&mut self) {
-        let verdict = match self.when_unavailable {
+        let verdict = match self.treatment.when_unavailable {
             WhenUnavailable::Defer => Verdict::Defer,
             WhenUnavailable::Accept => Verdict::Accept,
         };

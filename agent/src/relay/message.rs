@@ -13,6 +13,7 @@ use super::record::{Outcome, Record, Verdict};
 use super::settings::Settings;
 use super::wire::{Leg, Output, Wire};
 use crate::failure::Failure;
+use crate::treatment::Treatment;
 
 /// What happens at the destination. Before this nothing of the message went there.
 #[derive(Debug)]
@@ -57,12 +58,12 @@ impl Message {
     pub fn begin(
         matter: Matter,
         chunk: Option<Chunk>,
-        settings: &Settings,
+        treatment: Treatment,
         now: Instant,
         wire: &mut Wire,
     ) -> Self {
         wire.push(Output::NewSpool);
-        let judgement = Judgement::begin(settings.when_unavailable, wire);
+        let judgement = Judgement::begin(treatment, wire);
         let binary = matter.envelope.sender.is_binary();
         Self {
             matter,
@@ -135,11 +136,7 @@ impl Message {
 
     /// Whether the body is still of use to anybody.
     fn wants_body(&self) -> bool {
-        self.destination_lost.is_none() && !self.is_refused_by_filter()
-    }
-
-    fn is_refused_by_filter(&self) -> bool {
-        self.judgement.decision().is_some_and(|decision| decision.verdict != Verdict::Accept)
+        self.destination_lost.is_none() && !self.judgement.withholds()
     }
 
     fn refuse(&mut self, refusal: Failure, wire: &mut Wire) {
@@ -198,7 +195,7 @@ impl Message {
             return None;
         }
         let decision = self.judgement.decision()?;
-        if decision.verdict == Verdict::Accept {
+        if !self.judgement.withholds() {
             if destination_free {
                 self.begin_delivery(stored, now, wire);
             }
@@ -327,6 +324,7 @@ impl Message {
         now: Instant,
     ) -> Record {
         let findings = self.reception.findings();
+        let mode = self.judgement.mode();
         let (decision, failures, suspect) = self.judgement.into_parts();
         Record {
             id: self.matter.id,
@@ -343,6 +341,7 @@ impl Message {
                 (None, None) => Verdict::None,
             },
             outcome,
+            mode,
             node: decision.as_ref().and_then(|decision| decision.node),
             failure: failure.or(decision.as_ref().and_then(|decision| decision.failure)),
             filter_reply: decision.and_then(|decision| decision.filter_reply),

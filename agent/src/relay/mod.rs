@@ -41,6 +41,7 @@ pub use self::wire::{Leg, Notice, Output};
 use crate::config::OnConnectFailure;
 use crate::failure::{Cause, Failure};
 use crate::nodes::Candidate;
+use crate::treatment::Treatment;
 
 /// What happened.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,8 @@ pub enum Input<'a> {
     ReplayFailed,
     /// [`Session::deadline`] has come.
     Timeout,
+    /// Messages are treated otherwise from the next one on.
+    Treat(Treatment),
     /// The daemon is stopping: finish the message under way, begin nothing.
     Stop,
     /// The daemon can't wait any longer.
@@ -87,6 +90,7 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// Every filter node takes BINARYMIME, in chunks.
     pub binary: bool,
+    pub treatment: Treatment,
 }
 
 #[derive(Debug)]
@@ -96,6 +100,7 @@ pub struct Session {
     destination_address: SocketAddr,
     id: SessionId,
     binary: bool,
+    treatment: Treatment,
     messages: u32,
     customer: Customer,
     destination: Destination,
@@ -115,6 +120,7 @@ impl Session {
             destination_address: connection.destination,
             id: connection.id,
             binary: connection.binary,
+            treatment: connection.treatment,
             messages: 0,
             customer: Customer::new(),
             destination: Destination::new(),
@@ -203,6 +209,7 @@ impl Session {
             }
             Input::ReplayFailed => self.with_message(Message::replay_failed),
             Input::Timeout => self.timed_out(now),
+            Input::Treat(treatment) => self.treatment = treatment,
             Input::Stop => self.stopping = true,
             Input::Cut => self.cut_short(Failure::Stopping, now),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use weir_smtp::Reply;
 use weir_smtp::reply::Severity;
 
+use crate::config::Mode;
 use crate::failure::Failure;
 use crate::nodes::NodeId;
 
@@ -120,6 +121,7 @@ pub struct Record {
     pub bare_cr: u64,
     pub verdict: Verdict,
     pub outcome: Outcome,
+    pub mode: Mode,
     /// The node that gave the verdict.
     pub node: Option<NodeId>,
     /// Why weir decided in a node's place.

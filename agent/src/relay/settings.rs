@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{
-    BareLf, Config, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable,
-};
+use crate::config::{BareLf, Config, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure};
 
 /// Longest command line, CRLF counted. RFC 5321 section 4.5.3.1.4 asks for 512 and more with extensions;
 /// ORCPT, ENVID and long paths together fit in this.
@@ -26,7 +24,6 @@ pub const UNSTORED: u64 = 512 * 1024;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub hostname: Arc<str>,
-    pub when_unavailable: WhenUnavailable,
     pub verdict_budget: Duration,
     pub node_connect_timeout: Duration,
     pub node_reply_timeout: Duration,
@@ -54,7 +51,6 @@ impl Settings {
         let (filter, relay) = (&config.filter, &config.relay);
         Self {
             hostname,
-            when_unavailable: filter.when_unavailable,
             verdict_budget: Duration::from_secs(filter.verdict_budget),
             node_connect_timeout: Duration::from_secs(filter.connect_timeout),
             node_reply_timeout: Duration::from_secs(filter.reply_timeout),

@@ -5,6 +5,7 @@ mod chunks;
 mod corpus;
 mod extensions;
 mod limits;
+mod modes;
 mod regressions;
 mod server;
 mod simulation;
@@ -14,9 +15,10 @@ mod world;
 use proptest::prelude::*;
 
 use self::server::{Server, Stage, Trouble};
-use self::world::{Cuts, EHLO, NODE_EHLO, World, settings};
+use self::world::{Cuts, EHLO, ENFORCE, NODE_EHLO, World, settings};
 use super::record::{Outcome, Verdict};
 use crate::config::WhenUnavailable;
+use crate::treatment::Treatment;
 
 const ENVELOPE: &[u8] =
     b"EHLO mail.example\r\nMAIL FROM:<a@b.example> SIZE=10\r\nRCPT TO:<c@d.example>\r\nDATA\r\n";
@@ -173,22 +175,22 @@ fn xclient_must_be_announced_and_answered_with_220() {
 #[test]
 fn a_message_that_two_nodes_died_of_is_suspect_and_never_accepted() {
     let dying = || Some(node().with(Stage::EndOfData, Trouble::Close));
-    let accepting = settings_with(WhenUnavailable::Accept);
-    let mut world = World::new(Server::new(EHLO), vec![dying(), dying(), Some(node())], accepting, vec![]);
+    let mut world = when_unavailable(WhenUnavailable::Accept, vec![dying(), dying(), Some(node())]);
     world.say(ENVELOPE).say(BODY).run(true);
     assert_eq!(world.codes()[5], 451);
     assert!(world.logs[0].suspect);
     assert_eq!((world.delivered().len(), world.judged(2).len()), (0, 0));
 }
 
-fn settings_with(when_unavailable: WhenUnavailable) -> super::settings::Settings {
-    super::settings::Settings { when_unavailable, ..settings() }
+fn when_unavailable(when_unavailable: WhenUnavailable, nodes: Vec<Option<Server>>) -> World {
+    let treatment = Treatment { when_unavailable, ..ENFORCE };
+    World::treated(treatment, Server::new(EHLO), nodes, settings(), vec![])
 }
 
 #[test]
 fn without_any_node_the_configured_choice_is_taken() {
     for (choice, code, delivered) in [(WhenUnavailable::Defer, 451, 0), (WhenUnavailable::Accept, 250, 1)] {
-        let mut world = World::new(Server::new(EHLO), vec![None, None], settings_with(choice), vec![]);
+        let mut world = when_unavailable(choice, vec![None, None]);
         world.say(ENVELOPE).say(BODY).run(false);
         assert_eq!(world.codes()[5], code);
         assert_eq!(world.delivered().len(), delivered);
@@ -200,7 +202,7 @@ fn without_any_node_the_configured_choice_is_taken() {
 fn a_node_that_was_reached_is_not_absent() {
     for stage in [Stage::Banner, Stage::Ehlo, Stage::Xclient, Stage::Mail] {
         let nodes = vec![Some(node().with(stage, Trouble::Close)), None];
-        let mut world = World::new(Server::new(EHLO), nodes, settings_with(WhenUnavailable::Accept), vec![]);
+        let mut world = when_unavailable(WhenUnavailable::Accept, nodes);
         world.say(ENVELOPE).say(BODY).run(true);
         assert_eq!(world.codes()[5], 451, "{stage:?}");
         assert_eq!(world.delivered().len(), 0);

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::server::{Server, Stage, Trouble};
-use super::world::{EHLO, NODE_EHLO, World, settings};
-use super::{BODY, CONTENT, ENVELOPE, node, settings_with, text, world};
+use super::world::{EHLO, ENFORCE, NODE_EHLO, World, settings};
+use super::{BODY, CONTENT, ENVELOPE, node, text, world};
 use crate::config::WhenUnavailable;
 use crate::failure::Failure;
 use crate::relay::record::{Outcome, Verdict};
 use crate::relay::{Input, Leg};
+use crate::treatment::Treatment;
 
 /// Octets that the engine wrote and that have not left yet.
 fn stall(world: &mut World, leg: Leg) {
@@ -28,8 +29,8 @@ fn a_slow_body_does_not_use_up_the_destinations_time() {
 
 #[test]
 fn our_own_exhaustion_never_opens_the_path() {
-    let accepting = settings_with(WhenUnavailable::Accept);
-    let mut world = World::new(Server::new(EHLO), vec![None, None], accepting, vec![]);
+    let accepting = Treatment { when_unavailable: WhenUnavailable::Accept, ..ENFORCE };
+    let mut world = World::treated(accepting, Server::new(EHLO), vec![None, None], settings(), vec![]);
     world.connect_error = crate::failure::Cause::Exhausted;
     world.say(ENVELOPE).say(BODY).run(false);
     assert_eq!(world.codes()[5], 451);

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use crate::config::{BareLf, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
+use crate::config::{
+    BareLf, DestinationTls, EarlyTalkers, LongLines, Mode, OnConnectFailure, WhenUnavailable,
+};
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
+use crate::treatment::Treatment;
 
 pub const EHLO: &str = "250-PIPELINING\r\n250-SIZE 1000000\r\n250-STARTTLS\r\n250 8BITMIME";
 pub const NODE_EHLO: &str =
     "250-PIPELINING\r\n250-XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT\r\n250 XFORWARD IDENT";
 
+pub const ENFORCE: Treatment = Treatment { mode: Mode::Enforce, when_unavailable: WhenUnavailable::Defer };
+
 pub fn settings() -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         hostname: "agent.example".into(),
-        when_unavailable: WhenUnavailable::Defer,
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,
@@ -83,11 +87,22 @@ pub struct World {
 
 impl World {
     pub fn new(destination: Server, nodes: Vec<Option<Server>>, settings: Settings, cuts: Cuts) -> Self {
+        Self::treated(ENFORCE, destination, nodes, settings, cuts)
+    }
+
+    pub fn treated(
+        treatment: Treatment,
+        destination: Server,
+        nodes: Vec<Option<Server>>,
+        settings: Settings,
+        cuts: Cuts,
+    ) -> Self {
         let now = Instant::now();
         let connection = Connection {
             id: SessionId::new(0),
             customer: "10.1.0.2:40001".parse().unwrap(),
             destination: "10.2.0.2:25".parse().unwrap(),
+            treatment,
             binary: nodes.iter().flatten().all(|node| node.announces("BINARYMIME")),
         };
         let session = Session::new(Arc::new(settings), connection, now);

@@ -7,8 +7,9 @@ use weir_smtp::xclient::Xclient;
 use super::mouth::Time;
 use super::oracle::{Heard, Item, Oracle, verb};
 use super::peer::Sent;
-use crate::config::WhenUnavailable;
+use crate::config::{Mode, WhenUnavailable};
 use crate::relay::record::{Outcome, Record, SessionId, Verdict};
+use crate::treatment::Treatment;
 
 pub type Broken = Result<(), String>;
 
@@ -35,7 +36,9 @@ pub struct Laws {
     pub oracle: Oracle,
     id: SessionId,
     customer: SocketAddr,
-    when_unavailable: WhenUnavailable,
+    /// As it is said now, and as it was when the message under way began.
+    pub treatment: Treatment,
+    begun_with: Treatment,
     /// Connections to nodes about the message under way.
     pub judges: Vec<Judge>,
     /// A node was reached, or the agent had no means to reach one.
@@ -64,12 +67,13 @@ pub struct Laws {
 }
 
 impl Laws {
-    pub fn new(id: SessionId, customer: SocketAddr, when_unavailable: WhenUnavailable) -> Self {
+    pub fn new(id: SessionId, customer: SocketAddr, treatment: Treatment) -> Self {
         Self {
             oracle: Oracle::new(),
             id,
             customer,
-            when_unavailable,
+            treatment,
+            begun_with: treatment,
             judges: Vec::new(),
             reached: false,
             records: Vec::new(),
@@ -117,6 +121,7 @@ impl Laws {
     /// The engine begins a message.
     pub fn begins(&mut self) -> Broken {
         self.oracle.begins()?;
+        self.begun_with = self.treatment;
         self.judges.clear();
         self.reached = false;
         self.delivered = None;
@@ -273,9 +278,15 @@ impl Laws {
         match self.judges.iter().find(accepts) {
             Some(judge) if judge.message.as_ref() == Some(&canonical) => Ok(()),
             Some(_) => Err("the node that accepted judged other octets".into()),
-            None if self.when_unavailable == WhenUnavailable::Accept && !self.reached => Ok(()),
+            None if self.passes_unjudged() => Ok(()),
             None => Err("goes to the destination without a verdict that accepts".into()),
         }
+    }
+
+    /// Nobody could be asked, or nobody's answer matters.
+    fn passes_unjudged(&self) -> bool {
+        let Treatment { mode, when_unavailable } = self.begun_with;
+        mode != Mode::Enforce || (when_unavailable == WhenUnavailable::Accept && !self.reached)
     }
 
     /// Laws 2 and 3: a message came to its end at the destination.
@@ -374,7 +385,8 @@ impl Laws {
         }
     }
 
-    pub fn logged(&mut self, record: Record, destination_in_step: bool) -> Broken {
+    /// `destination_gone`: it closed its side; what was sent to it since is lost.
+    pub fn logged(&mut self, record: Record, destination_in_step: bool, destination_gone: bool) -> Broken {
         self.records.push(record);
         let Some(record) = self.records.last() else { return Ok(()) };
         self.awaits_reset = matches!(record.outcome, Outcome::Withheld | Outcome::Refused);
@@ -393,12 +405,15 @@ impl Laws {
                     "the destination did not say this after it had the message".into()
                 })
             }
+            // It said so, before it had the message, and left: nobody can know.
+            Outcome::Delivered if destination_gone && !destination_in_step => Ok(()),
             Outcome::Delivered => Err("logged as delivered, and the destination has it not".into()),
             Outcome::Abandoned | Outcome::Withheld if arrived => {
                 Err(format!("{:?}, but the destination has it", record.outcome))
             }
             Outcome::Unknown | Outcome::Unreported => {
-                ensure(record.verdict == Verdict::Accept, || "unknown fate without a verdict".into())
+                let passes = record.verdict == Verdict::Accept || record.mode == Mode::Shadow;
+                ensure(passes, || "unknown fate without a verdict".into())
             }
             _ => Ok(()),
         }?;
@@ -408,9 +423,9 @@ impl Laws {
     fn verdict_fits(&self) -> Broken {
         let Some(record) = self.records.last() else { return Ok(()) };
         let Some(node) = record.node else {
-            let alone = record.verdict != Verdict::Accept
-                || (self.when_unavailable == WhenUnavailable::Accept && !self.reached);
-            return ensure(alone, || "accepted, and no node said so".into());
+            return ensure(record.verdict != Verdict::Accept || self.passes_unjudged(), || {
+                "accepted, and no node said so".into()
+            });
         };
         let judge = self.judges.iter().rfind(|judge| judge.node == node.0).ok_or("judged by nobody")?;
         if record.verdict == Verdict::Accept {

@@ -4,7 +4,7 @@ use super::choices::Choices;
 use super::laws::{LONGEST_WAIT, ensure};
 use super::mouth::{Ending, SECOND, Time};
 use super::transcript::Transcript;
-use super::world::{Link, Pending, READ, World};
+use super::world::{Link, Pending, READ, World, treatment};
 use crate::failure::Cause;
 use crate::relay::settings::{INBOX, MAX_AWAITED, UNSTORED};
 use crate::relay::wire::HIGH_WATER;
@@ -246,6 +246,11 @@ impl World {
                 self.transcript.note(self.now, "stop");
                 self.stopped = true;
                 self.handle(Input::Stop);
+            }
+            11 => {
+                self.laws.treatment = treatment(&mut self.choices);
+                self.transcript.note(self.now, &format!("{:?}", self.laws.treatment));
+                self.handle(Input::Treat(self.laws.treatment));
             }
             // The driver cuts nothing that is with the destination.
             10 if self.stopped && !self.session.is_committed() => {

@@ -11,12 +11,15 @@ use super::laws::{Laws, ensure};
 use super::mouth::{SECOND, Time};
 use super::peer::{Peer, Understood};
 use super::transcript::Transcript;
-use crate::config::{BareLf, DestinationTls, EarlyTalkers, LongLines, OnConnectFailure, WhenUnavailable};
+use crate::config::{
+    BareLf, DestinationTls, EarlyTalkers, LongLines, Mode, OnConnectFailure, WhenUnavailable,
+};
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::SessionId;
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
+use crate::treatment::Treatment;
 
 pub const CUSTOMER: &str = "10.1.0.2:40001";
 const LEGS: [Leg; 3] = [Leg::Destination, Leg::Filter, Leg::Customer];
@@ -94,11 +97,18 @@ pub struct World {
     pub steps: u64,
 }
 
+/// Mostly the usual.
+pub fn treatment(choices: &mut Choices) -> Treatment {
+    Treatment {
+        mode: choices.pick(&[Mode::Enforce, Mode::Enforce, Mode::Enforce, Mode::Shadow, Mode::Bypass]),
+        when_unavailable: choices.pick(&[WhenUnavailable::Defer, WhenUnavailable::Accept]),
+    }
+}
+
 pub fn settings(choices: &mut Choices) -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         hostname: "agent.example".into(),
-        when_unavailable: choices.pick(&[WhenUnavailable::Defer, WhenUnavailable::Accept]),
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,
@@ -129,13 +139,14 @@ impl World {
         let settings = settings(&mut choices);
         let customer_address = CUSTOMER.parse().expect("an address");
         let id = SessionId::new(7);
-        let mut laws = Laws::new(id.clone(), customer_address, settings.when_unavailable);
+        let treatment = treatment(&mut choices);
+        let mut laws = Laws::new(id.clone(), customer_address, treatment);
         let refuses_early_talkers = settings.early_talkers == EarlyTalkers::Reject;
         let resets_on_connect_failure = settings.on_connect_failure == OnConnectFailure::Reset;
         let begin = Instant::now();
         let destination = "10.2.0.2:25".parse().expect("an address");
         let binary = choices.odds(128);
-        let connection = Connection { id, customer: customer_address, destination, binary };
+        let connection = Connection { id, customer: customer_address, destination, binary, treatment };
         let session = Session::new(Arc::new(settings), connection, begin);
         let mut keywords = vec!["PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8"];
         keywords.truncate(4 - choices.below(5));
@@ -240,7 +251,8 @@ impl World {
                         ),
                     );
                     let in_step = self.destination.in_step;
-                    let law = self.laws.logged(*record, in_step);
+                    let gone = self.destination.mouth.has_ended();
+                    let law = self.laws.logged(*record, in_step, gone);
                     self.must(law);
                 }
             }

@@ -1,0 +1,169 @@
+//! How customers' messages are treated, by prefix: from the configuration, and as the operator switches it live.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use crate::config::{Filter, Mode, Override, WhenUnavailable};
+
+/// What becomes of a customer's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Treatment {
+    pub mode: Mode,
+    pub when_unavailable: WhenUnavailable,
+}
+
+/// A mode that was switched on by command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// `None`: all customers.
+    pub prefix: Option<IpNet>,
+    pub mode: Mode,
+    /// `None`: until it is switched again.
+    pub until: Option<Instant>,
+}
+
+/// Everybody's treatment.
+#[derive(Debug)]
+pub struct Treatments {
+    configured: Configured,
+    switched: RwLock<Vec<Switched>>,
+    /// Grows with every change, so that sessions notice.
+    version: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Configured {
+    all: Treatment,
+    /// Longest prefixes first.
+    overrides: Vec<(IpNet, Treatment)>,
+}
+
+impl Configured {
+    fn of(mode: Mode, when_unavailable: WhenUnavailable, overrides: &[Override]) -> Self {
+        let all = Treatment { mode, when_unavailable };
+        let treatment = |entry: &Override| Treatment {
+            mode: entry.mode.unwrap_or(all.mode),
+            when_unavailable: entry.when_unavailable.unwrap_or(all.when_unavailable),
+        };
+        let each = |entry: &Override| {
+            let of = treatment(entry);
+            entry.prefixes.iter().map(move |prefix| (*prefix, of)).collect::<Vec<_>>()
+        };
+        let mut overrides: Vec<_> = overrides.iter().flat_map(each).collect();
+        overrides.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+        Self { all, overrides }
+    }
+}
+
+impl Treatments {
+    pub fn new(filter: &Filter) -> Self {
+        Self {
+            configured: Configured::of(filter.mode, filter.when_unavailable, &filter.overrides),
+            switched: RwLock::default(),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes whenever a treatment may have.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// What was switched by command goes before the configuration; in both the longest prefix decides.
+    pub fn of(&self, customer: IpAddr) -> Treatment {
+        let customer = customer.to_canonical();
+        let longest = self.configured.overrides.iter().find(|(prefix, _)| prefix.contains(&customer));
+        let treatment = longest.map_or(self.configured.all, |(_, treatment)| *treatment);
+        let switched = self.switched.read().unwrap_or_else(PoisonError::into_inner);
+        let fits = |entry: &&Switched| entry.prefix.is_none_or(|prefix| prefix.contains(&customer));
+        let length = |entry: &&Switched| entry.prefix.map_or(0, |prefix| u16::from(prefix.prefix_len()) + 1);
+        let mode = switched.iter().filter(fits).max_by_key(length).map_or(treatment.mode, |entry| entry.mode);
+        Treatment { mode, ..treatment }
+    }
+
+    /// `mode`: `None` goes back to the configuration.
+    pub fn switch(&self, prefix: Option<IpNet>, mode: Option<Mode>, until: Option<Instant>) {
+        let mut switched = self.switched.write().unwrap_or_else(PoisonError::into_inner);
+        switched.retain(|entry| entry.prefix != prefix);
+        switched.extend(mode.map(|mode| Switched { prefix, mode, until }));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Ends what was switched for a while that is over, and gives it.
+    pub fn expire(&self, now: Instant) -> Vec<Switched> {
+        let mut switched = self.switched.write().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |entry: &mut Switched| entry.until.is_some_and(|until| until <= now);
+        let over: Vec<_> = switched.extract_if(.., is_over).collect();
+        if !over.is_empty() {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        over
+    }
+
+    /// What is switched by command now.
+    pub fn switched(&self) -> Vec<Switched> {
+        self.switched.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn treatments() -> Treatments {
+        let entry = |prefixes: &[&str], mode, when_unavailable| Override {
+            prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            mode,
+            when_unavailable,
+        };
+        let overrides = vec![
+            entry(&["10.1.0.0/16", "fd01::/32"], Some(Mode::Shadow), None),
+            entry(&["10.1.2.0/24"], None, Some(WhenUnavailable::Accept)),
+        ];
+        Treatments {
+            configured: Configured::of(Mode::Enforce, WhenUnavailable::Defer, &overrides),
+            switched: RwLock::default(),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    fn mode(treatments: &Treatments, customer: &str) -> Mode {
+        treatments.of(customer.parse().unwrap()).mode
+    }
+
+    #[test]
+    fn the_longest_prefix_decides() {
+        let treatments = treatments();
+        assert_eq!(mode(&treatments, "192.0.2.1"), Mode::Enforce);
+        assert_eq!(mode(&treatments, "10.1.9.9"), Mode::Shadow);
+        assert_eq!(mode(&treatments, "::ffff:10.1.9.9"), Mode::Shadow);
+        assert_eq!(mode(&treatments, "fd01::7"), Mode::Shadow);
+        let inner = treatments.of("10.1.2.3".parse().unwrap());
+        let expected = Treatment { mode: Mode::Enforce, when_unavailable: WhenUnavailable::Accept };
+        assert_eq!(inner, expected, "what an override does not say is as for all");
+    }
+
+    #[test]
+    fn a_switch_goes_before_the_configuration_until_it_is_over() {
+        let (treatments, now) = (treatments(), Instant::now());
+        let version = treatments.version();
+        treatments.switch(None, Some(Mode::Bypass), None);
+        treatments.switch(Some("10.1.2.0/24".parse().unwrap()), Some(Mode::Enforce), Some(now));
+        assert_ne!(treatments.version(), version);
+        assert_eq!(mode(&treatments, "192.0.2.1"), Mode::Bypass);
+        assert_eq!(mode(&treatments, "10.1.9.9"), Mode::Bypass);
+        assert_eq!(mode(&treatments, "10.1.2.3"), Mode::Enforce);
+        assert_eq!(treatments.expire(now.checked_sub(Duration::from_secs(1)).unwrap()).len(), 0);
+        assert_eq!(treatments.expire(now).len(), 1);
+        assert_eq!(mode(&treatments, "10.1.2.3"), Mode::Bypass);
+        treatments.switch(None, None, None);
+        assert_eq!(mode(&treatments, "10.1.9.9"), Mode::Shadow);
+        assert!(treatments.switched().is_empty());
+    }
+}

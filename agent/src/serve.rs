@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             WhenTlsWanted::Report => WantedTls::default(),
             WhenTlsWanted::Exempt => WantedTls::telling(wanting),
         },
-        refusals: Refusals::default(),
+        refusals: Refusals::of(&config),
     });
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
@@ -95,6 +95,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(listener);
     stop.send_replace(true);
     finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
+    shared.refusals.save(true);
     let removed = with(&steering, |steering| steering.remove()).await;
     withdrawn?.context("steering cannot be withdrawn")?;
     removed?.context("steering cannot be removed")?;
@@ -263,6 +264,7 @@ async fn watch_policy(
         let work = tokio::task::spawn_blocking(move || {
             policy.exempt_wanting(&steering, &shared.refusals, &wanting);
             policy.sweep(&steering, &shared.refusals);
+            shared.refusals.save(false);
         });
         if let Err(failure) = work.await {
             error!(%failure, "exemptions: a defect of weir-agent");

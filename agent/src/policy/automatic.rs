@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{debug, warn};
 
@@ -54,7 +54,7 @@ impl Policy {
             Some("it is exempt already")
         } else if !self.prefixes.contain(pair.customer()) {
             Some("it is no customer")
-        } else if refusals.is_recent(source, Instant::now()) {
+        } else if refusals.is_recent(source, BootTime::now()) {
             Some("a message of this customer was refused in the last 24 hours")
         } else if automatic_of(&state.pairs, source).count() >= MAX_PER_SOURCE {
             Some("this customer has as many exempt destinations as one may get")

@@ -1,93 +1,52 @@
-//! The rules in a file, for the next start.
-//!
-//! ```json
-//! {
-//!   "version": 1,
-//!   "rules": [
-//!     {"kind": "exempt_pair", "customer": "10.1.0.2", "destination": "192.0.2.25",
-//!      "until": 1795305600, "by": "operator", "reason": "insists on TLS"}
-//!   ]
-//! }
-//! ```
-//!
-//! `until` is in seconds since 1970. The file is replaced whole: a reader finds the old rules or the new ones.
+//! What is kept for the next start: files of JSON that are replaced whole, so that a reader finds the old content or
+//! the new.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tracing::{error, warn};
 
-use super::{Author, Exemption, MAX_DURATION, Pairs, time};
-use crate::steer::{BootTime, Pair};
-
-pub(super) const NAME: &str = "policy.json";
-
-const VERSION: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    version: u32,
-    rules: Vec<Line>,
-}
-
-/// A rule. What is not known here (of a later version, say) makes the whole file unreadable: half a policy is
-/// none.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum Line {
-    ExemptPair { customer: IpAddr, destination: IpAddr, until: u64, by: Author, reason: String },
-}
-
-/// The rules that are not over. A file that cannot be read is set aside.
-pub(super) fn load(path: &Path) -> Pairs {
-    match read(path) {
-        Ok(pairs) => pairs,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Pairs::new(),
+/// What `read` makes of the file's content. A file that cannot be read is set aside, and the answer is the same as
+/// where there is none.
+pub(super) fn load<D: DeserializeOwned, T: Default>(
+    path: &Path,
+    read: impl FnOnce(D) -> Result<T, String>,
+) -> T {
+    match document(path).and_then(|document| read(document).map_err(invalid)) {
+        Ok(content) => content,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => T::default(),
         Err(cause) => {
-            let (path, aside) = (path.display(), aside(path));
-            match fs::rename(path.to_string(), &aside) {
-                Ok(()) => error!(
-                    %path, %cause, aside = %aside.display(),
-                    "the rules of the last run cannot be read: the file is set aside, and nobody is exempt"
-                ),
-                Err(rename) => error!(
-                    %path, %cause, %rename,
-                    "the rules of the last run cannot be read: nobody is exempt, and the next change overwrites them"
-                ),
-            }
-            Pairs::new()
+            set_aside(path, &cause);
+            T::default()
         }
     }
 }
 
-fn read(path: &Path) -> io::Result<Pairs> {
-    let document: Document = serde_json::from_reader(BufReader::new(File::open(path)?))?;
-    if document.version != VERSION {
-        let words = format!("version {} is not known, only {VERSION} is", document.version);
-        return Err(io::Error::new(ErrorKind::InvalidData, words));
-    }
-    let boot = BootTime::now();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut pairs = Pairs::new();
-    for line in document.rules {
-        let Line::ExemptPair { customer, destination, until, by, reason } = line;
-        let pair = Pair::new(customer, destination).ok_or_else(|| {
-            let words = format!("{customer} and {destination} are of two families");
-            io::Error::new(ErrorKind::InvalidData, words)
-        })?;
-        // A clock that was wrong when the file was written must not exempt anybody for longer than one may.
-        let left = Duration::from_secs(until.saturating_sub(wall)).min(MAX_DURATION);
-        if !left.is_zero() {
-            pairs.insert(pair, Exemption { until: boot.after(left), by, reason });
+fn document<D: DeserializeOwned>(path: &Path) -> io::Result<D> {
+    Ok(serde_json::from_reader(BufReader::new(File::open(path)?))?)
+}
+
+fn invalid(words: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, words)
+}
+
+fn set_aside(path: &Path, cause: &io::Error) {
+    let aside = aside(path);
+    let renamed = fs::rename(path, &aside);
+    let (path, aside) = (path.display(), aside.display());
+    match renamed {
+        Ok(()) => {
+            error!(%path, %cause, %aside, "what the last run kept cannot be read: the file is set aside");
+        }
+        Err(rename) => {
+            error!(%path, %cause, %rename, "what the last run kept cannot be read, and will be overwritten");
         }
     }
-    Ok(pairs)
 }
 
 /// Beside the file, under a name that no later one takes.
@@ -101,21 +60,13 @@ fn aside(path: &Path) -> PathBuf {
 }
 
 /// Replaces the file; when this returns, the new one is on the disk.
-pub(super) fn save(path: &Path, pairs: &Pairs) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    let rules = pairs.iter().map(|(pair, exemption)| Line::ExemptPair {
-        customer: pair.customer(),
-        destination: pair.destination(),
-        until: time::unix(exemption.until),
-        by: exemption.by,
-        reason: exemption.reason.clone(),
-    });
-    let document = Document { version: VERSION, rules: rules.collect() };
     // Readable for its owner alone.
-    let mut file = tempfile::Builder::new().prefix(".policy-").tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().prefix(".weir-").tempfile_in(directory)?;
     let mut writer = BufWriter::new(file.as_file_mut());
-    serde_json::to_writer_pretty(&mut writer, &document)?;
+    serde_json::to_writer_pretty(&mut writer, content)?;
     writer.write_all(b"\n")?;
     writer.flush()?;
     drop(writer);

@@ -8,6 +8,7 @@ mod automatic;
 mod error;
 mod file;
 mod refusals;
+mod rules;
 #[cfg(test)]
 mod tests;
 pub mod time;
@@ -114,15 +115,15 @@ impl Policy {
             Backend::Ebpf | Backend::Tproxy => Self::open(directory, prefixes),
             Backend::External => Self {
                 prefixes: Prefixes::new(prefixes),
-                file: directory.join(file::NAME),
+                file: directory.join(rules::NAME),
                 state: Mutex::default(),
             },
         }
     }
 
     fn open(directory: &Path, prefixes: &[IpNet]) -> Self {
-        let (file, prefixes) = (directory.join(file::NAME), Prefixes::new(prefixes));
-        let mut pairs = file::load(&file);
+        let (file, prefixes) = (directory.join(rules::NAME), Prefixes::new(prefixes));
+        let mut pairs = rules::load(&file);
         pairs.retain(|pair, _| {
             let intercepted = prefixes.contain(pair.customer());
             if !intercepted {
@@ -234,7 +235,7 @@ impl Policy {
 
     fn save(&self, state: &mut State) -> Result<(), PolicyError> {
         state.unsaved = true;
-        file::save(&self.file, &state.pairs)
+        rules::save(&self.file, &state.pairs)
             .map_err(|source| PolicyError::File { path: self.file.clone(), source })?;
         state.unsaved = false;
         Ok(())

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::refusals::Source;
 use super::{Author, Policy, PolicyError, Refusals, Steering};
-use crate::steer::{Pair, SteerError, Terms};
+use crate::steer::{BootTime, Pair, SteerError, Terms};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DESTINATION: &str = "192.0.2.25";
@@ -78,10 +78,10 @@ fn world() -> World {
     let kernel = Arc::<Mutex<Kernel>>::default();
     World {
         policy: open(&directory.path().join("weir")),
+        refusals: Refusals::open(directory.path()),
         directory,
         steering: Mutex::new(Box::new(Recorded(kernel.clone()))),
         kernel,
-        refusals: Refusals::default(),
     }
 }
 
@@ -95,7 +95,7 @@ impl World {
     }
 
     fn refused(&self, customer: &str) {
-        self.refusals.add(Source::of(address(customer)), Instant::now());
+        self.refusals.add(Source::of(address(customer)), BootTime::now());
     }
 
     fn sweep(&self) {
@@ -266,7 +266,7 @@ fn rules_of_no_customer_are_dropped_and_times_bounded() {
     world.restart();
     assert_eq!(world.exempt_customers(), ["10.1.0.2"]);
     let (_, exemption) = &world.policy.list()[0];
-    assert!(exemption.until.since(crate::steer::BootTime::now()) <= super::MAX_DURATION);
+    assert!(exemption.until.since(BootTime::now()) <= super::MAX_DURATION);
     assert_eq!(exemption.by, Author::WantedTls);
 }
 

@@ -220,6 +220,17 @@ fn by_itself_but_not_for_whom_was_refused(backend: Backend) -> Result<()> {
         // He was there first, so he was judged first.
         assert_eq!(list(&lab.gateway)?.len(), 2);
         assert_eq!(way(&lab.customer, refused, v4)?, Way::Intercepted);
+
+        // The next agent knows what he did.
+        agent.stop()?;
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        wants_tls(&lab.customer, refused, v4)?;
+        wait_command(&lab.gateway, refused, v4)?;
+        let (neighbour, v6) = (Family::V6.other_customer(), Family::V6.destination());
+        wants_tls(&lab.customer, neighbour, v6)?;
+        wait_listed(&lab.gateway, neighbour)?;
+        assert_eq!(way(&lab.customer, refused, v4)?, Way::Intercepted);
+        assert_eq!(list(&lab.gateway)?.len(), 3);
         agent.stop()
     })
 }

@@ -124,8 +124,8 @@ impl Refusals {
         }
     }
 
-    /// Remembers the customer if a node refused the message. What weir refused in a node's place, or the
-    /// destination, says nothing of the customer.
+    /// Remembers the customer if a node refused the message, whether or not it passed none the less (in shadow mode).
+    /// What weir refused in a node's place, or the destination, says nothing of the customer.
     pub fn note(&self, customer: IpAddr, record: &Record) {
         let refused = matches!(record.verdict, Verdict::Reject | Verdict::Defer);
         if refused && record.node.is_some() && record.failure.is_none() {

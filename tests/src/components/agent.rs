@@ -39,6 +39,8 @@ pub struct AgentConfig {
     /// `open` or `closed`.
     pub when_agent_dies: &'static str,
     pub nodes: Vec<SocketAddr>,
+    /// What follows the address of each.
+    pub node_settings: &'static str,
     /// `defer` or `accept`.
     pub when_unavailable: &'static str,
     /// Further lines of the section `[filter]`.
@@ -61,6 +63,7 @@ impl AgentConfig {
             internet_interfaces: vec![INTERNET_INTERFACE.into()],
             when_agent_dies: "open",
             nodes: vec![node(0), node(1)],
+            node_settings: "",
             when_unavailable: "defer",
             filter_lines: String::new(),
             relay_lines: String::new(),
@@ -80,7 +83,7 @@ impl AgentConfig {
     }
 
     pub fn to_toml(&self) -> String {
-        let nodes: Vec<_> = self.nodes.iter().map(ToString::to_string).collect();
+        let nodes: Vec<_> = self.nodes.iter().map(|node| format!("{node} {}", self.node_settings)).collect();
         format!(
             "[steering]\nbackend = {:?}\ncustomer_interfaces = {:?}\ninternet_interfaces = {:?}\nlisten_port = 2525\n\
              when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\

@@ -1,15 +1,20 @@
 //! Filter nodes that die.
 
-use anyhow::Result;
+use std::thread;
+
+use anyhow::{Result, anyhow, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::HAM;
-use weir_tests::smtp::Client;
+use weir_tests::smtp::{Client, Gate, Reply, Script, Server};
+use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(
     one_node_killed_and_mail_is_still_judged,
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
+    a_full_node_is_waited_for,
+    who_would_wait_too_long_is_deferred_and_never_accepted,
 );
 
 fn one_node_killed_and_mail_is_still_judged(backend: Backend) -> Result<()> {
@@ -53,9 +58,7 @@ fn without_nodes_mail_is_deferred(backend: Backend) -> Result<()> {
         assert!(destination.stored_users()?.is_empty());
         // A node that comes back is used again.
         let _back = WeirFilter::start_both(&lab.filter, |config| config)?;
-        weir_tests::wait::wait_until("mail to be accepted again", weir_tests::wait::PATIENCE, || {
-            Ok(send(lab, Family::V4)?.code == 250)
-        })
+        wait_until("mail to be accepted again", PATIENCE, || Ok(send(lab, Family::V4)?.code == 250))
     })
 }
 
@@ -73,8 +76,64 @@ fn without_nodes_mail_is_accepted_if_so_configured(backend: Backend) -> Result<(
     })
 }
 
+fn a_full_node_is_waited_for(backend: Backend) -> Result<()> {
+    beside_a_full_node("full-wait", backend, 60, |lab, gate| {
+        thread::scope(|scope| {
+            let second = scope.spawn(|| send(lab, Family::V4));
+            wait_until("the second message to wait", PATIENCE, || {
+                Ok(WeirAgent::status(&lab.gateway)?["waiting_for_a_node"] == 1)
+            })?;
+            gate.open();
+            second.join().map_err(|_| anyhow!("the second customer panicked"))??.expect(250)
+        })
+    })
+}
+
+/// Too much to do is no absence: `when_unavailable = "accept"` does not count.
+fn who_would_wait_too_long_is_deferred_and_never_accepted(backend: Backend) -> Result<()> {
+    beside_a_full_node("full-defer", backend, 1, |lab, gate| {
+        let reply = send(lab, Family::V4)?.expect(451)?;
+        ensure!(reply.text().starts_with("4.7.1 mail filter has too much to do"), "{}", reply.text());
+        gate.open();
+        Ok(reply)
+    })
+}
+
+/// Does `work` while the only node has a message, and may not have another, until the gate is opened.
+fn beside_a_full_node(
+    name: &str,
+    backend: Backend,
+    max_wait: u32,
+    work: impl FnOnce(&Lab, &Gate) -> Result<Reply>,
+) -> Result<()> {
+    Lab::run(name, NarrowLink::Nowhere, |lab| {
+        let mut config = AgentConfig::new(backend).accepting_without_nodes();
+        config.nodes.truncate(1);
+        config.node_settings = "max_in_flight=1";
+        config.filter_lines = format!("max_wait = {max_wait}\nverdict_budget = 600");
+        let gate = Gate::closed();
+        let _node = Server::start_at(&lab.filter, config.nodes[0], Script::filter_node().behind(&gate))?;
+        let destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let _agent = WeirAgent::start(&lab.gateway, &config)?;
+        thread::scope(|scope| {
+            let first = scope.spawn(|| send(lab, Family::V4));
+            let in_flight = || Ok(WeirAgent::status(&lab.gateway)?["nodes"][0]["in_flight"] == 1);
+            let worked = wait_until("the first message at the node", PATIENCE, in_flight)
+                .and_then(|()| work(lab, &gate));
+            gate.open();
+            first.join().map_err(|_| anyhow!("the first customer panicked"))??.expect(250)?;
+            let delivered = 1 + usize::from(worked?.code == 250);
+            let arrived: usize = destination.sessions().iter().map(|session| session.messages.len()).sum();
+            ensure!(arrived == delivered, "{arrived} messages arrived, not {delivered}");
+            // The node has room again.
+            send(lab, Family::V4)?.expect(250)?;
+            Ok(())
+        })
+    })
+}
+
 /// The final reply to a message for the user `v4` or `v6`.
-fn send(lab: &Lab, family: Family) -> Result<weir_tests::smtp::Reply> {
+fn send(lab: &Lab, family: Family) -> Result<Reply> {
     let mut client =
         Client::connect_from(&lab.customer, family.customer(), (family.destination(), 25).into())?;
     client.greet("mail.customer.test")?;

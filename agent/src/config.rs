@@ -2,14 +2,16 @@
 //! in docs/ are generated from these types.
 
 mod check;
+mod node;
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use self::node::Node;
 
 /// The gateway daemon's configuration file.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -100,9 +102,10 @@ pub struct Customers {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// Addresses of the filter nodes, `address:port`, tried in turn.
-    #[schemars(example = ["10.3.0.11:10025", "10.3.0.12:10025"])]
-    pub nodes: Vec<SocketAddr>,
+    /// The filter nodes, `address:port`, each with what may follow: `weight=2` (its share of the load beside the
+    /// others', 1 by itself) and `max_in_flight=50` (messages at a time; no limit by itself).
+    #[schemars(with = "Vec<String>", example = ["10.3.0.11:10025", "10.3.0.12:10025"])]
+    pub nodes: Vec<Node>,
     /// What the nodes' verdicts mean: `enforce`, `shadow` (messages are judged and the verdicts logged, but all
     /// pass) or `bypass` (no node is asked). In every mode the agent's own limits hold and TLS is removed.
     #[serde(default)]
@@ -119,6 +122,10 @@ pub struct Filter {
     /// often wait no longer than 60 s.
     #[serde(default = "defaults::verdict_budget")]
     pub verdict_budget: u64,
+    /// Seconds a message may wait while every node has as many as it may (`max_in_flight`). When it is clear that it
+    /// would take longer, the message gets 451 at once, whatever `when_unavailable` says.
+    #[serde(default = "defaults::max_wait")]
+    pub max_wait: u64,
     /// Seconds a node may take to accept a connection.
     #[serde(default = "defaults::node_connect_timeout")]
     pub connect_timeout: u64,
@@ -374,6 +381,9 @@ mod defaults {
     }
     pub(super) fn verdict_budget() -> u64 {
         55
+    }
+    pub(super) fn max_wait() -> u64 {
+        10
     }
     pub(super) fn node_connect_timeout() -> u64 {
         3

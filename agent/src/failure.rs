@@ -87,6 +87,8 @@ pub enum Failure {
     FilterUnavailable,
     /// Filter nodes were reached, and none gave a verdict.
     FilterFailed,
+    /// All filter nodes have as many messages as they may.
+    FilterBusy,
     /// No verdict within the budget.
     FilterSilent,
     /// Two nodes failed while they had the message.
@@ -120,6 +122,7 @@ impl Failure {
             }
             Self::FilterUnavailable
             | Self::FilterFailed
+            | Self::FilterBusy
             | Self::FilterSilent
             | Self::FilterLacks(_)
             | Self::Suspect => Side::Filter,
@@ -159,9 +162,11 @@ impl Failure {
             Self::EarlyTalker => (554, "5.5.1"),
             Self::DestinationGarbage => (421, "4.5.0"),
             Self::TooManyErrors => (421, "4.7.0"),
-            Self::FilterUnavailable | Self::FilterFailed | Self::FilterSilent | Self::Suspect => {
-                (451, "4.7.1")
-            }
+            Self::FilterUnavailable
+            | Self::FilterFailed
+            | Self::FilterBusy
+            | Self::FilterSilent
+            | Self::Suspect => (451, "4.7.1"),
             Self::SpoolFull => (452, "4.3.1"),
             Self::MessageTooLarge(_) => (552, "5.3.4"),
             Self::LineTooLong(_) | Self::BareCr | Self::BareLf | Self::Nul => (550, "5.6.0"),
@@ -179,6 +184,7 @@ impl fmt::Display for Failure {
             Self::DestinationGarbage => f.write_str("destination sent what is no SMTP reply"),
             Self::FilterUnavailable => f.write_str("mail filter not available, try later"),
             Self::FilterFailed => f.write_str("mail filter failed, try later"),
+            Self::FilterBusy => f.write_str("mail filter has too much to do, try later"),
             Self::FilterSilent => f.write_str("mail filter gave no verdict in time, try later"),
             Self::Suspect => f.write_str("mail filter failed twice on this message, try later"),
             Self::SpoolFull => f.write_str("no space for the message, try later"),

@@ -52,7 +52,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         treatments: Treatments::new(&config.filter),
         settings: Arc::new(Settings::new(&config, hostname)),
-        pool: Pool::new(&config.filter.nodes),
+        pool: Arc::new(Pool::new(&config.filter.nodes, Duration::from_secs(config.filter.max_wait))),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -213,11 +213,12 @@ fn background(config: &Config, shared: &Arc<Shared>, steering: &SharedSteering) 
 }
 
 async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval: Duration) {
-    let address = shared.pool.address(node);
+    let Some(address) = shared.pool.address(node) else { return };
     let limit = shared.settings.node_connect_timeout + shared.settings.node_reply_timeout;
     loop {
+        let began = Instant::now();
         let found = probe::probe(address, family, &shared.settings.hostname, limit).await;
-        if shared.pool.probed(node, family, &found, Instant::now()) {
+        if shared.pool.probed(node, family, &found, began, Instant::now()) {
             match found {
                 Ok(_) => info!(node = %address, "filter node works again"),
                 Err(failure) => warn!(node = %address, %failure, "filter node failed its probe"),
@@ -304,7 +305,8 @@ fn status(
             "buffered_bytes": shared.buffers.held(),
             "spool_memory_bytes": shared.budget.in_memory(),
             "spool_disk_bytes": shared.budget.on_disk(),
-            "nodes": shared.pool.status(),
+            "nodes": shared.pool.status(Instant::now()),
+            "waiting_for_a_node": shared.pool.waiting(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
             "exempt_pairs": policy.count(),

@@ -91,13 +91,16 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
         problems.add("filter.nodes", "is empty: nobody could judge");
     }
     for (index, node) in filter.nodes.iter().enumerate() {
-        if node.port() == 0 || node.ip().is_unspecified() {
-            problems.add(&format!("filter.nodes[{index}]"), format!("{node} cannot be connected to"));
+        let address = node.address;
+        if address.port() == 0 || address.ip().is_unspecified() {
+            problems.add(&format!("filter.nodes[{index}]"), format!("{address} cannot be connected to"));
         }
     }
-    unique("filter.nodes", &filter.nodes, problems);
+    let addresses: Vec<_> = filter.nodes.iter().map(|node| node.address).collect();
+    unique("filter.nodes", &addresses, problems);
     check_overrides(filter, problems);
     seconds("filter.verdict_budget", filter.verdict_budget, problems);
+    seconds("filter.max_wait", filter.max_wait, problems);
     seconds("filter.connect_timeout", filter.connect_timeout, problems);
     seconds("filter.reply_timeout", filter.reply_timeout, problems);
     seconds("filter.probe_interval", filter.probe_interval, problems);

@@ -22,7 +22,7 @@ use crate::buffers::{Buffers, Hold};
 use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
-use crate::nodes::{Family, NodeId, Pool};
+use crate::nodes::{Asked, Chosen, Family, NodeId, Pool, Waiting};
 use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
 use crate::relay::record::{Record, SessionId};
@@ -37,7 +37,7 @@ use crate::wanted_tls::WantedTls;
 #[derive(Debug)]
 pub struct Shared {
     pub settings: Arc<Settings>,
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     pub treatments: Treatments,
     pub budget: Arc<Budget>,
     pub buffers: Arc<Buffers>,
@@ -101,8 +101,10 @@ struct Driver {
     filter: LegSocket,
     /// The version of the treatments that the engine was told.
     treatments: u64,
-    /// The node to connect to next.
-    node: Option<NodeId>,
+    /// The node that was chosen last, and when it was last sent something.
+    asked: Option<Asked>,
+    waiting: Option<Waiting>,
+    sent: Instant,
     spool: Spool,
     hold: Hold,
 }
@@ -127,7 +129,9 @@ impl Driver {
             destination: LegSocket::none(),
             filter: LegSocket::none(),
             treatments: shared.treatments.version(),
-            node: None,
+            asked: None,
+            waiting: None,
+            sent: Instant::now(),
             spool: Spool::new(shared.budget.clone()),
             hold: Hold::new(shared.buffers.clone(), 0),
             shared,
@@ -166,6 +170,10 @@ impl Driver {
                 return Poll::Ready(());
             }
         }
+        if self.waiting.as_mut().is_some_and(|waiting| waiting.poll(cx).is_ready()) {
+            self.choose_again();
+            return Poll::Ready(());
+        }
         Poll::Pending
     }
 
@@ -202,10 +210,10 @@ impl Driver {
 
     async fn act(&mut self, output: Output) {
         match output {
-            Output::Write(leg, octets) => self.leg(leg).write(octets),
+            Output::Write(leg, octets) => self.write(leg, octets),
             Output::PauseRead(leg) => self.leg(leg).pause(true),
             Output::ResumeRead(leg) => self.leg(leg).pause(false),
-            Output::Abort(leg) => self.leg(leg).abort(),
+            Output::Abort(leg) => self.abort(leg),
             Output::Close(leg) => self.close_leg(leg),
             Output::StartTls => self.destination.secure(self.destination_address.ip()),
             Output::ChooseNode { tried } => self.choose(&tried),
@@ -219,7 +227,27 @@ impl Driver {
         }
     }
 
+    fn write(&mut self, leg: Leg, octets: Bytes) {
+        if leg == Leg::Filter {
+            self.sent = Instant::now();
+        }
+        self.leg(leg).write(octets);
+    }
+
+    fn abort(&mut self, leg: Leg) {
+        self.leg(leg).abort();
+        self.release(leg);
+    }
+
+    /// The node is done with the message.
+    fn release(&mut self, leg: Leg) {
+        if let Some(asked) = self.asked.as_mut().filter(|_| leg == Leg::Filter) {
+            asked.release();
+        }
+    }
+
     fn drop_spool(&mut self) {
+        (self.asked, self.waiting) = (None, None);
         self.destination.want(None);
         self.filter.want(None);
         self.spool = Spool::new(self.shared.budget.clone());
@@ -264,13 +292,35 @@ impl Driver {
     }
 
     fn choose(&mut self, tried: &[NodeId]) {
-        let candidate = self.shared.pool.choose(tried, self.family(), Instant::now());
-        self.node = candidate.map(|candidate| candidate.node);
-        self.tell(Input::Chosen(candidate));
+        // What the last one held is given back before the next is asked.
+        (self.asked, self.waiting) = (None, None);
+        let chosen = self.shared.pool.choose(tried, self.family(), Instant::now());
+        self.chosen(chosen);
+    }
+
+    /// A node may have room now for the message that waits.
+    fn choose_again(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.chosen(waiting.choose(Instant::now()));
+        }
+    }
+
+    fn chosen(&mut self, chosen: Chosen) {
+        match chosen {
+            Chosen::Node(asked) => {
+                let candidate = asked.candidate;
+                self.asked = Some(asked);
+                self.tell(Input::Chosen(Some(candidate)));
+            }
+            Chosen::Later(waiting) => self.waiting = Some(waiting),
+            Chosen::Busy => self.tell(Input::NodesBusy),
+            Chosen::None => self.tell(Input::Chosen(None)),
+        }
     }
 
     fn connect(&mut self, leg: Leg) {
-        let connecting: leg::Connecting = match (leg, self.node) {
+        let node = self.asked.as_ref().and_then(Asked::address);
+        let connecting: leg::Connecting = match (leg, node) {
             (Leg::Destination, _) => {
                 let (customer, destination) = (self.customer_address, self.destination_address);
                 let ports = self.shared.upstream_ports.clone();
@@ -278,14 +328,11 @@ impl Driver {
                 let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
                 Box::pin(transparent::connect(customer, destination, ports, limit))
             }
-            (Leg::Filter, Some(node)) => {
-                let address = self.shared.pool.address(node);
-                Box::pin(async move {
-                    let stream = TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
-                    Ok(stream)
-                })
-            }
+            (Leg::Filter, Some(address)) => Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }),
             (Leg::Filter, None) | (Leg::Customer, _) => return,
         };
         *self.leg(leg) = LegSocket::connecting(connecting);
@@ -294,6 +341,7 @@ impl Driver {
     /// The last words are sent apart from the session, which may go on with another node. The customer's
     /// leg is closed at the session's very end.
     fn close_leg(&mut self, leg: Leg) {
+        self.release(leg);
         let held = self.leg(leg).held();
         if leg != Leg::Customer
             && let Some((stream, outgoing)) = self.leg(leg).take()
@@ -305,14 +353,21 @@ impl Driver {
         }
     }
 
-    fn report(&self, node: NodeId, failure: Option<&NodeFailure>) {
-        let news = self.shared.pool.report(node, self.family(), failure, Instant::now());
-        let node = self.shared.pool.address(node);
+    fn report(&mut self, node: NodeId, failure: Option<&NodeFailure>) {
+        let now = Instant::now();
+        let outcome = failure.map_or_else(|| Ok(now.saturating_duration_since(self.sent)), Err);
+        let asked = self.asked.as_mut().filter(|asked| asked.candidate.node == node);
+        let news = asked.is_some_and(|asked| asked.report(outcome, now));
+        let node = self.node_name(node);
         match failure {
             Some(failure) => warn!(%node, %failure, "filter node failed"),
             None if news => info!(%node, "filter node works again"),
             None => {}
         }
+    }
+
+    fn node_name(&self, node: NodeId) -> String {
+        self.shared.pool.address(node).map_or_else(|| "a former node".into(), |address| address.to_string())
     }
 
     fn notice(&self, notice: Notice) {
@@ -335,11 +390,10 @@ impl Driver {
         self.shared.counters.count(record);
         self.shared.bare_line_ends.note(self.customer_address.ip(), record);
         self.shared.refusals.note(self.customer_address.ip(), record);
-        let node = record.node.map(|node| self.shared.pool.address(node).to_string());
+        let node = record.node.map(|node| self.node_name(node));
         let failures = record.node_failures.iter();
-        let failures: Vec<String> = failures
-            .map(|(node, failure)| format!("{} {failure}", self.shared.pool.address(*node)))
-            .collect();
+        let failures: Vec<String> =
+            failures.map(|(node, failure)| format!("{} {failure}", self.node_name(*node))).collect();
         info!(
             id = %record.id,
             customer = %self.customer_address,

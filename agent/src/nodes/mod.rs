@@ -1,21 +1,35 @@
 //! The filter nodes: which one is asked next, and what is known of each.
 
+mod latency;
+mod members;
 pub mod probe;
+mod standing;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Sleep, sleep_until};
 use weir_smtp::extension::Extensions;
 
+use self::members::{Choice, Member, Members};
+use self::standing::Severity;
+use crate::config;
 use crate::relay::conversation::NodeFailure;
 
-/// A node that failed is asked last for this long.
-const COOLDOWN: Duration = Duration::from_secs(10);
+/// Who waits for a node asks again after so long at the latest: the room that was made may have been of no use to
+/// the one that was told, and nodes come back by themselves.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// A node of the configuration, by its place in the list.
+/// A node. Numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeId(pub usize);
 
@@ -43,39 +57,47 @@ impl Family {
     }
 }
 
-#[derive(Debug, Default, Clone)]
-struct Health {
-    failed_at: Option<Instant>,
-    last_failure: Option<String>,
-    /// `None`: not probed yet.
-    probe_refused: Option<bool>,
-}
-
+/// What is known of a node beside what the choice needs.
 #[derive(Debug)]
-struct Node {
+struct About {
     address: SocketAddr,
-    health: [Mutex<Health>; 2],
+    /// Its XCLIENT was refused to a probe. `None`: not probed yet.
+    probe_refused: [Option<bool>; 2],
     /// It announced CHUNKING and BINARYMIME when it was last well.
-    takes_binary: AtomicBool,
-    verdicts: AtomicU64,
-    failures: AtomicU64,
+    takes_binary: bool,
+    verdicts: u64,
+    failures: u64,
+    last_failure: Option<String>,
 }
 
-impl Node {
-    fn health(&self, family: Family) -> std::sync::MutexGuard<'_, Health> {
-        self.health[family as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn is_cooling(&self, family: Family, now: Instant) -> bool {
-        self.health(family).failed_at.is_some_and(|at| now.saturating_duration_since(at) < COOLDOWN)
-    }
+#[derive(Debug, Default)]
+struct State {
+    members: Members,
+    about: BTreeMap<usize, About>,
+    /// Messages that wait for their first node.
+    waiting: usize,
 }
 
-/// All nodes. They are asked in turn; one that failed lately comes after the others.
+/// All nodes.
 #[derive(Debug)]
 pub struct Pool {
-    nodes: Vec<Node>,
-    turn: AtomicUsize,
+    // Held for moments, and never while anything is awaited.
+    state: Mutex<State>,
+    max_wait: Duration,
+    /// A node has room, perhaps.
+    freed: Arc<Notify>,
+}
+
+/// What came of asking for a node.
+#[derive(Debug)]
+pub enum Chosen {
+    Node(Asked),
+    /// All are at their limits, and may soon not be.
+    Later(Waiting),
+    /// All are at their limits, and will be for too long.
+    Busy,
+    /// All were tried.
+    None,
 }
 
 /// A node as `status` shows it.
@@ -83,6 +105,11 @@ pub struct Pool {
 pub struct NodeStatus {
     pub address: SocketAddr,
     pub healthy: bool,
+    pub weight: u32,
+    /// Messages it has now.
+    pub in_flight: usize,
+    /// From the end of a message to its verdict, smoothed.
+    pub latency_ms: u64,
     pub verdicts: u64,
     pub failures: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,150 +117,253 @@ pub struct NodeStatus {
 }
 
 impl Pool {
-    pub fn new(addresses: &[SocketAddr]) -> Self {
-        let node = |address: &SocketAddr| Node {
-            address: *address,
-            health: [Mutex::default(), Mutex::default()],
-            takes_binary: AtomicBool::new(false),
-            verdicts: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        };
-        Self { nodes: addresses.iter().map(node).collect(), turn: AtomicUsize::new(0) }
+    pub fn new(nodes: &[config::Node], max_wait: Duration) -> Self {
+        let mut state = State::default();
+        for (id, node) in nodes.iter().enumerate() {
+            let about = About {
+                address: node.address,
+                probe_refused: [None; 2],
+                takes_binary: false,
+                verdicts: 0,
+                failures: 0,
+                last_failure: None,
+            };
+            state.about.insert(id, about);
+            state.members.0.insert(id, Member::new(node.weight, node.max_in_flight.unwrap_or(usize::MAX)));
+        }
+        Self { state: Mutex::new(state), max_wait, freed: Arc::default() }
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
-        (0..self.nodes.len()).map(NodeId)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn address(&self, node: NodeId) -> SocketAddr {
-        self.nodes[node.0].address
+    /// Messages that wait for room.
+    pub fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.state().about.keys().copied().map(NodeId).collect()
+    }
+
+    /// `None`: it is gone for long.
+    pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        self.state().about.get(&node.0).map(|about| about.address)
     }
 
     /// The next node for a customer of this family, without those tried already.
-    pub fn choose(&self, tried: &[NodeId], family: Family, now: Instant) -> Option<Candidate> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..self.nodes.len()).map(|step| NodeId((first + step) % self.nodes.len()));
-        let untried = in_turn.filter(|node| !tried.contains(node));
-        let node = untried.min_by_key(|node| self.nodes[node.0].is_cooling(family, now))?;
-        let probe_refused = self.nodes[node.0].health(family).probe_refused.unwrap_or(true);
-        Some(Candidate { node, probe_refused })
+    pub fn choose(self: &Arc<Self>, tried: &[NodeId], family: Family, now: Instant) -> Chosen {
+        // Told before the state is looked at, so that nothing that becomes free meanwhile is missed.
+        let freed = self.freed.clone().notified_owned();
+        let mut state = self.state();
+        let first = tried.is_empty();
+        // Nobody passes those that wait.
+        let choice = if first && state.waiting > 0 {
+            Choice::Full
+        } else {
+            state.members.choose(tried, family, now, &mut rand::rng())
+        };
+        if choice == Choice::Full && state.members.estimate(state.waiting, now) <= self.max_wait {
+            state.waiting += usize::from(first);
+            drop(state);
+            let until = now + self.max_wait;
+            return Chosen::Later(Waiting {
+                pool: self.clone(),
+                tried: tried.to_vec(),
+                family,
+                until,
+                freed: Box::pin(freed),
+                again: Box::pin(sleep_until((now + ASK_AGAIN).min(until).into())),
+            });
+        }
+        self.begin(&mut state, choice, family, now)
+    }
+
+    /// The message is in flight with the node that was chosen.
+    fn begin(self: &Arc<Self>, state: &mut State, choice: Choice, family: Family, now: Instant) -> Chosen {
+        let (node, trial) = match choice {
+            Choice::Node { node, trial } => (node, trial),
+            Choice::Full => return Chosen::Busy,
+            Choice::None => return Chosen::None,
+        };
+        let State { members, about, .. } = state;
+        let (Some(member), Some(about)) = (members.0.get_mut(&node.0), about.get(&node.0)) else {
+            return Chosen::None;
+        };
+        member.in_flight += 1;
+        if trial {
+            member.standing(family).begin_trial();
+        }
+        let probe_refused = about.probe_refused[family as usize].unwrap_or(true);
+        let candidate = Candidate { node, probe_refused };
+        Chosen::Node(Asked { pool: self.clone(), candidate, family, trial, began: now, in_flight: true })
     }
 
     /// Every node takes messages that are no lines (RFC 3030).
     pub fn takes_binary(&self) -> bool {
-        self.nodes.iter().all(|node| node.takes_binary.load(Ordering::Relaxed))
+        self.state().about.values().all(|about| about.takes_binary)
     }
 
-    /// What came of asking a node. `true`: that is news.
-    pub fn report(&self, node: NodeId, family: Family, failure: Option<&NodeFailure>, now: Instant) -> bool {
-        let counter =
-            if failure.is_some() { &self.nodes[node.0].failures } else { &self.nodes[node.0].verdicts };
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.note(node, family, failure.map(ToString::to_string), now)
-    }
-
-    /// What the probe found. `true`: that is news.
+    /// What the probe that began at `began` found. `true`: that is news.
     pub fn probed(
         &self,
         node: NodeId,
         family: Family,
         found: &Result<Extensions, probe::Error>,
+        began: Instant,
         now: Instant,
     ) -> bool {
-        if let Ok(announced) = found {
-            let binary = announced.has("CHUNKING") && announced.has("BINARYMIME");
-            self.nodes[node.0].takes_binary.store(binary, Ordering::Relaxed);
-        }
-        let refused = matches!(found, Err(probe::Error::XclientRefused(_)));
-        self.nodes[node.0].health(family).probe_refused = Some(refused);
-        self.note(node, family, found.as_ref().err().map(ToString::to_string), now)
-    }
-
-    fn note(&self, node: NodeId, family: Family, failure: Option<String>, now: Instant) -> bool {
-        let mut health = self.nodes[node.0].health(family);
-        let was_well = health.failed_at.is_none();
-        health.failed_at = failure.is_some().then_some(now);
-
-        health.last_failure = failure.or(health.last_failure.take());
-        was_well != health.failed_at.is_none()
-    }
-
-    pub fn status(&self) -> Vec<NodeStatus> {
-        let status = |node: &Node| {
-            let health = [node.health(Family::V4).clone(), node.health(Family::V6).clone()];
-            NodeStatus {
-                address: node.address,
-                healthy: health.iter().all(|health| health.failed_at.is_none()),
-                verdicts: node.verdicts.load(Ordering::Relaxed),
-                failures: node.failures.load(Ordering::Relaxed),
-                last_failure: health.into_iter().find_map(|health| health.last_failure),
-            }
+        let mut state = self.state();
+        let State { members, about, .. } = &mut *state;
+        let (Some(member), Some(about)) = (members.0.get_mut(&node.0), about.get_mut(&node.0)) else {
+            return false;
         };
-        self.nodes.iter().map(status).collect()
+        about.probe_refused[family as usize] = Some(matches!(found, Err(probe::Error::XclientRefused(_))));
+        match found {
+            Ok(announced) => {
+                about.takes_binary = announced.has("CHUNKING") && announced.has("BINARYMIME");
+                member.standing(family).probed_well(now)
+            }
+            Err(failure) => {
+                about.last_failure = Some(failure.to_string());
+                member.standing(family).probe_failed(began, now)
+            }
+        }
+    }
+
+    pub fn status(&self, now: Instant) -> Vec<NodeStatus> {
+        let state = self.state();
+        let both = state.about.values().zip(state.members.0.values());
+        let status = |(about, member): (&About, &Member)| NodeStatus {
+            address: about.address,
+            healthy: member.standing.iter().all(standing::Standing::is_well),
+            weight: member.weight,
+            in_flight: member.in_flight,
+            latency_ms: u64::try_from(member.latency.get(now).as_millis()).unwrap_or(u64::MAX),
+            verdicts: about.verdicts,
+            failures: about.failures,
+            last_failure: about.last_failure.clone(),
+        };
+        both.map(status).collect()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A message that a node was chosen for. In flight until it is released or dropped.
+#[derive(Debug)]
+pub struct Asked {
+    pool: Arc<Pool>,
+    pub candidate: Candidate,
+    family: Family,
+    /// Whether the node stays ejected depends on this message, and it is not known yet.
+    trial: bool,
+    began: Instant,
+    in_flight: bool,
+}
 
-    fn pool() -> Pool {
-        Pool::new(&["10.3.0.11:25".parse().unwrap(), "10.3.0.12:25".parse().unwrap()])
+impl Asked {
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.pool.address(self.candidate.node)
     }
 
-    #[test]
-    fn nodes_take_turns_and_none_is_asked_twice() {
-        let (pool, now) = (pool(), Instant::now());
-        let first = pool.choose(&[], Family::V4, now).unwrap().node;
-        let second = pool.choose(&[], Family::V4, now).unwrap().node;
-        assert_ne!(first, second);
-        assert_eq!(pool.choose(&[first], Family::V4, now).unwrap().node, second);
-        assert!(pool.choose(&[first, second], Family::V4, now).is_none());
-    }
-
-    #[test]
-    fn a_node_that_failed_is_last_until_it_cooled_and_only_for_its_family() {
-        let (pool, now) = (pool(), Instant::now());
-        let failure = NodeFailure::NoXclient;
-        assert!(pool.report(NodeId(0), Family::V6, Some(&failure), now));
-        assert!(!pool.report(NodeId(0), Family::V6, Some(&failure), now));
-        for _ in 0..4 {
-            assert_eq!(pool.choose(&[], Family::V6, now).unwrap().node, NodeId(1));
+    /// The node is done with the message; what came of it may still be reported.
+    pub fn release(&mut self) {
+        if std::mem::take(&mut self.in_flight)
+            && let Some(member) = self.pool.state().members.0.get_mut(&self.candidate.node.0)
+        {
+            member.in_flight = member.in_flight.saturating_sub(1);
+            let now = Instant::now();
+            member.occupation.observe(now.saturating_duration_since(self.began), now);
+            self.pool.freed.notify_one();
         }
-        assert_eq!(pool.choose(&[NodeId(1)], Family::V6, now).unwrap().node, NodeId(0));
-        let v4: Vec<_> = (0..2).map(|_| pool.choose(&[], Family::V4, now).unwrap().node.0).collect();
-        assert_eq!(v4.iter().sum::<usize>(), 1);
-        let later = now + COOLDOWN;
-        let v6: Vec<_> = (0..2).map(|_| pool.choose(&[], Family::V6, later).unwrap().node.0).collect();
-        assert_eq!(v6.iter().sum::<usize>(), 1);
-        assert!(pool.report(NodeId(0), Family::V6, None, now));
     }
 
-    #[test]
-    fn a_refused_probe_is_told_to_the_engine() {
-        let (pool, now) = (pool(), Instant::now());
-        let refused = || pool.choose(&[NodeId(1)], Family::V4, now).unwrap().probe_refused;
-        assert!(refused(), "not probed yet");
-        pool.probed(NodeId(0), Family::V4, &Err(probe::Error::XclientRefused("550 no".into())), now);
-        pool.report(NodeId(0), Family::V4, None, now);
-        assert!(refused(), "a message changes nothing");
-        pool.probed(NodeId(0), Family::V4, &Ok(Extensions::default()), now);
-        assert!(!refused());
-    }
-
-    #[test]
-    fn binary_messages_are_taken_when_every_node_takes_them() {
-        let (pool, now) = (pool(), Instant::now());
-        let announced = |keywords: &str| {
-            Ok(Extensions::from_reply(&weir_smtp::Reply::new(250, format!("filter.example\n{keywords}"))))
+    /// What came of it: a failure, or a verdict so long after the message's last octet went to the node. `true`:
+    /// that is news.
+    pub fn report(&mut self, outcome: Result<Duration, &NodeFailure>, now: Instant) -> bool {
+        let was_trial = std::mem::take(&mut self.trial);
+        let mut state = self.pool.state();
+        let State { members, about, .. } = &mut *state;
+        let node = &self.candidate.node.0;
+        let (Some(member), Some(about)) = (members.0.get_mut(node), about.get_mut(node)) else {
+            return false;
         };
-        pool.probed(NodeId(0), Family::V4, &announced("CHUNKING\nBINARYMIME"), now);
-        assert!(!pool.takes_binary(), "the other one was not asked yet");
-        pool.probed(NodeId(1), Family::V4, &announced("CHUNKING\nBINARYMIME"), now);
-        assert!(pool.takes_binary());
-        pool.probed(NodeId(1), Family::V6, &Err(probe::Error::NoXclient), now);
-        assert!(pool.takes_binary(), "a failure says nothing of it");
-        pool.probed(NodeId(1), Family::V4, &announced("CHUNKING"), now);
-        assert!(!pool.takes_binary());
+        match outcome {
+            Ok(took) => {
+                about.verdicts += 1;
+                member.latency.observe(took, now);
+                member.standing(self.family).succeeded(was_trial, now)
+            }
+            Err(failure) => {
+                about.failures += 1;
+                about.last_failure = Some(failure.to_string());
+                member.standing(self.family).failed(severity(failure), self.began, was_trial, now)
+            }
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.release();
+        if self.trial
+            && let Some(member) = self.pool.state().members.0.get_mut(&self.candidate.node.0)
+        {
+            member.standing(self.family).end_trial();
+        }
+    }
+}
+
+/// A message that waits until a node has room.
+#[derive(Debug)]
+pub struct Waiting {
+    pool: Arc<Pool>,
+    tried: Vec<NodeId>,
+    family: Family,
+    until: Instant,
+    freed: Pin<Box<OwnedNotified>>,
+    again: Pin<Box<Sleep>>,
+}
+
+impl Waiting {
+    /// Ready when it is worth to ask again.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.freed.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { self.again.as_mut().poll(cx) }
+    }
+
+    /// Asks again.
+    pub fn choose(mut self, now: Instant) -> Chosen {
+        self.freed.set(self.pool.freed.clone().notified_owned());
+        self.again.as_mut().reset((now + ASK_AGAIN).min(self.until).into());
+        let pool = self.pool.clone();
+        let mut state = pool.state();
+        let choice = state.members.choose(&self.tried, self.family, now, &mut rand::rng());
+        if choice == Choice::Full && now < self.until {
+            drop(state);
+            return Chosen::Later(self);
+        }
+        let chosen = pool.begin(&mut state, choice, self.family, now);
+        drop(state);
+        chosen
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.tried.is_empty() {
+            let mut state = self.pool.state();
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+    }
+}
+
+fn severity(failure: &NodeFailure) -> Severity {
+    match failure {
+        NodeFailure::Connect(_) | NodeFailure::NoXclient | NodeFailure::XclientRefused(_) => Severity::Reach,
+        NodeFailure::Closed(_)
+        | NodeFailure::Silent(_)
+        | NodeFailure::Malformed(..)
+        | NodeFailure::Answer(..)
+        | NodeFailure::Lacks(_) => Severity::Message,
     }
 }

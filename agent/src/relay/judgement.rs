@@ -99,6 +99,13 @@ impl Judgement {
         }
     }
 
+    /// Nodes are there, and have too much to do: that is no absence, so the message never passes unjudged.
+    pub fn busy(&mut self) {
+        if self.decision.is_none() && !self.abandoned {
+            self.decide(Verdict::Defer, Failure::FilterBusy);
+        }
+    }
+
     pub fn connected(&mut self) {
         if let Some(conversation) = &mut self.conversation {
             self.reached = true;

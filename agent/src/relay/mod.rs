@@ -58,6 +58,8 @@ pub enum Input<'a> {
     Writable(Leg, usize),
     /// The node to connect to; `None`: all were tried.
     Chosen(Option<Candidate>),
+    /// All nodes have as many messages as they may, for longer than can be waited.
+    NodesBusy,
     Stored(usize),
     StoreFailed,
     Spooled(Leg, &'a [u8]),
@@ -202,6 +204,7 @@ impl Session {
                 self.wire.restart(Leg::Filter, now);
                 self.with_judgement(|judgement, _, wire| judgement.chosen(candidate, wire));
             }
+            Input::NodesBusy => self.with_judgement(|judgement, _, _| judgement.busy()),
             Input::Stored(octets) => self.with_message(|message, _| message.stored(octets as u64)),
             Input::StoreFailed => self.with_message(Message::store_failed),
             Input::Spooled(leg, octets) => {

@@ -1,0 +1,289 @@
+//! The choice of nodes by numbers, and the pool's bookkeeping.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::OccupiedEntry;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use weir_smtp::extension::Extensions;
+
+use super::latency::Latency;
+use super::members::{Choice, Member, Members};
+use super::standing::Severity;
+use super::{Asked, Chosen, Family, NodeId, Pool, probe};
+use crate::relay::conversation::NodeFailure;
+
+const V4: Family = Family::V4;
+
+fn members(weights: &[u32]) -> Members {
+    Members(weights.iter().map(|weight| Member::new(*weight, usize::MAX)).enumerate().collect())
+}
+
+/// Messages come every `gap` seconds, about, and each keeps its node busy for `service[node]` seconds, about. Shares of
+/// the messages from `start` on.
+fn simulate(members: &mut Members, service: &[f64], gap: f64, start: Instant, messages: u32) -> Vec<f64> {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut vary = StdRng::seed_from_u64(8);
+    let mut around = |mean: f64| Duration::from_secs_f64(mean * (0.5 + vary.random::<f64>()));
+    let mut ends: BTreeMap<(Instant, u32), (usize, Duration)> = BTreeMap::new();
+    let (mut now, mut chosen) = (start, vec![0u32; service.len()]);
+    for message in 0..messages {
+        now += around(gap);
+        while let Some(((at, _), (node, took))) =
+            ends.first_entry().filter(|end| end.key().0 <= now).map(OccupiedEntry::remove_entry)
+        {
+            let member = members.0.get_mut(&node).unwrap();
+            member.in_flight -= 1;
+            member.latency.observe(took, at);
+        }
+        let Choice::Node { node: NodeId(node), trial: false } = members.choose(&[], V4, now, &mut random)
+        else {
+            panic!("no node")
+        };
+        chosen[node] += 1;
+        members.0.get_mut(&node).unwrap().in_flight += 1;
+        let took = around(service[node]);
+        ends.insert((now + took, message), (node, took));
+    }
+    chosen.into_iter().map(|chosen| f64::from(chosen) / f64::from(messages)).collect()
+}
+
+fn assert_near(shares: &[f64], expected: &[f64], tolerance: f64) {
+    let near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < tolerance);
+    assert!(near, "{shares:?}, not {expected:?}");
+}
+
+#[test]
+fn load_spreads_by_weight() {
+    let start = Instant::now();
+    // Hundreds in flight, and one now and then.
+    for gap in [0.001, 0.05, 2.0] {
+        assert_near(&simulate(&mut members(&[1, 1, 1, 1]), &[0.3; 4], gap, start, 4000), &[0.25; 4], 0.04);
+        let shares = simulate(&mut members(&[1, 2, 3]), &[0.3; 3], gap, start, 4000);
+        assert_near(&shares, &[1.0 / 6.0, 2.0 / 6.0, 3.0 / 6.0], 0.09);
+        assert!(shares.is_sorted(), "{shares:?}");
+    }
+}
+
+#[test]
+fn a_slow_node_gets_less_and_is_not_forgotten() {
+    let start = Instant::now();
+    let shares = simulate(&mut members(&[1, 1, 1]), &[0.1, 0.1, 2.0], 0.005, start, 40_000);
+    assert!(shares[2] < 0.1, "{shares:?}");
+    assert!(shares[2] > 0.001, "{shares:?}");
+    assert_near(&shares[..2], &[0.47, 0.47], 0.06);
+}
+
+#[test]
+fn a_node_that_returns_gets_a_growing_share() {
+    let (mut members, start) = (members(&[1, 1]), Instant::now());
+    members.0.get_mut(&0).unwrap().standing(V4).failed(Severity::Reach, start, false, start);
+    let shares = simulate(&mut members, &[0.1; 2], 0.01, start, 90);
+    assert_eq!(shares, [0.0, 1.0], "it is ejected");
+    let back = start + Duration::from_secs(100);
+    assert!(members.0.get_mut(&0).unwrap().standing(V4).probed_well(back));
+    members.0.values_mut().for_each(|member| member.in_flight = 0);
+    let shares = [0, 5, 20].map(|after| {
+        let mut members = Members(members.0.clone());
+        simulate(&mut members, &[0.1; 2], 0.005, back + Duration::from_secs(after), 200)[0]
+    });
+    assert!(shares[0] > 0.01 && shares[0] < 0.2, "{shares:?}");
+    assert!(shares[1] > shares[0] && shares[1] < shares[2], "{shares:?}");
+    assert_near(&shares[2..], &[0.5], 0.08);
+}
+
+#[test]
+fn an_ejected_node_gets_its_trial_and_nothing_else() {
+    let (mut members, now) = (members(&[1, 1, 1]), Instant::now());
+    let mut random = StdRng::seed_from_u64(7);
+    members.0.get_mut(&1).unwrap().standing(V4).failed(Severity::Message, now, false, now);
+    for _ in 0..1000 {
+        let chosen = members.choose(&[], V4, now, &mut random);
+        assert!(matches!(chosen, Choice::Node { node: NodeId(0 | 2), trial: false }), "{chosen:?}");
+    }
+    let due = members.0[&1].standing[0].trial_at().unwrap();
+    let chosen = members.choose(&[NodeId(0)], V4, due, &mut random);
+    assert_eq!(
+        chosen,
+        Choice::Node { node: NodeId(2), trial: false },
+        "no trial with a message that failed before"
+    );
+    assert_eq!(members.choose(&[], V4, due, &mut random), Choice::Node { node: NodeId(1), trial: true });
+    members.0.get_mut(&1).unwrap().standing(V4).begin_trial();
+    for _ in 0..1000 {
+        let chosen = members.choose(&[], V4, due, &mut random);
+        assert!(matches!(chosen, Choice::Node { node: NodeId(0 | 2), trial: false }), "{chosen:?}");
+    }
+    // Another family's customers are not concerned.
+    let mut chosen = (0..1000).map(|_| members.choose(&[], Family::V6, due, &mut random));
+    assert!(chosen.any(|chosen| chosen == Choice::Node { node: NodeId(1), trial: false }));
+}
+
+proptest! {
+    /// Whatever the state of the nodes: never a node that was tried, is drained or full; and as long as one is left,
+    /// an answer, though all have failed a moment ago.
+    #[test]
+    fn there_is_an_answer_as_long_as_a_node_is_left(
+        nodes in proptest::collection::vec((1u32..5, 1usize..4, 0usize..4, any::<[bool; 3]>(), any::<bool>()), 1..8),
+        tried in proptest::collection::vec(0usize..8, 0..8),
+        seed: u64,
+        later in 0u64..3,
+    ) {
+        let now = Instant::now();
+        let mut members = Members::default();
+        for (id, (weight, limit, in_flight, [failed, on_trial, draining], cured)) in nodes.iter().copied().enumerate() {
+            let mut member = Member::new(weight, limit);
+            (member.in_flight, member.draining) = (in_flight, draining);
+            if failed {
+                member.standing(V4).failed(Severity::Reach, now, false, now);
+                if on_trial {
+                    member.standing(V4).begin_trial();
+                }
+                if cured {
+                    member.standing(V4).probed_well(now);
+                }
+            }
+            members.0.insert(id, member);
+        }
+        let tried: Vec<_> = tried.into_iter().map(NodeId).collect();
+        let then = now + Duration::from_secs(later);
+        let choice = members.choose(&tried, V4, then, &mut StdRng::seed_from_u64(seed));
+        let open: Vec<_> =
+            members.0.iter().filter(|(id, member)| !member.draining && !tried.contains(&NodeId(**id))).collect();
+        let has_room = |member: &Member| member.in_flight < member.max_in_flight;
+        match choice {
+            Choice::Node { node, .. } => {
+                prop_assert!(open.iter().any(|(id, member)| **id == node.0 && has_room(member)));
+            }
+            Choice::None => prop_assert!(open.is_empty()),
+            Choice::Full => {
+                prop_assert!(!open.is_empty());
+                prop_assert!(!open.iter().any(|(_, member)| has_room(member) && member.standing[0].is_well()));
+            }
+        }
+    }
+}
+
+fn pool(nodes: &[&str]) -> Arc<Pool> {
+    let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
+    Arc::new(Pool::new(&nodes, Duration::from_secs(5)))
+}
+
+fn two() -> Arc<Pool> {
+    pool(&["10.3.0.11:25", "10.3.0.12:25"])
+}
+
+fn ask(pool: &Arc<Pool>, tried: &[NodeId], family: Family, now: Instant) -> Asked {
+    match pool.choose(tried, family, now) {
+        Chosen::Node(asked) => asked,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_failed_is_avoided_and_only_for_its_family() {
+    let (pool, now) = (two(), Instant::now());
+    let mut asked = ask(&pool, &[NodeId(1)], Family::V6, now);
+    assert_eq!(asked.candidate.node, NodeId(0));
+    assert!(asked.report(Err(&NodeFailure::NoXclient), now));
+    drop(asked);
+    for _ in 0..50 {
+        assert_eq!(ask(&pool, &[], Family::V6, now).candidate.node, NodeId(1));
+    }
+    assert_eq!(ask(&pool, &[NodeId(1)], Family::V6, now).candidate.node, NodeId(0), "there is no other");
+    assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
+    assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], V4, now), Chosen::None));
+    let status = pool.status(now);
+    assert_eq!((status[0].healthy, status[0].failures, status[1].healthy), (false, 1, true));
+}
+
+#[test]
+fn what_was_chosen_is_in_flight_until_it_is_released() {
+    let (pool, now) = (two(), Instant::now());
+    let in_flight = || pool.status(now).iter().map(|node| node.in_flight).sum::<usize>();
+    let mut first = ask(&pool, &[], V4, now);
+    let second = ask(&pool, &[], V4, now);
+    assert_eq!(in_flight(), 2);
+    first.release();
+    assert!(!first.report(Ok(Duration::from_millis(5)), now));
+    drop(first);
+    assert_eq!(in_flight(), 1);
+    drop(second);
+    assert_eq!(in_flight(), 0);
+}
+
+#[test]
+fn a_trial_that_came_to_nothing_is_given_to_another_message() {
+    let (pool, now) = (pool(&["10.3.0.11:25"]), Instant::now());
+    ask(&pool, &[], V4, now).report(Err(&NodeFailure::Closed("in the body")), now);
+    let trial = ask(&pool, &[], V4, now);
+    assert!(trial.trial);
+    assert!(!ask(&pool, &[], V4, now).trial, "one at a time");
+    drop(trial);
+    let mut trial = ask(&pool, &[], V4, now);
+    assert!(trial.trial);
+    assert!(trial.report(Ok(Duration::from_millis(5)), now));
+    assert!(pool.status(now)[0].healthy);
+}
+
+#[tokio::test]
+async fn messages_wait_for_room_in_their_order() {
+    let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
+    let first = ask(&pool, &[], V4, now);
+    let Chosen::Later(mut second) = pool.choose(&[], V4, now) else { panic!("there is no room") };
+    let woken = tokio::time::timeout(Duration::ZERO, std::future::poll_fn(|cx| second.poll(cx)));
+    assert!(woken.await.is_err(), "nothing has changed");
+    drop(first);
+    assert!(matches!(pool.choose(&[], V4, now), Chosen::Later(_)), "one was there before");
+    std::future::poll_fn(|cx| second.poll(cx)).await;
+    assert!(matches!(second.choose(now), Chosen::Node(_)));
+    assert!(matches!(pool.choose(&[], V4, now), Chosen::Node(_)));
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_is_told_at_once() {
+    let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
+    let first = ask(&pool, &[], V4, now);
+    let Chosen::Later(waiting) = pool.choose(&[], V4, now) else { panic!("there is no room") };
+    assert!(matches!(waiting.choose(now + Duration::from_secs(5)), Chosen::Busy));
+    drop(first);
+    let mut slow = Latency::default();
+    slow.observe(Duration::from_secs(3), Instant::now());
+    pool.state().members.0.get_mut(&0).unwrap().occupation = slow;
+    let now = Instant::now();
+    let _first = ask(&pool, &[], V4, now);
+    let second = pool.choose(&[], V4, now);
+    assert!(matches!(second, Chosen::Later(_)), "3 s are less than 5");
+    assert!(matches!(pool.choose(&[], V4, now), Chosen::Busy), "6 s are more than 5");
+}
+
+#[test]
+fn a_refused_probe_is_told_to_the_engine() {
+    let (pool, now) = (two(), Instant::now());
+    let refused = || ask(&pool, &[NodeId(1)], V4, now).candidate.probe_refused;
+    assert!(refused(), "not probed yet");
+    pool.probed(NodeId(0), V4, &Err(probe::Error::XclientRefused("550 no".into())), now, now);
+    ask(&pool, &[NodeId(1)], V4, now).report(Ok(Duration::ZERO), now);
+    assert!(refused(), "a message changes nothing");
+    pool.probed(NodeId(0), V4, &Ok(Extensions::default()), now, now);
+    assert!(!refused());
+}
+
+#[test]
+fn binary_messages_are_taken_when_every_node_takes_them() {
+    let (pool, now) = (two(), Instant::now());
+    let announced = |keywords: &str| {
+        Ok(Extensions::from_reply(&weir_smtp::Reply::new(250, format!("filter.example\n{keywords}"))))
+    };
+    pool.probed(NodeId(0), V4, &announced("CHUNKING\nBINARYMIME"), now, now);
+    assert!(!pool.takes_binary(), "the other one was not asked yet");
+    pool.probed(NodeId(1), V4, &announced("CHUNKING\nBINARYMIME"), now, now);
+    assert!(pool.takes_binary());
+    pool.probed(NodeId(1), Family::V6, &Err(probe::Error::NoXclient), now, now);
+    assert!(pool.takes_binary(), "a failure says nothing of it");
+    pool.probed(NodeId(1), V4, &announced("CHUNKING"), now, now);
+    assert!(!pool.takes_binary());
+}

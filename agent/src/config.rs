@@ -114,6 +114,9 @@ pub struct Filter {
     /// tries again) or `accept` (delivered unjudged).
     #[serde(default)]
     pub when_unavailable: WhenUnavailable,
+    /// TLS to the nodes, for those that are not on the same wire. Without this table they are spoken to in clear.
+    #[serde(default)]
+    pub tls: Option<NodeTls>,
     /// Customers that are treated otherwise: tables `[[filter.overrides]]`, each with `prefixes` and with `mode`,
     /// `when_unavailable` or both. The longest prefix that fits decides.
     #[serde(default)]
@@ -135,6 +138,17 @@ pub struct Filter {
     /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: u64,
+}
+
+/// TLS to the filter nodes: STARTTLS before XCLIENT, and no message to a node without it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeTls {
+    /// Certificates of the authorities that the nodes' certificates must be signed by: a file in PEM.
+    #[schemars(example = &"/etc/weir/filter-ca.pem")]
+    pub ca_file: PathBuf,
+    /// The name in the nodes' certificates. Without it each must be made out to the node's address.
+    pub server_name: Option<String>,
 }
 
 /// Another treatment for some customers; what is not said is as for all.

@@ -15,6 +15,7 @@ mod relay;
 pub mod serve;
 mod spool;
 pub mod steer;
+mod tls;
 mod top;
 pub mod transparent;
 pub mod treatment;

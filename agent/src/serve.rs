@@ -27,6 +27,7 @@ use crate::policy::{Policy, Refusals};
 use crate::relay::settings::Settings;
 use crate::spool::Budget;
 use crate::steer::{self, Pair, Plan, Steering};
+use crate::tls;
 use crate::transparent::{Accepted, TransparentListener};
 use crate::treatment::Treatments;
 use crate::wanted_tls::WantedTls;
@@ -49,10 +50,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
     let hostname: Arc<str> = hostname().into();
     let (wanting, wanted) = mpsc::channel(WANTING);
+    let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
     let shared = Arc::new(Shared {
         treatments: Treatments::new(&config.filter),
         settings: Arc::new(Settings::new(&config, hostname)),
-        pool: Arc::new(Pool::new(&config.filter.nodes, Duration::from_secs(config.filter.max_wait))),
+        pool: Arc::new(Pool::new(
+            &config.filter.nodes,
+            node_tls,
+            Duration::from_secs(config.filter.max_wait),
+        )),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -216,8 +222,8 @@ async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval:
     let Some(address) = shared.pool.address(node) else { return };
     let limit = shared.settings.node_connect_timeout + shared.settings.node_reply_timeout;
     loop {
-        let began = Instant::now();
-        let found = probe::probe(address, family, &shared.settings.hostname, limit).await;
+        let (began, tls) = (Instant::now(), shared.pool.tls(node));
+        let found = probe::probe(address, family, &shared.settings.hostname, tls, limit).await;
         if shared.pool.probed(node, family, &found, began, Instant::now()) {
             match found {
                 Ok(_) => info!(node = %address, "filter node works again"),

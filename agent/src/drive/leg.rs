@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::stream::Stream;
-use super::tls;
+use crate::tls::{self, Peer};
 
 /// Octets read at once.
 const READ: usize = 64 * 1024;
@@ -82,10 +81,10 @@ impl LegSocket {
     }
 
     /// Begins TLS on an open connection.
-    pub(super) fn secure(&mut self, peer: IpAddr) {
+    pub(super) fn secure(&mut self, peer: Peer) {
         if let Link::Open(Stream::Clear(stream)) = std::mem::replace(&mut self.link, Link::None) {
             self.link = Link::Securing(Box::pin(async move {
-                let stream = tls::secure(stream, peer).await?;
+                let stream = peer.secure(stream).await?;
                 let description = tls::describe(&stream);
                 Ok((Stream::tls(stream), description))
             }));

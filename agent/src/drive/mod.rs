@@ -3,7 +3,6 @@
 mod leg;
 mod linger;
 mod stream;
-mod tls;
 
 use std::future::poll_fn;
 use std::ops::RangeInclusive;
@@ -29,6 +28,7 @@ use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
+use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 use crate::treatment::Treatments;
 use crate::wanted_tls::WantedTls;
@@ -215,7 +215,7 @@ impl Driver {
             Output::ResumeRead(leg) => self.leg(leg).pause(false),
             Output::Abort(leg) => self.abort(leg),
             Output::Close(leg) => self.close_leg(leg),
-            Output::StartTls => self.destination.secure(self.destination_address.ip()),
+            Output::StartTls(leg) => self.secure(leg),
             Output::ChooseNode { tried } => self.choose(&tried),
             Output::Connect(leg) => self.connect(leg),
             Output::NewSpool | Output::DropSpool => self.drop_spool(),
@@ -315,6 +315,20 @@ impl Driver {
             Chosen::Later(waiting) => self.waiting = Some(waiting),
             Chosen::Busy => self.tell(Input::NodesBusy),
             Chosen::None => self.tell(Input::Chosen(None)),
+        }
+    }
+
+    fn secure(&mut self, leg: Leg) {
+        let peer = match (leg, &self.asked) {
+            (Leg::Filter, Some(asked)) => self.shared.pool.tls(asked.candidate.node),
+            _ => Peer::destination(self.destination_address.ip()).ok(),
+        };
+        match peer {
+            Some(peer) => self.leg(leg).secure(peer),
+            None => {
+                self.leg(leg).abort();
+                self.tell(Input::Failed(leg, Cause::Other));
+            }
         }
     }
 
@@ -430,7 +444,7 @@ impl Driver {
 fn input_of<'a>(leg: Leg, event: &'a Event<'a>) -> Input<'a> {
     match event {
         Event::Connected => Input::Connected(leg),
-        Event::Secured(description) => Input::Secured(description),
+        Event::Secured(description) => Input::Secured(leg, description),
         Event::Failed(error) => Input::Failed(leg, Cause::of(error)),
         Event::Bytes(octets) => Input::Bytes(leg, octets),
         Event::Closed => Input::Closed(leg),

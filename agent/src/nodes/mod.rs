@@ -24,6 +24,7 @@ use self::members::{Choice, Member, Members};
 use self::standing::Severity;
 use crate::config;
 use crate::relay::conversation::NodeFailure;
+use crate::tls;
 
 /// Who waits for a node asks again after so long at the latest: the room that was made may have been of no use to
 /// the one that was told, and nodes come back by themselves.
@@ -39,6 +40,8 @@ pub struct Candidate {
     pub node: NodeId,
     /// Its health probe's XCLIENT was refused too, or not yet tried: a refusal says nothing about the customer.
     pub probe_refused: bool,
+    /// It is to be spoken to in TLS.
+    pub tls: bool,
 }
 
 /// The customer's address family: a node may fail for one and serve the other.
@@ -83,6 +86,7 @@ struct State {
 pub struct Pool {
     // Held for moments, and never while anything is awaited.
     state: Mutex<State>,
+    tls: Option<tls::Nodes>,
     max_wait: Duration,
     /// A node has room, perhaps.
     freed: Arc<Notify>,
@@ -117,7 +121,7 @@ pub struct NodeStatus {
 }
 
 impl Pool {
-    pub fn new(nodes: &[config::Node], max_wait: Duration) -> Self {
+    pub fn new(nodes: &[config::Node], tls: Option<tls::Nodes>, max_wait: Duration) -> Self {
         let mut state = State::default();
         for (id, node) in nodes.iter().enumerate() {
             let about = About {
@@ -131,7 +135,7 @@ impl Pool {
             state.about.insert(id, about);
             state.members.0.insert(id, Member::new(node.weight, node.max_in_flight.unwrap_or(usize::MAX)));
         }
-        Self { state: Mutex::new(state), max_wait, freed: Arc::default() }
+        Self { state: Mutex::new(state), tls, max_wait, freed: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -150,6 +154,11 @@ impl Pool {
     /// `None`: it is gone for long.
     pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
         self.state().about.get(&node.0).map(|about| about.address)
+    }
+
+    /// With whom TLS is to be had at a node, if it is.
+    pub fn tls(&self, node: NodeId) -> Option<tls::Peer> {
+        Some(self.tls.as_ref()?.peer(self.address(node)?.ip()))
     }
 
     /// The next node for a customer of this family, without those tried already.
@@ -196,7 +205,7 @@ impl Pool {
             member.standing(family).begin_trial();
         }
         let probe_refused = about.probe_refused[family as usize].unwrap_or(true);
-        let candidate = Candidate { node, probe_refused };
+        let candidate = Candidate { node, probe_refused, tls: self.tls.is_some() };
         Chosen::Node(Asked { pool: self.clone(), candidate, family, trial, began: now, in_flight: true })
     }
 
@@ -359,7 +368,11 @@ impl Drop for Waiting {
 
 fn severity(failure: &NodeFailure) -> Severity {
     match failure {
-        NodeFailure::Connect(_) | NodeFailure::NoXclient | NodeFailure::XclientRefused(_) => Severity::Reach,
+        NodeFailure::Connect(_)
+        | NodeFailure::NoTls
+        | NodeFailure::Handshake(_)
+        | NodeFailure::NoXclient
+        | NodeFailure::XclientRefused(_) => Severity::Reach,
         NodeFailure::Closed(_)
         | NodeFailure::Silent(_)
         | NodeFailure::Malformed(..)

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weir_smtp::Reply;
@@ -13,6 +13,7 @@ use weir_smtp::reply::{ReplyDecoder, ReplyLimits};
 use weir_smtp::xclient::{Identity, Protocol};
 
 use super::Family;
+use crate::tls::Peer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +27,10 @@ pub enum Error {
     Answer(String),
     #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
     NoXclient,
+    #[error("does not announce STARTTLS, which filter.tls asks for")]
+    NoTls,
+    #[error("no TLS with it: {0}")]
+    Handshake(io::Error),
     #[error("refused XCLIENT: {0}")]
     XclientRefused(String),
 }
@@ -39,19 +44,43 @@ pub async fn probe(
     node: SocketAddr,
     family: Family,
     hostname: &str,
+    tls: Option<Peer>,
     limit: Duration,
 ) -> Result<Extensions, Error> {
-    timeout(limit, converse(node, family, hostname)).await.unwrap_or(Err(Error::Silent(limit)))
+    timeout(limit, converse(node, family, hostname, tls)).await.unwrap_or(Err(Error::Silent(limit)))
 }
 
-async fn converse(node: SocketAddr, family: Family, hostname: &str) -> Result<Extensions, Error> {
+async fn converse(
+    node: SocketAddr,
+    family: Family,
+    hostname: &str,
+    tls: Option<Peer>,
+) -> Result<Extensions, Error> {
     let stream = TcpStream::connect(node).await.map_err(Error::Connect)?;
-    let mut client = Client { stream, decoder: ReplyDecoder::new(ReplyLimits::default()) };
+    let mut client = Client::new(stream);
     client.expect(220).await?;
-    client.say(&format!("EHLO {hostname}")).await?;
-    let extensions = Extensions::from_reply(&client.expect(250).await?);
+    let extensions = client.greet(hostname).await?;
+    let Some(peer) = tls else {
+        return introduce(client, extensions, nobody(family, node)).await;
+    };
+    if !extensions.has("STARTTLS") {
+        return Err(Error::NoTls);
+    }
+    client.say("STARTTLS").await?;
+    client.expect(220).await?;
+    let mut client = Client::new(peer.secure(client.stream).await.map_err(Error::Handshake)?);
+    let extensions = client.greet(hostname).await?;
+    introduce(client, extensions, nobody(family, node)).await
+}
+
+/// XCLIENT and QUIT.
+async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: Client<S>,
+    extensions: Extensions,
+    identity: Identity,
+) -> Result<Extensions, Error> {
     let announced = extensions.parameters("XCLIENT").ok_or(Error::NoXclient)?;
-    let command = nobody(family, node).command(announced).map_err(|_| Error::NoXclient)?;
+    let command = identity.command(announced).map_err(|_| Error::NoXclient)?;
     client.say(&command).await?;
     let reply = client.reply().await?;
     client.say("QUIT").await?;
@@ -76,12 +105,21 @@ fn nobody(family: Family, node: SocketAddr) -> Identity {
     }
 }
 
-struct Client {
-    stream: TcpStream,
+struct Client<S> {
+    stream: S,
     decoder: ReplyDecoder,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, decoder: ReplyDecoder::new(ReplyLimits::default()) }
+    }
+
+    async fn greet(&mut self, hostname: &str) -> Result<Extensions, Error> {
+        self.say(&format!("EHLO {hostname}")).await?;
+        self.expect(250).await.map(|reply| Extensions::from_reply(&reply))
+    }
+
     async fn say(&mut self, line: &str) -> Result<(), Error> {
         self.stream.write_all(format!("{line}\r\n").as_bytes()).await.map_err(Error::Io)
     }

@@ -169,7 +169,7 @@ proptest! {
 
 fn pool(nodes: &[&str]) -> Arc<Pool> {
     let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
-    Arc::new(Pool::new(&nodes, Duration::from_secs(5)))
+    Arc::new(Pool::new(&nodes, None, Duration::from_secs(5)))
 }
 
 fn two() -> Arc<Pool> {

@@ -1,6 +1,6 @@
 //! One conversation with one filter node about one message: from its banner to its verdict.
 //!
-//! Banner, EHLO, XCLIENT (which resets the node), EHLO again with the customer's own name, the envelope
+//! Banner, EHLO, STARTTLS and EHLO again where the node is to be spoken to in TLS, XCLIENT (which resets the node), EHLO again with the customer's own name, the envelope
 //! named by XFORWARD IDENT, the body, and the answer to end of data. Nothing that a node sends out of
 //! turn is ever taken as a verdict.
 
@@ -33,6 +33,10 @@ pub enum NodeFailure {
     Answer(&'static str, String),
     #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
     NoXclient,
+    #[error("does not announce STARTTLS, which filter.tls asks for")]
+    NoTls,
+    #[error("no TLS with it: {0}")]
+    Handshake(Cause),
     #[error("refused XCLIENT: {0}")]
     XclientRefused(String),
     #[error("does not announce {0}, which this message needs")]
@@ -65,6 +69,8 @@ enum State {
     Connecting,
     Greeting,
     Ehlo,
+    StartTls,
+    Handshake,
     Xclient,
     SecondEhlo,
     /// Replies to XFORWARD, MAIL, each RCPT and DATA, in the order of the commands.
@@ -104,6 +110,7 @@ pub struct Conversation {
     candidate: Candidate,
     decoder: ReplyDecoder,
     state: State,
+    secured: bool,
     extensions: Extensions,
     /// The node was told of the message: if it fails now, the message may be the reason.
     pub in_hands: bool,
@@ -115,6 +122,7 @@ impl Conversation {
             candidate,
             decoder: ReplyDecoder::new(ReplyLimits::default()),
             state: State::Connecting,
+            secured: false,
             extensions: Extensions::default(),
             in_hands: false,
         }
@@ -139,6 +147,8 @@ impl Conversation {
             State::Connecting => "while connecting",
             State::Greeting => "before its banner",
             State::Ehlo => "after EHLO",
+            State::StartTls => "after STARTTLS",
+            State::Handshake => "in the TLS handshake",
             State::Xclient => "after XCLIENT",
             State::SecondEhlo => "after the second EHLO",
             State::Envelope(_) => "after the envelope",
@@ -152,6 +162,23 @@ impl Conversation {
         self.state = State::Greeting;
     }
 
+    /// TLS is on: what was said in clear does not count.
+    pub fn secured(&mut self, matter: &Matter, wire: &mut Wire) {
+        if matches!(self.state, State::Handshake) {
+            self.secured = true;
+            self.say_ehlo(matter, wire);
+        }
+    }
+
+    /// Why the connection was lost.
+    pub fn lost(&self, cause: Option<Cause>) -> NodeFailure {
+        match (&self.state, cause) {
+            (State::Connecting, Some(cause)) => NodeFailure::Connect(cause),
+            (State::Handshake, Some(cause)) => NodeFailure::Handshake(cause),
+            _ => NodeFailure::Closed(self.step()),
+        }
+    }
+
     /// Octets from the node.
     pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) -> Progress {
         while let Some(reply) = self.decoder.next(&mut octets) {
@@ -163,6 +190,12 @@ impl Conversation {
             if !matches!(progress, Progress::Going) {
                 self.state = State::Over;
                 return progress;
+            }
+            // Octets behind the answer to STARTTLS were not protected by it: somebody put them there.
+            if matches!(self.state, State::Handshake) && !octets.is_empty() {
+                self.state = State::Over;
+                let what = "octets before the TLS handshake".into();
+                return Progress::Failed(NodeFailure::Malformed("after STARTTLS", what));
             }
         }
         Progress::Going
@@ -191,8 +224,20 @@ impl Conversation {
         }
         match &mut self.state {
             State::Greeting if reply.code() == 220 => {
-                wire.write_line(Leg::Filter, format!("EHLO {}", matter.hostname).as_bytes());
-                self.state = State::Ehlo;
+                self.say_ehlo(matter, wire);
+                Progress::Going
+            }
+            State::Ehlo if reply.code() == 250 && self.candidate.tls && !self.secured => {
+                if !Extensions::from_reply(&reply).has("STARTTLS") {
+                    return Progress::Failed(NodeFailure::NoTls);
+                }
+                wire.write(Leg::Filter, &b"STARTTLS\r\n"[..]);
+                self.state = State::StartTls;
+                Progress::Going
+            }
+            State::StartTls if reply.code() == 220 => {
+                wire.push(Output::StartTls(Leg::Filter));
+                self.state = State::Handshake;
                 Progress::Going
             }
             State::Ehlo if reply.code() == 250 => self.say_xclient(&reply, matter, wire),
@@ -225,6 +270,11 @@ impl Conversation {
     /// An answer that is no verdict: the node failed.
     fn answered(&self, reply: &Reply) -> Progress {
         Progress::Failed(NodeFailure::Answer(self.step(), reply.to_string()))
+    }
+
+    fn say_ehlo(&mut self, matter: &Matter, wire: &mut Wire) {
+        wire.write_line(Leg::Filter, format!("EHLO {}", matter.hostname).as_bytes());
+        self.state = State::Ehlo;
     }
 
     fn say_xclient(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
@@ -270,7 +320,8 @@ impl Conversation {
 
     /// Says goodbye where the protocol allows it, and closes.
     pub fn close(self, wire: &mut Wire) {
-        if self.is_connecting() || self.in_hands {
+        let silent = matches!(self.state, State::Connecting | State::Handshake);
+        if silent || self.in_hands {
             wire.push(Output::Abort(Leg::Filter));
         } else {
             wire.write(Leg::Filter, &b"QUIT\r\n"[..]);

@@ -113,6 +113,14 @@ impl Judgement {
         }
     }
 
+    /// TLS with the node is on.
+    pub fn secured(&mut self, matter: &Matter, now: Instant, wire: &mut Wire) {
+        if let Some(conversation) = &mut self.conversation {
+            wire.restart(Leg::Filter, now);
+            conversation.secured(matter, wire);
+        }
+    }
+
     pub fn bytes(&mut self, octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &mut self.conversation else { return };
         match conversation.bytes(octets, matter, now, wire) {
@@ -125,10 +133,7 @@ impl Judgement {
     /// The connection to the node could not be made or was lost.
     pub fn lost(&mut self, cause: Option<Cause>, wire: &mut Wire) {
         let Some(conversation) = &self.conversation else { return };
-        let failure = match cause {
-            Some(cause) if conversation.is_connecting() => NodeFailure::Connect(cause),
-            _ => NodeFailure::Closed(conversation.step()),
-        };
+        let failure = conversation.lost(cause);
         self.failed(failure, wire);
     }
 

@@ -48,8 +48,8 @@ use crate::treatment::Treatment;
 pub enum Input<'a> {
     Bytes(Leg, &'a [u8]),
     Connected(Leg),
-    /// TLS with the destination is on: protocol and cipher.
-    Secured(&'a str),
+    /// TLS is on: protocol and cipher.
+    Secured(Leg, &'a str),
     /// The connection could not be made, or was reset.
     Failed(Leg, Cause),
     /// The peer closed its side.
@@ -182,7 +182,10 @@ impl Session {
                     Leg::Customer => {}
                 }
             }
-            Input::Secured(description) => self.secured(description, now),
+            Input::Secured(Leg::Filter, _) => {
+                self.with_judgement(|judgement, matter, wire| judgement.secured(matter, now, wire));
+            }
+            Input::Secured(_, description) => self.secured(description, now),
             Input::Failed(Leg::Destination, _) if self.is_in_handshake() => self.go_on_in_clear(now),
             Input::Failed(Leg::Customer, _) => self.customer_gone(now),
             Input::Closed(Leg::Customer) => self.customer.ended = true,

@@ -37,7 +37,7 @@ impl Session {
     pub(super) fn starttls_answered(&mut self, plain: Plain, reply: &Reply, now: Instant) {
         if reply.code() == 220 {
             self.destination.expected.push(Expected::Handshake(plain), &self.wire);
-            self.wire.push(Output::StartTls);
+            self.wire.push(Output::StartTls(Leg::Destination));
             return;
         }
         self.destination.tls = Tls::Failed;

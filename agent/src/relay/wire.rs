@@ -27,8 +27,8 @@ pub enum Output {
     /// Connect: to the original destination from the customer's address, or to the chosen node.
     Connect(Leg),
     Write(Leg, Bytes),
-    /// Begin TLS with the destination; answered by `Input::Secured` or `Input::Failed`.
-    StartTls,
+    /// Begin TLS with the destination or the node; answered by `Input::Secured` or `Input::Failed`.
+    StartTls(Leg),
     /// Send what was written, then close.
     Close(Leg),
     /// Close now; what was written may be lost.

@@ -1,4 +1,4 @@
-//! TLS with the destination.
+//! TLS with the destination and with nodes.
 
 use super::server::{Server, Stage, Trouble};
 use super::world::{EHLO, World, settings};
@@ -74,4 +74,33 @@ fn octets_behind_the_answer_to_starttls_end_the_session() {
     world.run(false);
     assert_eq!(world.codes(), [220, 421]);
     assert!(world.session.is_over());
+}
+
+#[test]
+fn a_node_is_told_nothing_before_tls() {
+    let node = || Server::new("250-STARTTLS\r\n250-PIPELINING\r\n250 XCLIENT NAME ADDR PORT PROTO HELO");
+    let in_tls = |nodes: Vec<Server>| {
+        let mut world =
+            World::new(Server::new(EHLO), nodes.into_iter().map(Some).collect(), settings(), vec![]);
+        world.nodes_in_tls = true;
+        world
+    };
+    let mut secured = in_tls(vec![node()]);
+    secured.say(ENVELOPE).say(BODY).run(false);
+    assert_eq!(secured.codes()[5], 250);
+    let commands = &secured.nodes[0].as_ref().unwrap().commands;
+    assert_eq!(commands[..3], ["EHLO agent.example", "STARTTLS", "EHLO agent.example"]);
+    assert!(commands[3].starts_with("XCLIENT "));
+
+    for trouble in ["454 4.7.0 not now", "250 ok", "220 go\r\n250 injected", "421 down"] {
+        let mut refused = in_tls(vec![node().with(Stage::StartTls, Trouble::Say(trouble)), node()]);
+        refused.say(ENVELOPE).say(BODY).run(false);
+        assert_eq!(refused.codes()[5], 250, "{trouble}: the next node");
+        assert!(refused.nodes[0].as_ref().unwrap().commands.iter().all(|line| !line.starts_with("XCLIENT")));
+    }
+    let mut without = in_tls(vec![super::node()]);
+    without.say(ENVELOPE).say(BODY).run(false);
+    assert_eq!(without.codes()[5], 451);
+    assert!(without.logs[0].node_failures[0].1.contains("STARTTLS"));
+    assert_eq!(without.nodes[0].as_ref().unwrap().commands, ["EHLO agent.example"]);
 }

@@ -81,6 +81,8 @@ pub struct World {
     /// TLS handshakes begun, and whether they fail.
     pub connections_secured: usize,
     pub handshakes_fail: bool,
+    /// Nodes are to be spoken to in TLS.
+    pub nodes_in_tls: bool,
     /// What a connection to a server that is not there fails of.
     pub connect_error: Cause,
 }
@@ -128,6 +130,7 @@ impl World {
             stall_after: None,
             connections_secured: 0,
             handshakes_fail: false,
+            nodes_in_tls: false,
             connect_error: Cause::Refused,
         }
     }
@@ -240,8 +243,11 @@ impl World {
                 Output::Connect(leg) => self.connect(leg),
                 Output::ChooseNode { tried } => {
                     self.node = (0..self.nodes.len()).find(|node| !tried.contains(&NodeId(*node)));
-                    let candidate =
-                        self.node.map(|node| Candidate { node: NodeId(node), probe_refused: false });
+                    let candidate = self.node.map(|node| Candidate {
+                        node: NodeId(node),
+                        probe_refused: false,
+                        tls: self.nodes_in_tls,
+                    });
                     self.session.handle(Input::Chosen(candidate), self.now);
                 }
                 Output::Abort(leg) => self.drop_leg(leg),
@@ -268,20 +274,20 @@ impl World {
                 }
                 Output::Report { .. } => {}
                 Output::Noticed(notice) => self.noticed.push(notice),
-                Output::StartTls => self.start_tls(),
+                Output::StartTls(leg) => self.start_tls(leg),
                 Output::Log(record) => self.logs.push(*record),
             }
         }
     }
 
     /// The handshake, which is not simulated, and its outcome.
-    fn start_tls(&mut self) {
+    fn start_tls(&mut self, leg: Leg) {
         self.connections_secured += 1;
         if self.handshakes_fail {
-            self.drop_leg(Leg::Destination);
-            self.session.handle(Input::Failed(Leg::Destination, Cause::Other), self.now);
+            self.drop_leg(leg);
+            self.session.handle(Input::Failed(leg, Cause::Other), self.now);
         } else {
-            self.session.handle(Input::Secured("TLS"), self.now);
+            self.session.handle(Input::Secured(leg, "TLS"), self.now);
         }
     }
 

@@ -6,7 +6,7 @@ use weir_smtp::xclient::Xclient;
 
 use super::mouth::Time;
 use super::oracle::{Heard, Item, Oracle, verb};
-use super::peer::Sent;
+use super::peer::{Peer, Sent};
 use crate::config::{Mode, WhenUnavailable};
 use crate::relay::record::{Outcome, Record, SessionId, Verdict};
 use crate::treatment::Treatment;
@@ -19,6 +19,8 @@ pub struct Judge {
     pub node: usize,
     pub announces_xclient: bool,
     takes_chunks: bool,
+    /// Nothing of the message or its customer may be said in clear.
+    in_clear: bool,
     identified: bool,
     /// Chunks it was sent, and replies of it that were read since the first.
     chunks: usize,
@@ -306,6 +308,8 @@ impl Laws {
         let id = self.id_of_message();
         let (customer, helo) = (self.customer, self.oracle.helo.clone());
         let Some(judge) = self.judges.last_mut() else { return Err("a node without a message".into()) };
+        let open = matches!(verb(line).as_slice(), b"EHLO" | b"STARTTLS" | b"QUIT");
+        ensure(open || !judge.in_clear, || format!("said in clear: {}", line.escape_ascii()))?;
         match verb(line).as_slice() {
             b"XCLIENT" => {
                 let said = Xclient::parse(&line[8..]).map_err(|error| error.to_string())?;
@@ -322,7 +326,7 @@ impl Laws {
                     format!("{} does not name message {id}", line.escape_ascii())
                 })?;
             }
-            b"EHLO" | b"QUIT" => {}
+            b"EHLO" | b"QUIT" | b"STARTTLS" => {}
             b"MAIL" | b"RCPT" | b"DATA" => {
                 ensure(judge.identified, || "a node that was not told the customer's name got mail".into())?;
                 judge.recipients += usize::from(verb(line) == b"RCPT");
@@ -352,12 +356,19 @@ impl Laws {
         Ok(())
     }
 
-    pub fn node_connected(&mut self, node: usize, announces_xclient: bool, takes_chunks: bool) {
+    pub fn node_secured(&mut self) {
+        if let Some(judge) = self.judges.last_mut() {
+            judge.in_clear = false;
+        }
+    }
+
+    pub fn node_connected(&mut self, node: usize, peer: &Peer, tls: bool) {
         self.reached = true;
         self.judges.push(Judge {
             node,
-            announces_xclient,
-            takes_chunks,
+            announces_xclient: peer.announces("XCLIENT"),
+            takes_chunks: peer.announces("CHUNKING"),
+            in_clear: tls,
             identified: false,
             chunks: 0,
             chunk_replies: 0,

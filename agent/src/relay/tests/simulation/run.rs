@@ -20,7 +20,7 @@ enum Event {
     Connected(Leg),
     Ended(Leg, Ending),
     Spool,
-    Handshake,
+    Handshake(Leg),
     Timeout,
 }
 
@@ -100,7 +100,7 @@ impl World {
                 events.push(Event::Writable(leg));
             }
             if wire.handshake && wire.deaf_until <= self.now {
-                events.push(Event::Handshake);
+                events.push(Event::Handshake(leg));
             }
             if wire.handshake || wire.paused || wire.deaf_until > self.now {
                 continue;
@@ -145,7 +145,7 @@ impl World {
                     self.handle(Input::Failed(leg, Cause::Reset));
                 }
             }
-            Event::Handshake => self.handshake(),
+            Event::Handshake(leg) => self.handshake(leg),
             Event::Spool => self.spool_answers(),
             Event::Timeout => self.time_out(),
         }

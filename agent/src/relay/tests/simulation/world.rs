@@ -83,6 +83,8 @@ pub struct World {
     /// In how many cases of 256 the network, the nodes and the spool make trouble.
     pub weather: usize,
     node_temper: usize,
+    /// Nodes are to be spoken to in TLS.
+    node_tls: bool,
     pub spool: Vec<u8>,
     pub pending: VecDeque<Pending>,
     pub laws: Laws,
@@ -167,6 +169,7 @@ impl World {
         laws.starttls_offered = keywords.contains(&"STARTTLS");
         let destination = Peer::new('D', choices.pick(TEMPERS), keywords);
         let customer = Customer::new(choices.pick(TEMPERS), &mut choices);
+        let node_tls = choices.odds(64);
         let (weather, node_temper) = (choices.pick(&[0, 0, 1, 4, 16]), choices.pick(TEMPERS));
         Self {
             choices,
@@ -179,6 +182,7 @@ impl World {
             node: None,
             weather,
             node_temper,
+            node_tls,
             spool: Vec::new(),
             pending: VecDeque::new(),
             laws,
@@ -239,7 +243,7 @@ impl World {
                     self.pending.push_back(Pending::Store(octets.len()));
                 }
                 Output::Replay(leg, range) => self.replay(leg, &range),
-                Output::StartTls => self.wire(Leg::Destination).handshake = true,
+                Output::StartTls(leg) => self.wire(leg).handshake = true,
                 Output::Report { .. } => {}
                 Output::Noticed(notice) => self.noticed(notice),
                 Output::Log(record) => {
@@ -274,9 +278,9 @@ impl World {
     }
 
     fn write(&mut self, leg: Leg, octets: &[u8]) {
+        let handshake = self.wire(leg).handshake;
+        self.must(ensure(!handshake, || "written in clear into a handshake".into()));
         if leg == Leg::Destination {
-            let handshake = self.wire(leg).handshake;
-            self.must(ensure(!handshake, || "written in clear into a handshake".into()));
             self.laws.written_to_destination(octets);
         }
         // What is said to nobody is not said.
@@ -304,7 +308,7 @@ impl World {
     fn choose(&mut self, tried: &[NodeId]) {
         let probe_refused = self.choices.odds(self.node_temper);
         let node = (0..NODES).find(|node| !tried.contains(&NodeId(*node)));
-        let candidate = node.map(|node| Candidate { node: NodeId(node), probe_refused });
+        let candidate = node.map(|node| Candidate { node: NodeId(node), probe_refused, tls: self.node_tls });
         self.node = None;
         if let Some(node) = node {
             let (temper, keywords) = self.node_character();
@@ -317,12 +321,15 @@ impl World {
         const ALL: &str = "XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT";
         if self.node_temper == 0 {
             let chunks = self.choices.pick(&["CHUNKING", "HELP"]);
-            return (0, vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", ALL, "XFORWARD IDENT", chunks]);
+            return (
+                0,
+                vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", ALL, "XFORWARD IDENT", chunks, "STARTTLS"],
+            );
         }
         let lists: &[&[&str]] = &[
             &["PIPELINING", "SMTPUTF8", ALL, "XFORWARD IDENT"],
-            &["PIPELINING", "CHUNKING", "BINARYMIME", ALL, "XFORWARD IDENT"],
-            &[ALL, "CHUNKING"],
+            &["PIPELINING", "CHUNKING", "BINARYMIME", "STARTTLS", ALL, "XFORWARD IDENT"],
+            &[ALL, "CHUNKING", "STARTTLS"],
             &[ALL, "8BITMIME"],
             &["SIZE 5", ALL, "XFORWARD NAME IDENT"],
             &["PIPELINING", "XCLIENT NAME PORT"],
@@ -356,25 +363,31 @@ impl World {
             (Leg::Destination, _) => self.destination.greet(self.now, &mut self.choices),
             (Leg::Filter, Some((number, node))) => {
                 node.greet(self.now, &mut self.choices);
-                self.laws.node_connected(*number, node.announces("XCLIENT"), node.announces("CHUNKING"));
+                self.laws.node_connected(*number, node, self.node_tls);
             }
             _ => {}
         }
         self.handle(Input::Connected(leg));
     }
 
-    /// TLS with the destination is there, or not. What it said in clear too early is no part of it.
-    pub fn handshake(&mut self) {
-        let early = !self.destination.mouth.is_silent() || self.destination.mouth.has_ended();
-        self.wire(Leg::Destination).handshake = false;
+    /// TLS with a peer is there, or not. What it said in clear too early is no part of it.
+    pub fn handshake(&mut self, leg: Leg) {
+        let early = self.mouth(leg).is_none_or(|mouth| !mouth.is_silent() || mouth.has_ended());
+        self.wire(leg).handshake = false;
         if early || self.choices.odds(self.weather * 4) {
             self.transcript.note(self.now, "the handshake fails");
-            self.wire(Leg::Destination).link = Link::None;
-            return self.handle(Input::Failed(Leg::Destination, Cause::Other));
+            self.wire(leg).link = Link::None;
+            return self.handle(Input::Failed(leg, Cause::Other));
         }
-        self.transcript.note(self.now, "the destination is secured");
-        self.destination.secured();
-        self.handle(Input::Secured("TLS"));
+        self.transcript.note(self.now, &format!("{leg:?} is secured"));
+        match (leg, &mut self.node) {
+            (Leg::Filter, Some((_, node))) => {
+                node.secured();
+                self.laws.node_secured();
+            }
+            _ => self.destination.secured(),
+        }
+        self.handle(Input::Secured(leg, "TLS"));
     }
 
     /// Octets reached a peer.

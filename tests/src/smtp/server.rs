@@ -240,7 +240,7 @@ fn converse(stream: &TcpStream, script: &Script, recorder: &Recorder<'_>) -> Res
     let mut output = stream;
     let mut input = BufReader::new(Recording { stream, recorder });
     let mut chunks = Vec::new();
-    write!(output, "{}\r\n", script.banner)?;
+    say(&mut output, &script.banner)?;
     while let Some(line) = read_command(&mut input, script.reading)? {
         let command = String::from_utf8_lossy(&line).trim_end().to_owned();
         let verb = command.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
@@ -253,22 +253,27 @@ fn converse(stream: &TcpStream, script: &Script, recorder: &Recorder<'_>) -> Res
             if last {
                 recorder.record(|session| session.messages.push(mem::take(&mut chunks)));
             }
-            write!(output, "{}\r\n", answer_to(script, if last { "." } else { "BDAT" }))?;
+            say(&mut output, answer_to(script, if last { "." } else { "BDAT" }))?;
             continue;
         }
         let answer = answer_to(script, &verb);
-        write!(output, "{answer}\r\n")?;
+        say(&mut output, answer)?;
         if verb == "DATA" && answer.starts_with("354") {
             script.gate.pass();
             let message = read_message(&mut input, script.reading)?;
             recorder.record(|session| session.messages.push(message));
-            write!(output, "{}\r\n", answer_to(script, "."))?;
+            say(&mut output, answer_to(script, "."))?;
         }
         if verb == "QUIT" {
             break;
         }
     }
     Ok(())
+}
+
+/// In one segment: some clients take what they read at once for the whole answer.
+fn say(mut output: impl Write, answer: &str) -> Result<()> {
+    Ok(output.write_all(format!("{answer}\r\n").as_bytes())?)
 }
 
 fn answer_to<'a>(script: &'a Script, verb: &str) -> &'a str {

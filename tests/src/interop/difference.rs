@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::transcript::{Reply, Said, Step, Transcript};
+use super::transcript::{Said, Step, Transcript};
 
 /// An allowed difference. It is taken out of both transcripts before they are compared.
 #[derive(Debug)]
@@ -224,6 +224,7 @@ fn size_parameter(transcript: &mut Transcript) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::transcript::Reply;
     use super::*;
 
     fn session(ehlo: &[&str], accepted: &str) -> Transcript {

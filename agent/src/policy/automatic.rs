@@ -19,6 +19,10 @@ const MAX_PER_SOURCE: usize = 20;
 /// Pairs exempted in this way at a time: the rest is the operator's.
 const MAX_AUTOMATIC: usize = MAX_EXEMPT / 2;
 
+/// Pairs that are over forgotten at a time, so that many of them don't keep others waiting. The kernel has ended them
+/// already.
+const MAX_OVER: usize = 1000;
+
 const REASON: &str = "the customer wanted TLS";
 
 impl Policy {
@@ -76,7 +80,7 @@ impl Policy {
             ended.extend(pairs.map(|pair| (*pair, "a message of the customer was refused")));
         }
         let over = state.pairs.iter().filter(|(_, exemption)| exemption.until <= now);
-        ended.extend(over.map(|(pair, _)| (*pair, "its time is over")));
+        ended.extend(over.take(MAX_OVER).map(|(pair, _)| (*pair, "its time is over")));
         if !ended.is_empty() {
             let pairs: Vec<Pair> = ended.iter().map(|(pair, _)| *pair).collect();
             if let Err(error) = locked(steering).unexempt(&pairs) {

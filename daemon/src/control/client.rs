@@ -14,7 +14,7 @@ use super::{DIRECTORY, pid_of};
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longer answers are cut, and then are no JSON.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+const MAX_ANSWER: u64 = 128 * 1024 * 1024;
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]

@@ -152,7 +152,7 @@ impl Drop for Tproxy {
 fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>) -> Vec<Value> {
     let pairs: Vec<(Pair, Terms)> = exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
     let mut commands = ruleset::replace_table(plan);
-    commands.extend(ruleset::exempt(&pairs, BootTime::now()));
+    commands.extend(ruleset::exempt_in_new_table(&pairs, BootTime::now()));
     commands
 }
 

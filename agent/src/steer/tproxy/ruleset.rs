@@ -33,7 +33,7 @@ pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
 pub(super) const EXEMPT: &str = "exempt";
 pub(super) const COUNTERS: [&str; 4] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT];
 
-pub(super) use exempt::{exempt, unexempt};
+pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
 
 /// Whether new connections are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

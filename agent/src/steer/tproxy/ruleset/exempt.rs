@@ -60,6 +60,13 @@ pub(super) fn rules(family: Family) -> [Vec<Value>; 2] {
 pub fn exempt(pairs: &[(Pair, Terms)], now: BootTime) -> Vec<Value> {
     let only: Vec<Pair> = pairs.iter().map(|(pair, _)| *pair).collect();
     let mut commands = unexempt(&only);
+    commands.extend(exempt_in_new_table(pairs, now));
+    commands
+}
+
+/// As `exempt`, where the sets are empty: that takes a fifth of the time.
+pub fn exempt_in_new_table(pairs: &[(Pair, Terms)], now: BootTime) -> Vec<Value> {
+    let mut commands = Vec::new();
     for family in [Family::V4, Family::V6] {
         for set in Set::BOTH {
             let chosen = pairs

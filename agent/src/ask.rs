@@ -1,6 +1,6 @@
 //! Commands that ask the running agent.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -47,6 +47,17 @@ pub fn unexempt(socket: Socket<'_>, customer: IpAddr, destination: IpAddr) -> an
         text(&pair, "customer"),
         text(&pair, "destination")
     );
+    Ok(())
+}
+
+pub fn drain(socket: Socket<'_>, node: SocketAddr, draining: bool) -> anyhow::Result<()> {
+    let answer = ask(socket, &Request::Drain { node, draining })?;
+    let in_flight = answer["in_flight"].as_u64().unwrap_or_default();
+    if draining {
+        println!("{node}: gets no more messages, and still has {in_flight}");
+    } else {
+        println!("{node}: gets messages again");
+    }
     Ok(())
 }
 

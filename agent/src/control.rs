@@ -1,6 +1,6 @@
 //! What the operator can ask of a running agent, over the control socket.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Backend;
+use crate::nodes::{DrainError, Pool};
 use crate::policy::{Exemption, Policy, PolicyError, time};
 use crate::steer::{BootTime, Pair, Steering};
 use crate::wanted_tls::WantedTls;
@@ -30,6 +31,11 @@ pub enum Request {
         destination: IpAddr,
     },
     List {},
+    /// Gives a filter node no more messages, or some again.
+    Drain {
+        node: SocketAddr,
+        draining: bool,
+    },
 }
 
 impl Request {
@@ -39,11 +45,20 @@ impl Request {
     }
 }
 
+/// Why a request is not fulfilled.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum Refused {
+    Policy(#[from] PolicyError),
+    Drain(#[from] DrainError),
+}
+
 /// Answers requests.
 pub struct Control<S> {
     pub policy: Arc<Policy>,
     pub steering: Arc<Mutex<Box<dyn Steering>>>,
     pub status: S,
+    pub(crate) pool: Arc<Pool>,
 }
 
 impl<S: Fn() -> Value> Control<S> {
@@ -53,12 +68,13 @@ impl<S: Fn() -> Value> Control<S> {
     /// # Errors
     /// If the request is none, or cannot be fulfilled.
     pub fn answer(&self, request: &Value) -> Result<Value, String> {
-        let request = Request::deserialize(request)
-            .map_err(|error| format!("{error} (status, exempt, unexempt and list are the requests)"))?;
+        let request = Request::deserialize(request).map_err(|error| {
+            format!("{error} (status, exempt, unexempt, list and drain are the requests)")
+        })?;
         self.perform(request).map_err(|error| error.to_string())
     }
 
-    fn perform(&self, request: Request) -> Result<Value, PolicyError> {
+    fn perform(&self, request: Request) -> Result<Value, Refused> {
         match request {
             Request::Status {} => Ok((self.status)()),
             Request::Exempt { customer, destination, seconds, reason } => {
@@ -70,6 +86,10 @@ impl<S: Fn() -> Value> Control<S> {
                 let pair = pair(customer, destination)?;
                 self.policy.unexempt(&self.steering, pair)?;
                 Ok(json!({ "customer": pair.customer(), "destination": pair.destination() }))
+            }
+            Request::Drain { node, draining } => {
+                let in_flight = self.pool.drain(node, draining)?;
+                Ok(json!({ "node": node, "draining": draining, "in_flight": in_flight }))
             }
             Request::List {} => {
                 Ok(self.policy.list().iter().map(|(pair, exemption)| rule(pair, exemption)).collect())
@@ -147,6 +167,7 @@ mod tests {
             Request::Exempt { customer, destination, seconds: 1, reason: "x".into() },
             Request::Unexempt { customer, destination },
             Request::List {},
+            Request::Drain { node: SocketAddr::new(destination, 10025), draining: true },
         ] {
             assert_eq!(Request::deserialize(&request.to_json()).unwrap(), request);
         }

@@ -2,7 +2,7 @@
 
 mod ask;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -75,6 +75,19 @@ enum Command {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Give a filter node no more messages, before it is stopped; those that it has go on
+    Drain {
+        /// Its address:port, as `status` shows it
+        node: SocketAddr,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Give it messages again
+    Undrain {
+        node: SocketAddr,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Remove everything a dead agent left on this host; opens port 25 where it was closed
     Cleanup {
         /// The configuration file, where mark, table or pin directory are not the defaults
@@ -125,6 +138,8 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Unexempt { customer, destination, socket } => {
             ask::unexempt(socket.path.as_deref(), customer, destination)?;
         }
+        Command::Drain { node, socket } => ask::drain(socket.path.as_deref(), node, true)?,
+        Command::Undrain { node, socket } => ask::drain(socket.path.as_deref(), node, false)?,
         Command::List { json, socket } => ask::list(socket.path.as_deref(), json)?,
         Command::Cleanup { config } => {
             let config = match config.as_deref().map(load::<Config>).transpose() {

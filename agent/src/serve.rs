@@ -286,7 +286,8 @@ fn control_socket(
     policy: &Arc<Policy>,
 ) -> Option<socket::Server> {
     let status = status(config, shared.clone(), steering.clone(), policy.clone());
-    let control = Control { policy: policy.clone(), steering: steering.clone(), status };
+    let (policy, steering, pool) = (policy.clone(), steering.clone(), shared.pool.clone());
+    let control = Control { policy, steering, status, pool };
     socket::serve("agent", move |request| control.answer(request))
 }
 
@@ -311,7 +312,7 @@ fn status(
             "buffered_bytes": shared.buffers.held(),
             "spool_memory_bytes": shared.budget.in_memory(),
             "spool_disk_bytes": shared.budget.on_disk(),
-            "nodes": shared.pool.status(Instant::now()),
+            "nodes": shared.pool.status(),
             "waiting_for_a_node": shared.pool.waiting(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),

@@ -8,9 +8,6 @@ use std::time::{Duration, Instant};
 /// An answer so long after the one before has two thirds of the weight.
 const SMOOTHED_OVER: Duration = Duration::from_secs(10);
 
-/// What is older fades as fast, so that a slow node that is asked no more is asked again some day.
-const REMEMBERED: Duration = Duration::from_secs(20);
-
 /// Nodes are not told apart by less.
 const LEAST: Duration = Duration::from_millis(10);
 
@@ -24,21 +21,17 @@ impl Latency {
     pub fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         let smoothed = self.last.map_or(took, |(seconds, at)| {
-            let weight = fading(now.saturating_duration_since(at).max(LEAST));
+            let passed = now.saturating_duration_since(at).max(LEAST);
+            let weight = (-passed.as_secs_f64() / SMOOTHED_OVER.as_secs_f64()).exp();
             seconds * weight + took * (1.0 - weight)
         });
         self.last = Some((smoothed, now));
     }
 
-    pub fn get(&self, now: Instant) -> Duration {
-        let Some((seconds, at)) = self.last else { return LEAST };
-        let old = now.saturating_duration_since(at).saturating_sub(REMEMBERED);
-        Duration::from_secs_f64(seconds * fading(old)).max(LEAST)
+    /// In seconds.
+    pub fn get(&self) -> f64 {
+        self.last.map_or(0.0, |(seconds, _)| seconds).max(LEAST.as_secs_f64())
     }
-}
-
-fn fading(passed: Duration) -> f64 {
-    (-passed.as_secs_f64() / SMOOTHED_OVER.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
@@ -46,18 +39,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_smoothed_and_old_ones_fade() {
+    fn answers_are_smoothed_over_time() {
         let (mut latency, mut now) = (Latency::default(), Instant::now());
-        assert_eq!(latency.get(now), LEAST);
+        assert!((latency.get() - 0.01).abs() < 1e-9);
         latency.observe(Duration::from_millis(100), now);
-        assert_eq!(latency.get(now), Duration::from_millis(100));
+        assert!((latency.get() - 0.1).abs() < 1e-9);
         for _ in 0..100 {
             now += Duration::from_millis(100);
             latency.observe(Duration::from_secs(2), now);
         }
-        let smoothed = latency.get(now).as_secs_f64();
-        assert!((1.2..1.4).contains(&smoothed), "{smoothed}");
-        assert_eq!(latency.get(now + REMEMBERED), latency.get(now));
-        assert_eq!(latency.get(now + Duration::from_secs(120)), LEAST);
+        assert!((1.2..1.4).contains(&latency.get()), "{latency:?}");
+        latency.observe(Duration::from_millis(100), now + Duration::from_secs(60));
+        assert!(latency.get() < 0.12, "{latency:?}");
     }
 }

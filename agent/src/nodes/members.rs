@@ -16,6 +16,9 @@ use super::{Family, NodeId};
 /// Of two nodes the second one drawn must be better by this factor: weights decide where load does not.
 const CLEARLY: f64 = 1.25;
 
+/// So many choices go by weight and messages in flight alone: a node that was slow once is timed anew.
+const TIMED_ANEW: f64 = 0.1;
+
 /// A node, and what is known of it.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -56,9 +59,9 @@ impl Member {
         self.in_flight < self.max_in_flight
     }
 
-    /// How long a message would have to wait here, about, behind those in flight. `mean`: the nodes' mean share.
-    fn cost(&self, share: f64, mean: f64, now: Instant) -> f64 {
-        self.latency.get(now).as_secs_f64() * (1.0 + count(self.in_flight) * mean / share)
+    /// How many messages a new one would share the node with, for its share. `mean`: the nodes' mean share.
+    fn crowd(&self, share: f64, mean: f64) -> f64 {
+        1.0 + count(self.in_flight) * mean / share
     }
 }
 
@@ -111,11 +114,9 @@ impl Members {
     }
 
     /// How long a message that comes now would wait until a node has room, with so many waiting before it.
-    pub fn estimate(&self, waiting: usize, now: Instant) -> Duration {
+    pub fn estimate(&self, waiting: usize) -> Duration {
         let open = self.0.values().filter(|member| !member.draining);
-        let a_second: f64 = open
-            .map(|member| count(member.in_flight.max(1)) / member.occupation.get(now).as_secs_f64())
-            .sum();
+        let a_second: f64 = open.map(|member| count(member.in_flight.max(1)) / member.occupation.get()).sum();
         let seconds = count(waiting + 1) / a_second.max(1e-9);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
@@ -139,7 +140,11 @@ fn draw<'a>(
     let first = draw_one(&mut members, random)?;
     let Some(second) = draw_one(&mut members, random) else { return Some(first.0) };
     let mean = f64::midpoint(first.2, second.2);
-    let cost = |(_, member, share): &(NodeId, &Member, f64)| member.cost(*share, mean, now);
+    let by_latency = !random.random_bool(TIMED_ANEW);
+    let cost = |(_, member, share): &Weighed<'_>| {
+        let latency = if by_latency { member.latency.get() } else { 1.0 };
+        latency * member.crowd(*share, mean)
+    };
     Some(if cost(&second) * CLEARLY < cost(&first) { second.0 } else { first.0 })
 }
 

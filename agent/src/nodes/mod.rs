@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Sleep, sleep_until};
+use tracing::info;
 use weir_smtp::extension::Extensions;
 
 use self::members::{Choice, Member, Members};
@@ -109,6 +110,8 @@ pub enum Chosen {
 pub struct NodeStatus {
     pub address: SocketAddr,
     pub healthy: bool,
+    /// Gets no more messages, by the operator's command.
+    pub draining: bool,
     pub weight: u32,
     /// Messages it has now.
     pub in_flight: usize,
@@ -118,6 +121,19 @@ pub struct NodeStatus {
     pub failures: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
+}
+
+/// Why a node is not drained.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    #[error("{node} is no filter node; these are: {}", list(nodes))]
+    Unknown { node: SocketAddr, nodes: Vec<SocketAddr> },
+    #[error("{0} is the last node that is not drained: nobody could judge")]
+    Last(SocketAddr),
+}
+
+fn list(nodes: &[SocketAddr]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Pool {
@@ -173,7 +189,7 @@ impl Pool {
         } else {
             state.members.choose(tried, family, now, &mut rand::rng())
         };
-        if choice == Choice::Full && state.members.estimate(state.waiting, now) <= self.max_wait {
+        if choice == Choice::Full && state.members.estimate(state.waiting) <= self.max_wait {
             state.waiting += usize::from(first);
             drop(state);
             let until = now + self.max_wait;
@@ -209,6 +225,28 @@ impl Pool {
         Chosen::Node(Asked { pool: self.clone(), candidate, family, trial, began: now, in_flight: true })
     }
 
+    /// Gives a node no more messages, or gives it some again. The number of those that it still has.
+    ///
+    /// # Errors
+    /// If there is no such node, or no other would be left.
+    pub fn drain(&self, node: SocketAddr, draining: bool) -> Result<usize, DrainError> {
+        let mut state = self.state();
+        let State { members, about, .. } = &mut *state;
+        let Some((id, _)) = about.iter().find(|(_, about)| about.address == node) else {
+            let nodes = about.values().map(|about| about.address).collect();
+            return Err(DrainError::Unknown { node, nodes });
+        };
+        if draining && !members.0.iter().any(|(other, member)| other != id && !member.draining) {
+            return Err(DrainError::Last(node));
+        }
+        let Some(member) = members.0.get_mut(id) else { return Ok(0) };
+        if std::mem::replace(&mut member.draining, draining) != draining {
+            let gets = if draining { "no more messages" } else { "messages again" };
+            info!(%node, "filter node gets {gets}, by the operator's command");
+        }
+        Ok(member.in_flight)
+    }
+
     /// Every node takes messages that are no lines (RFC 3030).
     pub fn takes_binary(&self) -> bool {
         self.state().about.values().all(|about| about.takes_binary)
@@ -241,15 +279,16 @@ impl Pool {
         }
     }
 
-    pub fn status(&self, now: Instant) -> Vec<NodeStatus> {
+    pub fn status(&self) -> Vec<NodeStatus> {
         let state = self.state();
         let both = state.about.values().zip(state.members.0.values());
         let status = |(about, member): (&About, &Member)| NodeStatus {
             address: about.address,
             healthy: member.standing.iter().all(standing::Standing::is_well),
+            draining: member.draining,
             weight: member.weight,
             in_flight: member.in_flight,
-            latency_ms: u64::try_from(member.latency.get(now).as_millis()).unwrap_or(u64::MAX),
+            latency_ms: milliseconds(member.latency.get()),
             verdicts: about.verdicts,
             failures: about.failures,
             last_failure: about.last_failure.clone(),
@@ -364,6 +403,10 @@ impl Drop for Waiting {
             state.waiting = state.waiting.saturating_sub(1);
         }
     }
+}
+
+fn milliseconds(seconds: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn severity(failure: &NodeFailure) -> Severity {

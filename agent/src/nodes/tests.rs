@@ -196,14 +196,14 @@ fn a_node_that_failed_is_avoided_and_only_for_its_family() {
     assert_eq!(ask(&pool, &[NodeId(1)], Family::V6, now).candidate.node, NodeId(0), "there is no other");
     assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
     assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], V4, now), Chosen::None));
-    let status = pool.status(now);
+    let status = pool.status();
     assert_eq!((status[0].healthy, status[0].failures, status[1].healthy), (false, 1, true));
 }
 
 #[test]
 fn what_was_chosen_is_in_flight_until_it_is_released() {
     let (pool, now) = (two(), Instant::now());
-    let in_flight = || pool.status(now).iter().map(|node| node.in_flight).sum::<usize>();
+    let in_flight = || pool.status().iter().map(|node| node.in_flight).sum::<usize>();
     let mut first = ask(&pool, &[], V4, now);
     let second = ask(&pool, &[], V4, now);
     assert_eq!(in_flight(), 2);
@@ -213,6 +213,26 @@ fn what_was_chosen_is_in_flight_until_it_is_released() {
     assert_eq!(in_flight(), 1);
     drop(second);
     assert_eq!(in_flight(), 0);
+}
+
+#[test]
+fn a_drained_node_keeps_what_it_has_and_gets_nothing_more() {
+    let (pool, now) = (two(), Instant::now());
+    let address = |number| pool.address(NodeId(number)).unwrap();
+    let kept = ask(&pool, &[NodeId(1)], V4, now);
+    assert_eq!(pool.drain(address(0), true).unwrap(), 1);
+    for _ in 0..100 {
+        assert_eq!(ask(&pool, &[], V4, now).candidate.node, NodeId(1));
+    }
+    assert!(matches!(pool.choose(&[NodeId(1)], V4, now), Chosen::None), "not even as the last");
+    assert_eq!(kept.address(), Some(address(0)));
+    let last = pool.drain(address(1), true).unwrap_err().to_string();
+    assert_eq!(last, "10.3.0.12:25 is the last node that is not drained: nobody could judge");
+    let unknown = pool.drain("10.3.0.99:25".parse().unwrap(), true).unwrap_err().to_string();
+    assert_eq!(unknown, "10.3.0.99:25 is no filter node; these are: 10.3.0.11:25, 10.3.0.12:25");
+    drop(kept);
+    assert_eq!(pool.drain(address(0), false).unwrap(), 0);
+    assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
 }
 
 #[test]
@@ -226,7 +246,7 @@ fn a_trial_that_came_to_nothing_is_given_to_another_message() {
     let mut trial = ask(&pool, &[], V4, now);
     assert!(trial.trial);
     assert!(trial.report(Ok(Duration::from_millis(5)), now));
-    assert!(pool.status(now)[0].healthy);
+    assert!(pool.status()[0].healthy);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ on_both_back_ends!(
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
+    a_drained_node_finishes_what_it_has,
     who_would_wait_too_long_is_deferred_and_never_accepted,
 );
 
@@ -85,6 +86,55 @@ fn a_full_node_is_waited_for(backend: Backend) -> Result<()> {
             })?;
             gate.open();
             second.join().map_err(|_| anyhow!("the second customer panicked"))??.expect(250)
+        })
+    })
+}
+
+fn a_drained_node_finishes_what_it_has(backend: Backend) -> Result<()> {
+    Lab::run("drain", NarrowLink::Nowhere, |lab| {
+        let config = AgentConfig::new(backend);
+        let gate = Gate::closed();
+        let start = |node: usize, gate: &Gate| {
+            Server::start_at(&lab.filter, config.nodes[node], Script::filter_node().behind(gate))
+        };
+        let nodes = [start(0, &gate)?, start(1, &gate)?];
+        let _destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let _agent = WeirAgent::start(&lab.gateway, &config)?;
+        let in_flight = |node: usize| {
+            let status = WeirAgent::status(&lab.gateway)?;
+            Ok::<_, anyhow::Error>(status["nodes"][node]["in_flight"].as_u64().unwrap_or(0))
+        };
+        let bodies = |node: usize| -> usize {
+            nodes[node].sessions().iter().map(|session| session.messages.len()).sum()
+        };
+        thread::scope(|scope| {
+            let first = scope.spawn(|| send(lab, Family::V4));
+            let worked = (|| {
+                wait_until("the first message at a node", PATIENCE, || {
+                    Ok(in_flight(0)? + in_flight(1)? == 1)
+                })?;
+                let busy = usize::from(in_flight(1)? == 1);
+                let name = config.nodes[busy].to_string();
+                let drained = WeirAgent::command(&lab.gateway, &["drain", &name])?;
+                ensure!(drained.success && drained.output.contains("still has 1"), "{}", drained.output);
+                let other = config.nodes[1 - busy].to_string();
+                let last = WeirAgent::command(&lab.gateway, &["drain", &other])?;
+                ensure!(!last.success && last.output.contains("the last node"), "{}", last.output);
+                Ok((busy, name))
+            })();
+            gate.open();
+            first.join().map_err(|_| anyhow!("the first customer panicked"))??.expect(250)?;
+            let (busy, name) = worked?;
+            for _ in 0..5 {
+                send(lab, Family::V4)?.expect(250)?;
+            }
+            ensure!((bodies(busy), bodies(1 - busy)) == (1, 5), "{} and {}", bodies(0), bodies(1));
+            let again = WeirAgent::command(&lab.gateway, &["undrain", &name])?;
+            ensure!(again.success, "{}", again.output);
+            wait_until("a message at the node again", PATIENCE, || {
+                send(lab, Family::V4)?.expect(250)?;
+                Ok(bodies(busy) > 1)
+            })
         })
     })
 }

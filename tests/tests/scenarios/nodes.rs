@@ -1,9 +1,10 @@
 //! Filter nodes that die.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
-use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, FilterConfig, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::HAM;
 use weir_tests::smtp::{Client, Gate, Reply, Script, Server};
@@ -11,6 +12,7 @@ use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(
     one_node_killed_and_mail_is_still_judged,
+    nodes_die_by_turns_and_no_customer_sees_it,
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
@@ -39,6 +41,53 @@ fn one_node_killed_and_mail_is_still_judged(backend: Backend) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Customers send without a pause while one node after the other is killed and started again.
+fn nodes_die_by_turns_and_no_customer_sees_it(backend: Backend) -> Result<()> {
+    const CUSTOMERS: usize = 8;
+    const DEATHS: usize = 8;
+    Lab::run("by-turns", NarrowLink::Nowhere, |lab| {
+        let mut filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let mut config = AgentConfig::new(backend);
+        config.filter_lines = "probe_interval = 1".into();
+        let _agent = WeirAgent::start(&lab.gateway, &config)?;
+        let (over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let customer = || -> Result<()> {
+                while !over.load(Relaxed) {
+                    send(lab, Family::V4)?.expect(250)?;
+                    sent.fetch_add(1, Relaxed);
+                }
+                Ok(())
+            };
+            let customers: Vec<_> = (0..CUSTOMERS).map(|_| scope.spawn(customer)).collect();
+            let killed =
+                (0..DEATHS).try_for_each(|death| kill_and_start(lab, &mut filters[death % 2], &sent));
+            over.store(true, Relaxed);
+            for customer in customers {
+                customer.join().map_err(|_| anyhow!("a customer panicked"))??;
+            }
+            killed
+        })?;
+        let arrived: usize = destination.sessions().iter().map(|session| session.messages.len()).sum();
+        let sent = sent.into_inner();
+        eprintln!("{sent} messages sent while nodes were killed {DEATHS} times, {arrived} arrived");
+        ensure!(arrived == sent, "{sent} messages were acknowledged, {arrived} arrived");
+        Ok(())
+    })
+}
+
+/// Under load, and waits until the node has its part of it again.
+fn kill_and_start(lab: &Lab, filter: &mut WeirFilter, sent: &AtomicUsize) -> Result<()> {
+    filter.kill()?;
+    let before = sent.load(Relaxed);
+    wait_until("messages that are judged by the other node", PATIENCE, || {
+        Ok(sent.load(Relaxed) > before + 50)
+    })?;
+    *filter = WeirFilter::start(&lab.filter, filter.node(), &FilterConfig::node(filter.node()))?;
+    wait_until("messages at the node that came back", PATIENCE, || Ok(filter.messages().len() > 20))
 }
 
 fn without_nodes_mail_is_deferred(backend: Backend) -> Result<()> {

@@ -108,6 +108,8 @@ pub enum Failure {
     TooManyMessages,
     SessionTooLong,
     TooManyErrors,
+    /// A BDAT that cannot be read: where its chunk ends is not known.
+    ChunkUnreadable,
     Overload,
     /// All sessions together hold as much as they may.
     BuffersFull,
@@ -136,6 +138,7 @@ impl Failure {
             | Self::TooManyMessages
             | Self::CustomerIdle
             | Self::SessionTooLong
+            | Self::ChunkUnreadable
             | Self::TooManyErrors => Side::Customer,
             Self::SpoolFull | Self::Overload | Self::BuffersFull | Self::Stopping => Side::Agent,
         }
@@ -162,6 +165,7 @@ impl Failure {
             Self::EarlyTalker => (554, "5.5.1"),
             Self::DestinationGarbage => (421, "4.5.0"),
             Self::TooManyErrors => (421, "4.7.0"),
+            Self::ChunkUnreadable => (421, "4.5.2"),
             Self::FilterUnavailable
             | Self::FilterFailed
             | Self::FilterBusy
@@ -200,6 +204,7 @@ impl fmt::Display for Failure {
             Self::CustomerIdle => f.write_str("nothing received for too long"),
             Self::SessionTooLong => f.write_str("session open for too long"),
             Self::TooManyErrors => f.write_str("too many errors"),
+            Self::ChunkUnreadable => f.write_str("size of a chunk cannot be read (RFC 3030 section 2)"),
             Self::Overload => f.write_str("too many connections, try later"),
             Self::BuffersFull => f.write_str("too much mail under way, try later"),
             Self::Stopping => f.write_str("service is stopping, try again"),

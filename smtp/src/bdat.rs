@@ -45,6 +45,12 @@ impl Content {
         Findings { bare_cr: self.findings.bare_cr + u64::from(self.after_cr), ..self.findings }
     }
 
+    /// LF or CR alone, or NUL: DATA cannot carry what came so far, whatever follows. A CR at the very end does not
+    /// count: LF may follow.
+    pub fn has_strays(&self) -> bool {
+        self.findings.bare_lf + self.findings.bare_cr + self.findings.nul > 0
+    }
+
     /// DATA can carry exactly these octets, if no more follow: lines, each ended by CRLF.
     pub fn is_lines(&self) -> bool {
         let findings = self.findings();

@@ -110,6 +110,12 @@ fn mailbox(
     }
     let words = tail.split(|octet| is_space(*octet)).filter(|word| !word.is_empty());
     let parameters = words.map(Parameter::parse).collect::<Option<Vec<_>>>().ok_or(error)?;
+    let said_before = |(at, parameter): (usize, &Parameter)| {
+        parameters[..at].iter().any(|before| before.keyword().eq_ignore_ascii_case(parameter.keyword()))
+    };
+    if parameters.iter().enumerate().any(said_before) {
+        return Err(CommandError::Syntax { verb, wanted: "each parameter once" });
+    }
     Ok(Mailbox { path: Path::new(path), parameters })
 }
 
@@ -171,6 +177,7 @@ mod tests {
             "RCPT TO:a@b>",
             "RCPT TO:<a@b> =x",
             "RCPT TO:<a@b> X=",
+            "MAIL FROM:<a@b> BODY=7BIT body=BINARYMIME",
             "DATA now",
             "BDAT",
             "BDAT -1",

@@ -124,6 +124,10 @@ pub const RULES: &[Rule] = &[
     withheld("XFORWARD", "nobody but the agent says who the customer is"),
 ];
 
+/// Extensions whose parameters a filter node is told. Others are between customer and destination: a node that
+/// knows them would judge by what it could do itself, or act on them.
+const TOLD_TO_NODES: [&str; 5] = ["8BITMIME", "BINARYMIME", "DSN", "SIZE", "SMTPUTF8"];
+
 /// What a server announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions {
@@ -226,7 +230,14 @@ fn limits(line: &[u8], terms: Terms) -> Vec<u8> {
         Some(format!("{name}={}", value.parse::<u64>().ok()?.min(*own)).into_bytes())
     };
     let words = line.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
-    words.map(|word| limit(word).unwrap_or_else(|| word.to_vec())).collect::<Vec<_>>().join(&b' ')
+    let mut shown: Vec<Vec<u8>> = words.map(|word| limit(word).unwrap_or_else(|| word.to_vec())).collect();
+    for (name, own) in own {
+        let said = |word: &Vec<u8>| word.to_ascii_uppercase().starts_with(format!("{name}=").as_bytes());
+        if !shown.iter().any(said) {
+            shown.push(format!("{name}={own}").into_bytes());
+        }
+    }
+    shown.join(&b' ')
 }
 
 fn rule(keyword: &str) -> Option<&'static Rule> {
@@ -236,8 +247,7 @@ fn rule(keyword: &str) -> Option<&'static Rule> {
 /// The parameters of `mailbox` that a server with these extensions understands, to be said to it.
 pub fn understood(mailbox: &Mailbox, announced: &Extensions) -> Vec<Parameter> {
     let known = |parameter: &&Parameter| {
-        // Whom the destination authenticated is no business of a filter node.
-        let relevant = |rule: &&Rule| rule.relayed && rule.keyword != "AUTH" && announced.has(rule.keyword);
+        let relevant = |rule: &&Rule| TOLD_TO_NODES.contains(&rule.keyword) && announced.has(rule.keyword);
         RULES
             .iter()
             .filter(relevant)
@@ -323,7 +333,8 @@ mod tests {
     fn the_smaller_limits_are_offered() {
         for (announced, offered) in [
             ("LIMITS RCPTMAX=200 MAILMAX=10", "LIMITS RCPTMAX=100 MAILMAX=10"),
-            ("limits mailmax=21 RCPTDOMAINMAX=1", "limits mailmax=20 RCPTDOMAINMAX=1"),
+            ("limits mailmax=21 RCPTDOMAINMAX=1", "limits mailmax=20 RCPTDOMAINMAX=1 RCPTMAX=100"),
+            ("LIMITS", "LIMITS MAILMAX=20 RCPTMAX=100"),
             ("LIMITS RCPTMAX=all MAILMAX=", "LIMITS RCPTMAX=all MAILMAX="),
         ] {
             let (_, shown) = Offer::from_reply(&ehlo(announced), terms(50));

@@ -19,9 +19,20 @@ pub struct Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     #[error("line longer than {limit} octets")]
-    TooLong { limit: usize },
+    TooLong { limit: usize, start: Start },
     #[error("control character 0x{octet:02x} in the line")]
-    Control { octet: u8 },
+    Control { octet: u8, start: Start },
+}
+
+/// The first octets of a line: as many as a verb has. A shorter line is filled up with NUL.
+pub type Start = [u8; 4];
+
+impl LineError {
+    /// The line would have announced a chunk (RFC 3030), whose octets follow and are no lines.
+    pub fn is_bdat(&self) -> bool {
+        let (Self::TooLong { start, .. } | Self::Control { start, .. }) = self;
+        start.eq_ignore_ascii_case(b"BDAT")
+    }
 }
 
 /// Finds line ends in a stream of chunks. Holds at most `limit` octets.
@@ -29,13 +40,14 @@ pub enum LineError {
 pub struct LineDecoder {
     limit: usize,
     held: Vec<u8>,
-    too_long: bool,
+    /// Of a line that is too long, and so is not held.
+    too_long: Option<Start>,
 }
 
 impl LineDecoder {
     /// `limit` counts the line end too, as RFC 5321 section 4.5.3.1 does.
     pub fn new(limit: usize) -> Self {
-        Self { limit, held: Vec::new(), too_long: false }
+        Self { limit, held: Vec::new(), too_long: None }
     }
 
     /// Takes octets from the front of `input` up to and including the next line end.
@@ -58,17 +70,20 @@ impl LineDecoder {
     }
 
     fn hold(&mut self, octets: &[u8]) {
-        if self.too_long || self.held.len() + octets.len() > self.limit {
-            self.too_long = true;
-            self.held = Vec::new();
+        if self.too_long.is_some() {
+            return;
+        }
+        if self.held.len() + octets.len() > self.limit {
+            let held = std::mem::take(&mut self.held);
+            self.too_long = Some(start(held.iter().chain(octets)));
         } else {
             self.held.extend_from_slice(octets);
         }
     }
 
     fn finish(&mut self) -> Result<Line, LineError> {
-        if std::mem::take(&mut self.too_long) {
-            return Err(LineError::TooLong { limit: self.limit });
+        if let Some(start) = self.too_long.take() {
+            return Err(LineError::TooLong { limit: self.limit, start });
         }
         let mut text = std::mem::take(&mut self.held);
         text.pop();
@@ -77,10 +92,16 @@ impl LineDecoder {
             text.pop();
         }
         match text.iter().find(|octet| is_forbidden(**octet)) {
-            Some(octet) => Err(LineError::Control { octet: *octet }),
+            Some(octet) => Err(LineError::Control { octet: *octet, start: start(&text) }),
             None => Ok(Line { text, bare_lf }),
         }
     }
+}
+
+fn start<'a>(line: impl IntoIterator<Item = &'a u8>) -> Start {
+    let mut start = Start::default();
+    start.iter_mut().zip(line).for_each(|(to, octet)| *to = *octet);
+    start
 }
 
 /// Tab is white space to every server; all other controls are refused.
@@ -112,15 +133,15 @@ mod tests {
     #[test]
     fn crlf_and_bare_lf_end_a_line_and_strays_make_it_unusable() {
         let (lines, held) = all(&[b"NOOP\r\nRSET\nA\rB\r\nC\0\r\n\r\r\nQUI"], 512);
-        let stray = Err(LineError::Control { octet: b'\r' });
+        let stray = |octet, start| Err(LineError::Control { octet, start });
         assert_eq!(
             lines,
             [
                 line("NOOP", false),
                 line("RSET", true),
-                stray.clone(),
-                Err(LineError::Control { octet: 0 }),
-                stray
+                stray(b'\r', *b"A\rB\0"),
+                stray(0, *b"C\0\0\0"),
+                stray(b'\r', *b"\r\0\0\0"),
             ]
         );
         assert_eq!(held, b"QUI");
@@ -131,7 +152,11 @@ mod tests {
         let (lines, _) = all(&[b"12345678\r\n123456789\r\nNOOP\r\n"], 10);
         assert_eq!(
             lines,
-            [line("12345678", false), Err(LineError::TooLong { limit: 10 }), line("NOOP", false)]
+            [
+                line("12345678", false),
+                Err(LineError::TooLong { limit: 10, start: *b"1234" }),
+                line("NOOP", false)
+            ]
         );
     }
 

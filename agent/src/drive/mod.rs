@@ -260,7 +260,7 @@ impl Driver {
             Ok(()) => self.tell(Input::Stored(size)),
             Err(error) => {
                 warn!(%error, directory = %self.shared.budget.directory.display(), "spool cannot be written");
-                self.tell(Input::StoreFailed);
+                self.tell(Input::StoreFailed(size));
             }
         }
     }

@@ -16,8 +16,8 @@ pub struct Stored {
     pub octets: u64,
     /// No more will come.
     pub complete: bool,
-    /// Lines that end with CRLF and nothing else: DATA can carry these octets as they are.
-    pub is_lines: bool,
+    /// DATA can carry these octets as they are.
+    pub suits_data: bool,
 }
 
 /// How the leg is told where the body ends.
@@ -28,9 +28,12 @@ enum Framing {
     /// As chunks of what the spool has at the time (RFC 3030). Without pipelining one is answered before the
     /// next.
     Chunks { pipelining: bool },
-    /// By the length that was said before.
-    Counted,
+    /// By the length that is said before.
+    Counted { announced: bool },
 }
+
+/// Most chunks sent and not answered.
+const UNANSWERED: usize = 8;
 
 #[derive(Debug)]
 pub struct BodySender {
@@ -68,9 +71,8 @@ impl BodySender {
     }
 
     /// A complete body as one chunk.
-    pub fn in_one_chunk(leg: Leg, octets: u64, wire: &mut Wire) -> Self {
-        wire.write(leg, header(octets, true).freeze());
-        Self::new(leg, Framing::Counted)
+    pub fn in_one_chunk(leg: Leg) -> Self {
+        Self::new(leg, Framing::Counted { announced: false })
     }
 
     fn new(leg: Leg, framing: Framing) -> Self {
@@ -81,9 +83,14 @@ impl BodySender {
         self.ended
     }
 
-    /// Whether these octets, complete, can't be said in this framing.
-    pub fn cannot_end(&self, stored: Stored) -> bool {
-        matches!(self.framing, Framing::Dot(_)) && stored.complete && !stored.is_lines
+    /// Whether these octets can be said in this framing.
+    pub fn suits(&self, stored: Stored) -> bool {
+        stored.suits_data || !matches!(self.framing, Framing::Dot(_))
+    }
+
+    /// A chunk before the last is not answered yet.
+    pub fn awaits_chunk_reply(&self) -> bool {
+        !self.ended && !self.unanswered.is_empty()
     }
 
     /// Sends what can be sent. `true`: the end of the message was written.
@@ -92,9 +99,13 @@ impl BodySender {
             return self.ended;
         }
         self.end = stored.complete.then_some(stored.octets);
-        let lockstep = matches!(self.framing, Framing::Chunks { pipelining: false });
-        if lockstep && !self.unanswered.is_empty() {
+        if self.holds_back(stored) {
             return false;
+        }
+        if let Framing::Counted { announced } = &mut self.framing
+            && !std::mem::replace(announced, true)
+        {
+            wire.write(self.leg, header(stored.octets, true).freeze());
         }
         if self.sent < stored.octets {
             if wire.flow(self.leg).outgoing < HIGH_WATER {
@@ -106,11 +117,21 @@ impl BodySender {
             match &self.framing {
                 Framing::Dot(stuffer) => wire.write(self.leg, stuffer.end()),
                 Framing::Chunks { .. } => wire.write(self.leg, header(0, true).freeze()),
-                Framing::Counted => {}
+                Framing::Counted { .. } => {}
             }
             self.end_here(wire);
         }
         self.ended
+    }
+
+    /// A chunk waits: one at a time without pipelining, small ones until they are large or nothing is unanswered, and
+    /// the last until its answer can be taken for nothing else.
+    fn holds_back(&self, stored: Stored) -> bool {
+        let Framing::Chunks { pipelining } = self.framing else { return false };
+        let left = stored.octets - self.sent;
+        let (last, small) = (stored.complete && left <= CHUNK, left < CHUNK);
+        let crowded = !pipelining || self.unanswered.len() >= UNANSWERED;
+        !self.unanswered.is_empty() && (crowded || last || small)
     }
 
     /// The octets asked for, or fewer of them from the front.
@@ -134,7 +155,7 @@ impl BodySender {
                     self.unanswered.push_back(wire.flow(self.leg).written);
                 }
             }
-            Framing::Counted => wire.write(self.leg, octets.to_vec()),
+            Framing::Counted { .. } => wire.write(self.leg, octets.to_vec()),
         }
     }
 

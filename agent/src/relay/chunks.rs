@@ -28,12 +28,24 @@ impl Session {
             self.cut_short(failure, now);
             return false;
         }
+        // What may have to be passed on waits for the answer to a NOOP of ours where groups are not taken.
+        if !self.destination.expected.is_empty() && !self.destination.offer.has("PIPELINING") {
+            return false;
+        }
         match self.customer.next_line() {
             None => return false,
             Some(Ok(line)) => self.command_between_chunks(&line.text, now),
-            Some(Err(error)) => self.refuse(Reply::enhanced(500, "5.5.2", error.to_string())),
+            Some(Err(error)) => self.bad_line(&error),
         }
         true
+    }
+
+    /// A chunk that cannot be taken: it is read over, and so are those that follow, whatever they are; each gets the
+    /// same answer (RFC 3030 section 2).
+    pub(super) fn refuse_chunks(&mut self, chunk: Chunk, refusal: Reply) {
+        self.customer.skip = chunk.size;
+        self.customer.chunk_refusal = Some(refusal.clone()).filter(|_| !chunk.last);
+        self.customer.reply(refusal, &mut self.wire);
     }
 
     fn command_between_chunks(&mut self, line: &[u8], now: Instant) {

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use weir_smtp::command::Command;
 use weir_smtp::envelope::Mailbox;
+use weir_smtp::line::LineError;
 use weir_smtp::xclient::Identity;
 use weir_smtp::{Envelope, Reply};
 
@@ -98,13 +99,21 @@ impl Session {
                 true
             }
             Some(Err(error)) => {
-                self.refuse(Reply::enhanced(500, "5.5.2", error.to_string()));
+                self.bad_line(&error);
                 true
             }
             Some(Ok(line)) => {
                 self.command(&line.text, now);
                 true
             }
+        }
+    }
+
+    pub(super) fn bad_line(&mut self, error: &LineError) {
+        self.refuse(Reply::enhanced(500, "5.5.2", error.to_string()));
+        if error.is_bdat() {
+            // How many octets follow is not known: nothing after this can be read safely.
+            self.customer.barrier = Barrier::Farewell(Failure::ChunkUnreadable);
         }
     }
 
@@ -131,11 +140,14 @@ impl Session {
                 self.refuse(Reply::enhanced(501, "5.5.4", error.to_string()));
                 if line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT")) {
                     // How many octets follow is not known: nothing after this can be read safely.
-                    self.customer.barrier = Barrier::Farewell(Failure::TooManyErrors);
+                    self.customer.barrier = Barrier::Farewell(Failure::ChunkUnreadable);
                 }
                 return;
             }
         };
+        if !matches!(command, Command::Bdat { .. } | Command::Noop) {
+            self.customer.chunk_refusal = None;
+        }
         match command {
             Command::Ehlo(name) => {
                 self.customer.recipients = 0;
@@ -231,6 +243,11 @@ impl Session {
     /// verdict; so it is given only when the destination accepted somebody. `chunk`: there was BDAT, not DATA.
     fn decide_message(&mut self, chunk: Option<Chunk>, now: Instant) {
         self.customer.recipients = 0;
+        if let Some(chunk) = chunk
+            && let Some(refusal) = self.customer.chunk_refusal.take()
+        {
+            return self.refuse_chunks(chunk, refusal);
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Commands(None));
         let refusal = match &phase {
             Phase::Commands(Some(envelope)) if envelope.recipients.is_empty() => {
@@ -247,9 +264,20 @@ impl Session {
             }
             _ => Reply::enhanced(503, "5.5.1", "MAIL and RCPT come before DATA and BDAT"),
         };
-        self.phase = phase;
-        self.customer.skip = chunk.map_or(0, |chunk| chunk.size);
-        self.refuse(refusal);
+        match chunk {
+            None => {
+                self.phase = phase;
+                self.refuse(refusal);
+            }
+            Some(chunk) => {
+                self.customer.errors += 1;
+                self.refuse_chunks(chunk, refusal);
+                // Otherwise later chunks could be taken for a message without its beginning.
+                if matches!(phase, Phase::Commands(Some(_))) {
+                    self.reset_destination(now);
+                }
+            }
+        }
     }
 
     fn begin_message(&mut self, envelope: Envelope, chunk: Option<Chunk>, now: Instant) {

@@ -1,8 +1,8 @@
 //! One conversation with one filter node about one message: from its banner to its verdict.
 //!
 //! Banner, EHLO, STARTTLS and EHLO again where the node is to be spoken to in TLS, XCLIENT (which resets the node), EHLO again with the customer's own name, the envelope
-//! named by XFORWARD IDENT, the body, and the answer to end of data. Nothing that a node sends out of
-//! turn is ever taken as a verdict.
+//! named by XFORWARD IDENT, the body, and the answer to end of data. Nothing that comes before what it would answer
+//! has left is ever taken as a verdict.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -138,7 +138,11 @@ impl Conversation {
 
     /// Waiting for the node to answer, rather than for the customer's body or for the verdict.
     pub fn awaits_reply(&self) -> bool {
-        !matches!(self.state, State::Connecting | State::Body(_) | State::Over)
+        match &self.state {
+            State::Connecting | State::Over => false,
+            State::Body(sender) => sender.awaits_chunk_reply(),
+            _ => true,
+        }
     }
 
     /// For messages: where in the conversation this is.
@@ -204,7 +208,7 @@ impl Conversation {
     /// Sends what the spool has. Call whenever the spool grew or the leg drained.
     pub fn pump(&mut self, stored: Stored, wire: &mut Wire) -> Progress {
         if let State::Body(sender) = &mut self.state {
-            if sender.cannot_end(stored) {
+            if !sender.suits(stored) {
                 return Progress::Failed(NodeFailure::Lacks("CHUNKING"));
             }
             sender.pump(stored, wire);

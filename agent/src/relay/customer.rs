@@ -38,6 +38,8 @@ pub struct Customer {
     pub in_auth: bool,
     /// MAIL was said, or the lack of TLS was noticed already.
     pub goes_without_tls: bool,
+    /// A chunk was refused, and with it those that follow: why.
+    pub chunk_refusal: Option<Reply>,
     /// Octets of a refused chunk still to be read over.
     pub skip: u64,
     pub errors: u32,
@@ -61,6 +63,7 @@ impl Customer {
             barrier: Barrier::Answered,
             in_auth: false,
             goes_without_tls: false,
+            chunk_refusal: None,
             skip: 0,
             errors: 0,
             recipients: 0,
@@ -86,9 +89,9 @@ impl Customer {
         line
     }
 
-    /// Part of a command line came, and not its end.
+    /// Part of a command line came, and not its end; or of a chunk that is read over.
     pub fn is_inside_line(&self) -> bool {
-        !self.decoder.held().is_empty() || !self.inbox.is_empty()
+        self.skip > 0 || !self.decoder.held().is_empty() || !self.inbox.is_empty()
     }
 
     /// Whether QUIT is among what waits to be read: a customer that said so and closed its side still

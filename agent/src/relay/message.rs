@@ -18,7 +18,7 @@ use crate::treatment::Treatment;
 /// What happens at the destination. Before this nothing of the message went there.
 #[derive(Debug)]
 enum Delivery {
-    /// DATA was said.
+    /// DATA was said, and is not answered. BDAT asks nothing.
     Asked,
     Sending(BodySender),
     /// The end went out. From here on only the destination knows.
@@ -91,7 +91,11 @@ impl Message {
 
     /// The customer's next octets are the body's.
     pub fn wants_octets(&self) -> bool {
-        self.reception.complete.is_none() && !self.reception.is_between_chunks()
+        self.reception.is_taking()
+    }
+
+    pub fn unanswered_chunk(&self) -> Option<u64> {
+        self.reception.unanswered_chunk()
     }
 
     pub fn reception(&mut self) -> &mut Reception {
@@ -100,7 +104,7 @@ impl Message {
 
     /// When the customer's last octet came.
     pub fn received_at(&self) -> Option<Instant> {
-        self.reception.complete
+        self.reception.complete()
     }
 
     /// When the customer will have been too slow, unless it goes on.
@@ -114,7 +118,7 @@ impl Message {
             && self.destination_lost.is_none()
     }
 
-    /// The dot went to the destination.
+    /// The end went to the destination.
     pub fn is_committed(&self) -> bool {
         matches!(self.delivery, Some(Delivery::Committed))
     }
@@ -148,8 +152,9 @@ impl Message {
         self.reception.stored += octets;
     }
 
-    pub fn store_failed(&mut self, wire: &mut Wire) {
-        self.reception.give_up_unstored();
+    /// So many octets will never be there: they are waited for no longer.
+    pub fn store_failed(&mut self, octets: u64, wire: &mut Wire) {
+        self.reception.stored += octets;
         self.refuse(Failure::SpoolFull, wire);
     }
 
@@ -212,15 +217,15 @@ impl Message {
     fn stored_body(&self) -> Stored {
         Stored {
             octets: self.reception.stored,
-            complete: self.reception.complete.is_some() && self.unstored() == 0,
-            is_lines: self.reception.is_lines(),
+            complete: self.reception.complete().is_some() && self.unstored() == 0,
+            suits_data: self.reception.suits_data(),
         }
     }
 
     fn begin_delivery(&mut self, stored: Stored, now: Instant, wire: &mut Wire) {
         wire.restart(Leg::Destination, now);
         self.delivery = Some(if self.reception.is_in_chunks() {
-            let mut sender = BodySender::in_one_chunk(Leg::Destination, stored.octets, wire);
+            let mut sender = BodySender::in_one_chunk(Leg::Destination);
             if sender.pump(stored, wire) { Delivery::Committed } else { Delivery::Sending(sender) }
         } else {
             wire.write(Leg::Destination, &b"DATA\r\n"[..]);
@@ -228,7 +233,7 @@ impl Message {
         });
     }
 
-    /// The destination's answer to DATA or to end of data.
+    /// The destination's answer to DATA, or to the end of the body.
     pub fn destination_reply(&mut self, reply: Reply, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         // Before the last octet has left, nothing that it says is an answer to end of data.
         let has_all = self.is_committed() && wire.flow(Leg::Destination).outgoing == 0;
@@ -306,7 +311,7 @@ impl Message {
         self.lost(failure, reply)
     }
 
-    /// The customer is gone before the dot went out: it never will.
+    /// The customer is gone before the end went out: it never will.
     pub fn abandon(mut self, now: Instant, wire: &mut Wire) -> Record {
         self.judgement.abandon(wire);
         self.record(None, Outcome::Abandoned, None, now)

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Buf;
 use weir_smtp::{Envelope, Reply};
 
 use self::customer::{Barrier, Customer};
@@ -61,7 +62,8 @@ pub enum Input<'a> {
     /// All nodes have as many messages as they may, for longer than can be waited.
     NodesBusy,
     Stored(usize),
-    StoreFailed,
+    /// So many octets could not be stored.
+    StoreFailed(usize),
     Spooled(Leg, &'a [u8]),
     ReplayFailed,
     /// [`Session::deadline`] has come.
@@ -209,7 +211,9 @@ impl Session {
             }
             Input::NodesBusy => self.with_judgement(|judgement, _, _| judgement.busy()),
             Input::Stored(octets) => self.with_message(|message, _| message.stored(octets as u64)),
-            Input::StoreFailed => self.with_message(Message::store_failed),
+            Input::StoreFailed(octets) => {
+                self.with_message(|message, wire| message.store_failed(octets as u64, wire));
+            }
             Input::Spooled(leg, octets) => {
                 self.with_message(|message, wire| message.spooled(leg, octets, wire));
             }
@@ -240,7 +244,8 @@ impl Session {
     /// While commands are read, octets wait in the inbox; a body is taken straight from the input.
     fn customer_bytes(&mut self, mut octets: &[u8], now: Instant) {
         // A command counts when it is whole, so that one that trickles in runs out of time.
-        if matches!(self.phase, Phase::Message(_)) || !self.customer.is_inside_line() {
+        let in_body = matches!(&self.phase, Phase::Message(message) if message.wants_octets());
+        if in_body || !self.customer.is_inside_line() {
             self.wire.restart(Leg::Customer, now);
         }
         if let Phase::Message(message) = &mut self.phase
@@ -259,10 +264,10 @@ impl Session {
                 Phase::Commands(_) => self.next_command(now),
                 Phase::Message(message) => {
                     if message.wants_octets() && !self.customer.inbox.is_empty() {
-                        let inbox = self.customer.inbox.split();
-                        let mut octets = &inbox[..];
+                        let mut octets = &self.customer.inbox[..];
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
-                        self.customer.inbox.extend_from_slice(octets);
+                        let taken = self.customer.inbox.len() - octets.len();
+                        self.customer.inbox.advance(taken);
                     }
                     let free = self.destination.expected.is_empty();
                     match message.advance(free, now, &mut self.wire) {
@@ -283,6 +288,7 @@ impl Session {
             return false;
         };
         let gone = message.customer_gone;
+        self.customer.chunk_refusal = message.unanswered_chunk().map(|_| conclusion.reply.clone());
         let mut record = message.conclude(&conclusion, now);
         record.tls = self.destination.tls.describe();
         self.wire.push(Output::Log(Box::new(record)));
@@ -290,19 +296,24 @@ impl Session {
         if conclusion.abort_destination {
             self.drop_destination();
         } else if conclusion.reset_destination {
-            self.wire.write(Leg::Destination, &b"RSET\r\n"[..]);
-            self.destination.expected.push(destination::Expected::OwnRset, &self.wire);
-            self.wire.restart(Leg::Destination, now);
+            self.reset_destination(now);
         }
         self.customer.reply(conclusion.reply, &mut self.wire);
         self.wire.restart(Leg::Customer, now);
         if conclusion.ends_session || gone {
             self.end();
         } else {
-            // The customer's next command waits for the destination's answer to our RSET, if there is one.
             self.customer.barrier = Barrier::Answered;
         }
         true
+    }
+
+    /// The destination forgets the envelope. The customer's next command waits for its answer.
+    fn reset_destination(&mut self, now: Instant) {
+        self.wire.write(Leg::Destination, &b"RSET\r\n"[..]);
+        self.destination.expected.push(destination::Expected::OwnRset, &self.wire);
+        self.wire.restart(Leg::Destination, now);
+        self.customer.barrier = Barrier::Answered;
     }
 
     /// A customer that closed its side in the middle of a message is gone, unless it has said QUIT.

@@ -27,14 +27,28 @@ enum Framing {
         /// Octets that all chunks so far have announced.
         announced: u64,
         chunk: Chunk,
-        /// Octets of the chunk under way still to come; `None`: there is none.
-        left: Option<u64>,
+        /// Octets of the chunk under way still to come.
+        left: u64,
     },
+}
+
+/// Where the customer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The next octets are the body's.
+    Taking,
+    /// A chunk came that is not the last one, and awaits its answer.
+    ChunkAwaited,
+    /// The next octets are a command.
+    BetweenChunks,
+    /// The whole body came, and awaits its answer.
+    Complete(Instant),
 }
 
 #[derive(Debug)]
 pub struct Reception {
     framing: Framing,
+    state: State,
     /// Declared `BODY=BINARYMIME`: any octets will do (RFC 3030 section 3).
     binary: bool,
     /// Octets handed to the spool, and octets it has.
@@ -42,10 +56,6 @@ pub struct Reception {
     pub stored: u64,
     /// The current span of the minimum data rate: when it began, and octets received since.
     window: (Instant, u64),
-    /// When the end of the body came.
-    pub complete: Option<Instant>,
-    /// The customer awaits an answer: to the end of the body, or to a chunk.
-    awaited: bool,
     /// The message is refused for what it is; the rest of it is read and dropped.
     pub refusal: Option<Failure>,
 }
@@ -59,25 +69,17 @@ impl Reception {
                 content: Content::default(),
                 announced: chunk.size,
                 chunk,
-                left: Some(chunk.size),
+                left: chunk.size,
             },
         };
-        Self {
-            framing,
-            binary,
-            handed: 0,
-            stored: 0,
-            window: (now, 0),
-            complete: None,
-            awaited: false,
-            refusal: None,
-        }
+        Self { framing, state: State::Taking, binary, handed: 0, stored: 0, window: (now, 0), refusal: None }
     }
 
     pub fn next_chunk(&mut self, next: Chunk) {
         if let Framing::Chunks { announced, chunk, left, .. } = &mut self.framing {
-            (*chunk, *left) = (next, Some(next.size));
+            (*chunk, *left) = (next, next.size);
             *announced = announced.saturating_add(next.size);
+            self.state = State::Taking;
         }
     }
 
@@ -85,28 +87,25 @@ impl Reception {
     /// ends without any.
     pub fn take(&mut self, octets: &mut &[u8], settings: &Settings, now: Instant) -> BytesMut {
         let mut body = BytesMut::new();
-        if self.complete.is_some() || self.awaited {
+        if self.state != State::Taking {
             return body;
         }
         let before = octets.len();
         let ended = match &mut self.framing {
             Framing::Dot(decoder) => decoder.decode(octets, &mut body),
-            Framing::Chunks { left: None, .. } => false,
-            Framing::Chunks { content, left: under_way @ Some(_), .. } => {
-                let left = under_way.unwrap_or(0);
-                let here = usize::try_from(left).unwrap_or(usize::MAX).min(octets.len());
+            Framing::Chunks { content, left, .. } => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(octets.len());
                 let (taken, rest) = octets.split_at(here);
                 content.scan(taken);
                 body.extend_from_slice(taken);
                 *octets = rest;
-                *under_way = Some(left - here as u64).filter(|left| *left > 0);
-                under_way.is_none()
+                *left -= here as u64;
+                *left == 0
             }
         };
         self.window.1 += (before - octets.len()) as u64;
-        self.awaited = ended;
-        if ended && self.is_last() {
-            self.complete = Some(now);
+        if ended {
+            self.state = if self.is_last() { State::Complete(now) } else { State::ChunkAwaited };
         }
         self.refusal = self.refusal.or_else(|| self.objection(settings));
         body
@@ -124,11 +123,6 @@ impl Reception {
         self.handed += octets as u64;
     }
 
-    /// What the spool will never have is not waited for.
-    pub fn give_up_unstored(&mut self) {
-        self.handed = self.stored;
-    }
-
     pub fn unstored(&self) -> u64 {
         self.handed - self.stored
     }
@@ -136,23 +130,36 @@ impl Reception {
     /// A chunk came that is not the last one, and is not answered yet: its size.
     pub fn unanswered_chunk(&self) -> Option<u64> {
         match &self.framing {
-            Framing::Chunks { chunk, .. } if self.awaited && !chunk.last => Some(chunk.size),
+            Framing::Chunks { chunk, .. } if self.state == State::ChunkAwaited => Some(chunk.size),
             _ => None,
         }
     }
 
     pub fn chunk_answered(&mut self) {
-        self.awaited = false;
+        self.state = State::BetweenChunks;
     }
 
     /// Between two chunks: the customer's next octets are a command.
     pub fn is_between_chunks(&self) -> bool {
-        matches!(self.framing, Framing::Chunks { left: None, .. }) && self.complete.is_none() && !self.awaited
+        self.state == State::BetweenChunks
     }
 
     /// The customer awaits an answer.
     pub fn is_awaited(&self) -> bool {
-        self.awaited
+        matches!(self.state, State::ChunkAwaited | State::Complete(_))
+    }
+
+    /// The customer's next octets are the body's.
+    pub fn is_taking(&self) -> bool {
+        self.state == State::Taking
+    }
+
+    /// When the end of the body came.
+    pub fn complete(&self) -> Option<Instant> {
+        match self.state {
+            State::Complete(at) => Some(at),
+            _ => None,
+        }
     }
 
     pub fn is_in_chunks(&self) -> bool {
@@ -166,17 +173,20 @@ impl Reception {
         }
     }
 
-    /// DATA can carry what came so far, octet by octet.
-    pub fn is_lines(&self) -> bool {
+    /// DATA can carry what came so far, octet by octet, and more may follow unless it is complete.
+    pub fn suits_data(&self) -> bool {
         match &self.framing {
             Framing::Dot(_) => true,
-            Framing::Chunks { content, .. } => content.is_lines(),
+            Framing::Chunks { content, .. } if self.complete().is_some() => {
+                content.is_lines() && !content.has_strays()
+            }
+            Framing::Chunks { content, .. } => !content.has_strays(),
         }
     }
 
     /// When the customer will have been too slow, unless it goes on.
     pub fn rate_deadline(&self) -> Option<Instant> {
-        self.complete.is_none().then(|| self.window.0 + RATE_WINDOW)
+        self.complete().is_none().then(|| self.window.0 + RATE_WINDOW)
     }
 
     /// A span of the minimum data rate is over: was it kept? One in which the agent itself did not read
@@ -194,7 +204,7 @@ impl Reception {
             Framing::Chunks { announced, .. } => announced,
         };
         let text = !self.binary;
-        let ended = text && self.complete.is_some();
+        let ended = text && self.complete().is_some();
         let long = text && settings.long_lines == LongLines::Reject;
         if announced > settings.max_message_size {
             Some(Failure::MessageTooLarge(settings.max_message_size))

@@ -41,7 +41,7 @@ impl Session {
         }
         if matches!(self.destination.expected.next(), Some(Expected::OwnNoop)) {
             self.destination.expected.answered();
-            if reply.code() == 421 {
+            if reply.code() == 421 || reply.severity() == Severity::Intermediate {
                 self.unasked(reply, Failure::DestinationGarbage);
             }
             return;

@@ -69,8 +69,8 @@ impl Session {
     /// The destination waits for the verdict; silence might make it give up.
     fn say_noop(&mut self, now: Instant) {
         self.destination.noops += 1;
-        self.destination.expected.push(Expected::OwnNoop, &self.wire);
         self.wire.write(Leg::Destination, &b"NOOP\r\n"[..]);
+        self.destination.expected.push(Expected::OwnNoop, &self.wire);
         self.wire.restart(Leg::Destination, now);
     }
 

@@ -1,5 +1,7 @@
 //! BDAT (RFC 3030): framed by length at the customer, at nodes that take it, and at the destination.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::server::{Server, Stage, Trouble};
@@ -9,6 +11,7 @@ use crate::config::BareLf;
 use crate::failure::Failure;
 use crate::relay::record::{Outcome, Verdict};
 use crate::relay::settings::Settings;
+use crate::relay::{Input, Leg};
 
 const EHLO: &str = "250-PIPELINING\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250-BINARYMIME\r\n250 CHUNKING";
 const NODE_EHLO: &str = "250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-BINARYMIME\r\n\
@@ -180,17 +183,101 @@ fn a_chunk_that_is_announced_too_large_is_refused_and_read_over() {
     let mut world = world(vec![Some(chunking())]);
     world.say(ENVELOPE).say(&chunk(b"small\r\n", false)).run(false);
     world.say(&chunk(&[b'a'; 99_994], false)).say(&chunk(b"QUIT\r\n", true)).say(b"NOOP\r\n").run(false);
-    assert_eq!(world.codes(), [220, 250, 250, 250, 250, 552, 503, 250]);
+    assert_eq!(world.codes(), [220, 250, 250, 250, 250, 552, 552, 250]);
 }
 
 #[test]
 fn a_destination_that_is_lost_between_chunks_is_told_at_once() {
     let mut world = world(vec![Some(chunking())]);
     world.say(ENVELOPE).say(&chunk(b"one\r\n", false)).run(false);
-    world.session.handle(super::super::Input::Closed(super::super::Leg::Destination), world.now);
+    world.session.handle(Input::Closed(Leg::Destination), world.now);
     world.run(false);
     assert_eq!(world.codes(), [220, 250, 250, 250, 250, 421]);
     assert!(world.session.is_over());
+}
+
+#[test]
+fn a_spool_that_fails_once_refuses_the_message() {
+    let mut world = world(vec![Some(chunking())]);
+    world.store_fails = true;
+    world.say(ENVELOPE).say(&in_chunks(&[b"one\r\n", b"two\r\n", b"three\r\n"])).say(b"NOOP\r\n").run(false);
+    assert_eq!(world.codes(), [220, 250, 250, 250, 250, 250, 452, 250]);
+    assert_eq!((world.logs[0].failure, world.delivered().len()), (Some(Failure::SpoolFull), 0));
+}
+
+#[test]
+fn chunks_behind_a_refused_one_get_its_answer_and_are_no_errors() {
+    let mut world = world(vec![Some(chunking())]);
+    world.say(ENVELOPE).say(&chunk(&[b'a'; 100_001], false));
+    for _ in 0..8 {
+        world.say(&chunk(b"QUIT\r\n", false));
+    }
+    world.say(&chunk(b"QUIT\r\n", true)).say(b"RSET\r\n").say(&chunk(b"x", true)).run(false);
+    assert_eq!(world.codes()[4..], [&[552; 10][..], &[250, 503]].concat());
+}
+
+#[test]
+fn a_message_never_goes_without_its_beginning() {
+    let mut world = world(vec![Some(chunking())]);
+    world
+        .say(b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@nowhere.invalid>\r\n")
+        .say(&chunk(b"first half\r\n", false));
+    world.say(b"RCPT TO:<c@d.example>\r\n").say(&chunk(b"second half\r\n", true)).run(false);
+    assert_eq!(world.codes()[..5], [220, 250, 250, 550, 554]);
+    assert_eq!((world.delivered().len(), world.logs.len()), (0, 0));
+    let commands = text(&world.destination.as_ref().unwrap().commands).join("|");
+    assert!(commands.contains("RCPT TO:<c@nowhere.invalid>|RSET|RCPT"), "{commands}");
+}
+
+#[test]
+fn a_line_that_cannot_be_read_and_would_be_a_chunk_ends_the_session() {
+    let smuggled = b"MAIL FROM:<x@y>\r\nRCPT TO:<c@d>\r\nDATA\r\nsmuggled\r\n.\r\n";
+    for line in [&b"BDAT 60 LAST\x01\r\n"[..], &[b"bdat 60 ", &[b' '; 5000][..], b"\r\n"].concat()] {
+        for before in [&b"EHLO x\r\n"[..], &[ENVELOPE, &chunk(b"one\r\n", false)].concat()] {
+            let mut world = world(vec![Some(chunking())]);
+            world.say(before).say(line).say(smuggled).run(false);
+            assert_eq!(world.codes()[world.codes().len() - 2..], [500, 421], "{}", world.heard());
+            assert_eq!(world.delivered().len(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_node_without_chunking_never_gets_what_could_be_another_end() {
+    let mut world = world(vec![Some(node()), Some(node())]);
+    world.say(ENVELOPE).say(&chunk(b"a\r", false)).run(false);
+    world.say(&chunk(b".\r\nRSET\r\nXCLIENT ADDR=192.0.2.9\r\n", true)).run(false);
+    assert_eq!(world.codes().last(), Some(&550));
+    for node in world.nodes.iter().flatten() {
+        assert!(!node.received.windows(2).any(|two| two[0] == b'\r' && two[1] != b'\n'));
+        assert!(!node.received.windows(9).any(|some| some == b"192.0.2.9"));
+    }
+    let dying = || Some(node().with(Stage::Body, Trouble::Close));
+    let mut twice = super::chunks::world(vec![dying(), dying()]);
+    twice.say(ENVELOPE).say(&chunk(b"a\nb", false)).run(false);
+    twice.say(&chunk(b"c", true)).run(false);
+    assert_eq!((twice.codes().last(), twice.logs[0].suspect), (Some(&554), false));
+}
+
+#[test]
+fn a_node_that_owes_a_chunks_answer_is_not_waited_for_beyond_its_time() {
+    let slow = Server::new("250-CHUNKING\r\n250 XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT");
+    let mut world = world(vec![Some(slow.with(Stage::Chunk, Trouble::Hang)), Some(chunking())]);
+    world.say(ENVELOPE).say(&chunk(b"one\r\n", false)).run(false);
+    world.wait(Duration::from_secs(200)).say(&chunk(b"two\r\n", true)).run(false);
+    assert_eq!((world.codes().last(), world.logs[0].node_failures.len()), (Some(&250), 1));
+    assert_eq!(world.judged(1), [b"one\r\ntwo\r\n"]);
+}
+
+#[test]
+fn a_stray_reply_is_no_answer_to_a_noop_that_has_not_left() {
+    let mut world = world(vec![Some(chunking())]);
+    world.say(ENVELOPE).say(&chunk(b"one\r\n", false)).run(false);
+    world.stalled = Some(Leg::Destination);
+    world.wait(Duration::from_secs(121)).run(false);
+    world.session.handle(Input::Bytes(Leg::Destination, b"250 stray\r\n"), world.now);
+    world.run(false);
+    assert_eq!((world.codes().last(), world.logs[0].outcome), (Some(&421), Outcome::Withheld));
 }
 
 fn script() -> impl Strategy<Value = Vec<u8>> {

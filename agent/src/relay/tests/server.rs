@@ -40,6 +40,8 @@ pub struct Server {
     data: DataDecoder,
     body: Vec<u8>,
     recipients: usize,
+    /// Every octet it got.
+    pub received: Vec<u8>,
     /// Commands it got.
     pub commands: Vec<String>,
     /// Bodies that were completed.
@@ -69,6 +71,7 @@ impl Server {
             data: DataDecoder::default(),
             body: Vec::new(),
             recipients: 0,
+            received: Vec::new(),
             commands: Vec::new(),
             messages: Vec::new(),
             hangs: false,
@@ -95,6 +98,7 @@ impl Server {
     }
 
     pub fn feed(&mut self, mut octets: &[u8]) -> Vec<u8> {
+        self.received.extend_from_slice(octets);
         let mut replies = Vec::new();
         while !octets.is_empty() && !self.closed && !self.hangs {
             let reply = match self.mode {

@@ -81,6 +81,8 @@ pub struct World {
     /// TLS handshakes begun, and whether they fail.
     pub connections_secured: usize,
     pub handshakes_fail: bool,
+    /// The spool cannot take what comes next.
+    pub store_fails: bool,
     /// Nodes are to be spoken to in TLS.
     pub nodes_in_tls: bool,
     /// What a connection to a server that is not there fails of.
@@ -130,6 +132,7 @@ impl World {
             stall_after: None,
             connections_secured: 0,
             handshakes_fail: false,
+            store_fails: false,
             nodes_in_tls: false,
             connect_error: Cause::Refused,
         }
@@ -262,6 +265,10 @@ impl World {
                 Output::PauseRead(leg) => self.paused[leg as usize] = true,
                 Output::ResumeRead(leg) => self.paused[leg as usize] = false,
                 Output::NewSpool | Output::DropSpool => self.spool.clear(),
+                Output::Store(octets) if self.store_fails => {
+                    self.store_fails = false;
+                    self.session.handle(Input::StoreFailed(octets.len()), self.now);
+                }
                 Output::Store(octets) => {
                     self.spool.extend_from_slice(&octets);
                     self.session.handle(Input::Stored(octets.len()), self.now);

@@ -61,6 +61,8 @@ pub struct Laws {
     last_ehlo: Vec<u8>,
     in_auth: bool,
     awaits_reset: bool,
+    /// A first chunk was refused: weir has the destination forget the envelope.
+    chunk_refused: bool,
     /// The number of the destination's last reply that the customer got.
     last_number: Option<usize>,
     /// When the session was told to say nothing more.
@@ -90,6 +92,7 @@ impl Laws {
             last_ehlo: Vec::new(),
             in_auth: false,
             awaits_reset: false,
+            chunk_refused: false,
             last_number: None,
             farewell: false,
             customer_closed: false,
@@ -166,6 +169,7 @@ impl Laws {
                 };
                 ensure(goes_on, unfit)?;
                 ensure(reply.code / 100 != 2 || may_pass(line) || self.oracle.is_secret(line), unfit)?;
+                self.chunk_refused |= verb(line) == b"BDAT" && reply.code == 554;
                 ensure(number(&reply.text, 'F').is_none(), unfit)?;
                 if verb(line) == b"EHLO" {
                     self.no_tls_is_offered(&reply.text)?;
@@ -242,7 +246,7 @@ impl Laws {
             "the destination keeps the envelope of a message that was withheld".into()
         })?;
         self.awaits_reset = awaits_reset && line == b"NOOP";
-        let resets = awaits_reset && line == b"RSET";
+        let resets = line == b"RSET" && (awaits_reset || std::mem::take(&mut self.chunk_refused));
         if resets || (line == b"NOOP" && self.own_noops > 0) {
             self.own_noops -= usize::from(line == b"NOOP");
             return Ok(());

@@ -187,10 +187,9 @@ impl World {
     fn spool_answers(&mut self) {
         let trouble = self.weather > 0 && self.choices.odds(self.weather / 2);
         match self.pending.pop_front() {
-            Some(Pending::Store(_)) if trouble => {
+            Some(Pending::Store(count)) if trouble => {
                 self.transcript.note(self.now, "the spool cannot be written");
-                self.pending.retain(|pending| !matches!(pending, Pending::Store(_)));
-                self.handle(Input::StoreFailed);
+                self.handle(Input::StoreFailed(count));
             }
             Some(Pending::Store(count)) => self.handle(Input::Stored(count)),
             Some(Pending::Replay(..)) if trouble => {

@@ -52,7 +52,7 @@ pub struct Smtp {
     #[serde(default = "defaults::max_recipients")]
     pub max_recipients: usize,
     /// Bytes of the longest command line, its line end included. RFC 5321 asks for 512 and more with
-    /// extensions; long addresses with DSN parameters need about 2,000.
+    /// extensions; the agent takes 4096 of its customers, and may have to say a little more here.
     #[serde(default = "defaults::max_command_line")]
     pub max_command_line: usize,
     /// Seconds a proxy may be silent. The agent keeps its connection while the customer composes his
@@ -60,7 +60,8 @@ pub struct Smtp {
     #[serde(default = "defaults::idle_timeout")]
     pub idle_timeout: u64,
     /// Seconds from DATA to the end of the message. A customer's line may be slow, but a message that
-    /// never ends would hold its place forever.
+    /// never ends would hold its place forever. Not below the agent's `relay.session_timeout`, or the node
+    /// would seem to fail.
     #[serde(default = "defaults::data_timeout")]
     pub data_timeout: u64,
     /// Seconds a stop waits for messages in flight.
@@ -248,13 +249,13 @@ mod defaults {
         5000
     }
     pub(super) fn max_command_line() -> usize {
-        4096
+        8192
     }
     pub(super) fn idle_timeout() -> u64 {
         600
     }
     pub(super) fn data_timeout() -> u64 {
-        3600
+        7200
     }
     pub(super) fn shutdown_timeout() -> u64 {
         30

@@ -14,12 +14,6 @@ pub(super) fn unknown_in_rcpt(recipient: &Mailbox) -> Option<String> {
     unknown(recipient, &RCPT)
 }
 
-/// `BODY=BINARYMIME`: the body is no lines, and DATA cannot carry it (RFC 3030 section 3).
-pub(super) fn is_binary(sender: &Mailbox) -> bool {
-    let binary = |value: &[u8]| value.eq_ignore_ascii_case(b"BINARYMIME");
-    sender.parameters.iter().any(|parameter| parameter.is("BODY") && parameter.value().is_some_and(binary))
-}
-
 fn unknown(mailbox: &Mailbox, known: &[&str]) -> Option<String> {
     let mut parameters = mailbox.parameters.iter();
     let unknown = parameters.find(|parameter| !known.iter().any(|keyword| parameter.is(keyword)))?;

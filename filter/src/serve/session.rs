@@ -388,7 +388,7 @@ impl Session {
         let Some(mail) = &mut self.mail else {
             return Some(Reply::enhanced(503, "5.5.1", "MAIL and RCPT first"));
         };
-        if parameters::is_binary(&mail.transaction().envelope.sender) {
+        if mail.transaction().envelope.sender.is_binary() {
             return Some(Reply::enhanced(503, "5.5.1", "BODY=BINARYMIME needs BDAT"));
         }
         if !mail.begin_lines() {

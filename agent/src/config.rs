@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::node::Node;
+pub use self::node::{Node, Place};
 
 /// The gateway daemon's configuration file.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -102,7 +102,7 @@ pub struct Customers {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// The filter nodes, `address:port`, each with what may follow: `weight=2` (its share of the load beside the
+    /// The filter nodes, `address:port` or `name:port` (each address of the name is a node), with what may follow: `weight=2` (its share of the load beside the
     /// others', 1 by itself) and `max_in_flight=50` (messages at a time; no limit by itself).
     #[schemars(with = "Vec<String>", example = ["10.3.0.11:10025", "10.3.0.12:10025"])]
     pub nodes: Vec<Node>,
@@ -135,6 +135,9 @@ pub struct Filter {
     /// Seconds a node may take to answer a command (the verdict has `verdict_budget`).
     #[serde(default = "defaults::node_reply_timeout")]
     pub reply_timeout: u64,
+    /// Seconds after which the nodes' names are resolved again. Nodes that stay keep what is known of them.
+    #[serde(default = "defaults::resolve_interval")]
+    pub resolve_interval: u64,
     /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: u64,
@@ -395,6 +398,9 @@ mod defaults {
     }
     pub(super) fn verdict_budget() -> u64 {
         55
+    }
+    pub(super) fn resolve_interval() -> u64 {
+        30
     }
     pub(super) fn max_wait() -> u64 {
         10

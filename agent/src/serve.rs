@@ -22,6 +22,7 @@ use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::{Shared, drive};
 use crate::failure::Failure;
+use crate::nodes::names::Names;
 use crate::nodes::{Family, NodeId, Pool, probe};
 use crate::policy::{Policy, Refusals};
 use crate::relay::settings::Settings;
@@ -51,14 +52,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let hostname: Arc<str> = hostname().into();
     let (wanting, wanted) = mpsc::channel(WANTING);
     let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
+    let mut names = Names::new(config.filter.nodes.clone());
+    names.resolve().await;
     let shared = Arc::new(Shared {
         treatments: Treatments::new(&config.filter),
         settings: Arc::new(Settings::new(&config, hostname)),
-        pool: Arc::new(Pool::new(
-            &config.filter.nodes,
-            node_tls,
-            Duration::from_secs(config.filter.max_wait),
-        )),
+        pool: Arc::new(Pool::new(&names.sites(), node_tls, Duration::from_secs(config.filter.max_wait))),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -80,7 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .context("steering cannot be installed")?;
     let steering = Arc::new(Mutex::new(steering));
     let _control = control_socket(&config, &shared, &steering, &policy);
-    let mut background = background(&config, &shared, &steering);
+    let mut background = background(&config, names, &shared, &steering);
     background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
 
@@ -203,25 +202,57 @@ async fn with<T: Send + 'static>(
 }
 
 /// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
-fn background(config: &Config, shared: &Arc<Shared>, steering: &SharedSteering) -> JoinSet<()> {
+fn background(config: &Config, names: Names, shared: &Arc<Shared>, steering: &SharedSteering) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let interval = Duration::from_secs(config.filter.probe_interval);
     let families = [Family::V4, Family::V6]
         .into_iter()
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
-    for family in families {
-        for node in shared.pool.ids() {
-            tasks.spawn(watch_node(shared.clone(), node, family, interval));
-        }
+    tasks.spawn(watch_nodes(shared.clone(), families.collect(), interval));
+    if names.are_there() {
+        let interval = Duration::from_secs(config.filter.resolve_interval);
+        tasks.spawn(watch_names(shared.clone(), names, interval));
     }
     tasks.spawn(watch_steering(steering.clone()));
     tasks
 }
 
+/// Probes every node that there is, also those that come later.
+async fn watch_nodes(shared: Arc<Shared>, families: Vec<Family>, interval: Duration) {
+    let (mut probes, mut known) = (JoinSet::new(), Vec::new());
+    loop {
+        let nodes = shared.pool.ids();
+        for node in nodes.iter().filter(|node| !known.contains(*node)) {
+            for family in &families {
+                probes.spawn(watch_node(shared.clone(), *node, *family, interval));
+            }
+        }
+        known = nodes;
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        // Of nodes that are gone.
+        while probes.try_join_next().is_some() {}
+    }
+}
+
+async fn watch_names(shared: Arc<Shared>, mut names: Names, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let before = names.sites();
+        names.resolve().await;
+        let sites = names.sites();
+        if sites != before {
+            let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
+            info!(nodes = nodes.join(" "), "filter nodes' names have other addresses");
+            shared.pool.set(&sites);
+        }
+    }
+}
+
+/// As long as the node is there.
 async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval: Duration) {
     let Some(address) = shared.pool.address(node) else { return };
     let limit = shared.settings.node_connect_timeout + shared.settings.node_reply_timeout;
-    loop {
+    while shared.pool.ids().contains(&node) {
         let (began, tls) = (Instant::now(), shared.pool.tls(node));
         let found = probe::probe(address, family, &shared.settings.hostname, tls, limit).await;
         if shared.pool.probed(node, family, &found, began, Instant::now()) {

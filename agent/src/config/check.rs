@@ -6,7 +6,7 @@ use std::hash::Hash;
 use ipnet::IpNet;
 use weir_daemon::config::{Check, Problems};
 
-use super::{Backend, Config, Customers, Filter, Relay, Spool, Steering, WhenTlsWanted};
+use super::{Backend, Config, Customers, Filter, Place, Relay, Spool, Steering, WhenTlsWanted};
 
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -91,15 +91,16 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
         problems.add("filter.nodes", "is empty: nobody could judge");
     }
     for (index, node) in filter.nodes.iter().enumerate() {
-        let address = node.address;
+        let Place::Address(address) = node.place else { continue };
         if address.port() == 0 || address.ip().is_unspecified() {
             problems.add(&format!("filter.nodes[{index}]"), format!("{address} cannot be connected to"));
         }
     }
-    let addresses: Vec<_> = filter.nodes.iter().map(|node| node.address).collect();
-    unique("filter.nodes", &addresses, problems);
+    let places: Vec<_> = filter.nodes.iter().map(|node| &node.place).collect();
+    unique("filter.nodes", &places, problems);
     check_overrides(filter, problems);
     seconds("filter.verdict_budget", filter.verdict_budget, problems);
+    seconds("filter.resolve_interval", filter.resolve_interval, problems);
     seconds("filter.max_wait", filter.max_wait, problems);
     seconds("filter.connect_timeout", filter.connect_timeout, problems);
     seconds("filter.reply_timeout", filter.reply_timeout, problems);

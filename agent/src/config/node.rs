@@ -13,16 +13,60 @@ const MAX_WEIGHT: u32 = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Node {
-    pub address: SocketAddr,
+    pub place: Place,
     pub weight: u32,
     /// Messages at a time.
     pub max_in_flight: Option<usize>,
 }
 
+/// Where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    Address(SocketAddr),
+    /// `name:port`.
+    Name(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = NodeError;
+
+    fn from_str(text: &str) -> Result<Self, NodeError> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let name = text.rsplit_once(':').filter(|(name, port)| is_name(name) && is_port(port));
+        name.map(|_| Self::Name(text.to_ascii_lowercase())).ok_or_else(|| NodeError::Place(text.into()))
+    }
+}
+
+/// A host name (RFC 1123), and no address that was mistyped: its last label has a letter.
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && last.contains(|c: char| c.is_ascii_alphabetic())
+}
+
+fn is_port(port: &str) -> bool {
+    port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    #[error("{0:?} is no address:port, for example 10.3.0.11:10025 or [fd03::11]:10025")]
-    Address(String),
+    #[error(
+        "{0:?} is neither address:port nor name:port, for example 10.3.0.11:10025, [fd03::11]:10025 or filter.example:10025"
+    )]
+    Place(String),
     #[error("{0:?} is neither weight=1 to 1000 nor max_in_flight=1 or more")]
     Setting(String),
     #[error("{0} is there twice")]
@@ -34,8 +78,7 @@ impl FromStr for Node {
 
     fn from_str(text: &str) -> Result<Self, NodeError> {
         let mut words = text.split_ascii_whitespace();
-        let address = words.next().unwrap_or_default();
-        let address = address.parse().map_err(|_| NodeError::Address(address.into()))?;
+        let place = words.next().unwrap_or_default().parse()?;
         let (mut weight, mut max_in_flight) = (None, None);
         for word in words {
             let unknown = || NodeError::Setting(word.into());
@@ -51,7 +94,7 @@ impl FromStr for Node {
                 _ => return Err(unknown()),
             }
         }
-        Ok(Self { address, weight: weight.unwrap_or(1), max_in_flight })
+        Ok(Self { place, weight: weight.unwrap_or(1), max_in_flight })
     }
 }
 
@@ -61,7 +104,7 @@ fn once<T>(setting: &mut Option<T>, value: T, name: &'static str) -> Result<(), 
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.address)?;
+        write!(f, "{}", self.place)?;
         if self.weight != 1 {
             write!(f, " weight={}", self.weight)?;
         }
@@ -95,13 +138,19 @@ mod tests {
         let node: Node = text.parse().unwrap();
         assert_eq!((node.weight, node.max_in_flight), (3, Some(50)));
         assert_eq!(node.to_string(), text);
+        let node: Node = "Filter.example:10025".parse().unwrap();
+        assert_eq!(node.place, Place::Name("filter.example:10025".into()));
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         for (text, reason) in [
-            ("", "\"\" is no address:port"),
-            ("10.3.0.11", "\"10.3.0.11\" is no address:port"),
+            ("", "\"\" is neither address:port"),
+            ("filter.example", "\"filter.example\" is neither"),
+            ("filter.example:0", "\"filter.example:0\" is neither"),
+            ("10.3.0.300:25", "\"10.3.0.300:25\" is neither"),
+            ("fil ter:25", "\"fil\" is neither"),
+            ("10.3.0.11", "\"10.3.0.11\" is neither"),
             ("10.3.0.11:25 weight=0", "\"weight=0\" is neither"),
             ("10.3.0.11:25 weight=2000", "\"weight=2000\" is neither"),
             ("10.3.0.11:25 max_in_flight=no", "\"max_in_flight=no\" is neither"),

@@ -2,6 +2,7 @@
 
 mod latency;
 mod members;
+pub mod names;
 pub mod probe;
 mod standing;
 #[cfg(test)]
@@ -22,14 +23,17 @@ use tracing::info;
 use weir_smtp::extension::Extensions;
 
 use self::members::{Choice, Member, Members};
+use self::names::Site;
 use self::standing::Severity;
-use crate::config;
 use crate::relay::conversation::NodeFailure;
 use crate::tls;
 
 /// Who waits for a node asks again after so long at the latest: the room that was made may have been of no use to
 /// the one that was told, and nodes come back by themselves.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Former nodes of which the address is still known.
+const FORMER: usize = 256;
 
 /// A node. Numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +78,34 @@ struct About {
     last_failure: Option<String>,
 }
 
+impl About {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            probe_refused: [None; 2],
+            takes_binary: false,
+            verdicts: 0,
+            failures: 0,
+            last_failure: None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     members: Members,
     about: BTreeMap<usize, About>,
     /// Messages that wait for their first node.
     waiting: usize,
+    /// The next node's number.
+    next: usize,
+}
+
+impl State {
+    /// The nodes that are there now.
+    fn nodes(&self) -> impl Iterator<Item = (usize, &About, &Member)> {
+        self.members.0.iter().filter_map(|(id, member)| Some((*id, self.about.get(id)?, member)))
+    }
 }
 
 /// All nodes.
@@ -137,21 +163,35 @@ fn list(nodes: &[SocketAddr]) -> String {
 }
 
 impl Pool {
-    pub fn new(nodes: &[config::Node], tls: Option<tls::Nodes>, max_wait: Duration) -> Self {
-        let mut state = State::default();
-        for (id, node) in nodes.iter().enumerate() {
-            let about = About {
-                address: node.address,
-                probe_refused: [None; 2],
-                takes_binary: false,
-                verdicts: 0,
-                failures: 0,
-                last_failure: None,
-            };
-            state.about.insert(id, about);
-            state.members.0.insert(id, Member::new(node.weight, node.max_in_flight.unwrap_or(usize::MAX)));
+    pub fn new(sites: &[Site], tls: Option<tls::Nodes>, max_wait: Duration) -> Self {
+        let pool = Self { state: Mutex::default(), tls, max_wait, freed: Arc::default() };
+        pool.set(sites);
+        pool
+    }
+
+    /// These are the nodes from now on. Those that stay keep what is known of them; those that go finish what they
+    /// have.
+    pub fn set(&self, sites: &[Site]) {
+        let mut state = self.state();
+        let State { members, about, next, .. } = &mut *state;
+        let is_there = |address: SocketAddr| sites.iter().any(|site| site.address == address);
+        members.0.retain(|id, _| about.get(id).is_some_and(|about| is_there(about.address)));
+        for Site { address, weight, max_in_flight } in sites.iter().copied() {
+            let known =
+                members.0.iter_mut().find(|(id, _)| about.get(id).is_some_and(|a| a.address == address));
+            if let Some((_, member)) = known {
+                (member.weight, member.max_in_flight) = (weight, max_in_flight);
+                continue;
+            }
+            members.0.insert(*next, Member::new(weight, max_in_flight));
+            about.insert(*next, About::new(address));
+            *next += 1;
         }
-        Self { state: Mutex::new(state), tls, max_wait, freed: Arc::default() }
+        // The log lines of messages under way still name the former ones.
+        while about.len() > members.0.len() + FORMER {
+            let Some(id) = about.keys().find(|id| !members.0.contains_key(id)).copied() else { break };
+            about.remove(&id);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,7 +204,7 @@ impl Pool {
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
-        self.state().about.keys().copied().map(NodeId).collect()
+        self.state().nodes().map(|(id, ..)| NodeId(id)).collect()
     }
 
     /// `None`: it is gone for long.
@@ -231,15 +271,14 @@ impl Pool {
     /// If there is no such node, or no other would be left.
     pub fn drain(&self, node: SocketAddr, draining: bool) -> Result<usize, DrainError> {
         let mut state = self.state();
-        let State { members, about, .. } = &mut *state;
-        let Some((id, _)) = about.iter().find(|(_, about)| about.address == node) else {
-            let nodes = about.values().map(|about| about.address).collect();
+        let Some((id, ..)) = state.nodes().find(|(_, about, _)| about.address == node) else {
+            let nodes = state.nodes().map(|(_, about, _)| about.address).collect();
             return Err(DrainError::Unknown { node, nodes });
         };
-        if draining && !members.0.iter().any(|(other, member)| other != id && !member.draining) {
+        if draining && !state.nodes().any(|(other, _, member)| other != id && !member.draining) {
             return Err(DrainError::Last(node));
         }
-        let Some(member) = members.0.get_mut(id) else { return Ok(0) };
+        let Some(member) = state.members.0.get_mut(&id) else { return Ok(0) };
         if std::mem::replace(&mut member.draining, draining) != draining {
             let gets = if draining { "no more messages" } else { "messages again" };
             info!(%node, "filter node gets {gets}, by the operator's command");
@@ -249,7 +288,8 @@ impl Pool {
 
     /// Every node takes messages that are no lines (RFC 3030).
     pub fn takes_binary(&self) -> bool {
-        self.state().about.values().all(|about| about.takes_binary)
+        let state = self.state();
+        state.nodes().next().is_some() && state.nodes().all(|(_, about, _)| about.takes_binary)
     }
 
     /// What the probe that began at `began` found. `true`: that is news.
@@ -281,8 +321,7 @@ impl Pool {
 
     pub fn status(&self) -> Vec<NodeStatus> {
         let state = self.state();
-        let both = state.about.values().zip(state.members.0.values());
-        let status = |(about, member): (&About, &Member)| NodeStatus {
+        let status = |(_, about, member): (usize, &About, &Member)| NodeStatus {
             address: about.address,
             healthy: member.standing.iter().all(standing::Standing::is_well),
             draining: member.draining,
@@ -293,7 +332,7 @@ impl Pool {
             failures: about.failures,
             last_failure: about.last_failure.clone(),
         };
-        both.map(status).collect()
+        state.nodes().map(status).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use weir_smtp::extension::Extensions;
 
 use super::latency::Latency;
 use super::members::{Choice, Member, Members};
+use super::names::{Names, Site};
 use super::standing::Severity;
 use super::{Asked, Chosen, Family, NodeId, Pool, probe};
 use crate::relay::conversation::NodeFailure;
@@ -167,9 +168,12 @@ proptest! {
     }
 }
 
+fn sites(nodes: &[&str]) -> Vec<Site> {
+    Names::new(nodes.iter().map(|node| node.parse().unwrap()).collect()).sites()
+}
+
 fn pool(nodes: &[&str]) -> Arc<Pool> {
-    let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
-    Arc::new(Pool::new(&nodes, None, Duration::from_secs(5)))
+    Arc::new(Pool::new(&sites(nodes), None, Duration::from_secs(5)))
 }
 
 fn two() -> Arc<Pool> {
@@ -233,6 +237,35 @@ fn a_drained_node_keeps_what_it_has_and_gets_nothing_more() {
     drop(kept);
     assert_eq!(pool.drain(address(0), false).unwrap(), 0);
     assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
+}
+
+#[test]
+fn nodes_that_stay_keep_what_is_known_and_those_that_go_finish() {
+    let (pool, now) = (two(), Instant::now());
+    let mut failed = ask(&pool, &[NodeId(1)], V4, now);
+    failed.report(Err(&NodeFailure::NoXclient), now);
+    drop(failed);
+    let mut leaving = ask(&pool, &[NodeId(0)], V4, now);
+    assert_eq!(leaving.candidate.node, NodeId(1));
+    pool.set(&sites(&["10.3.0.13:25", "10.3.0.11:25 weight=2"]));
+    assert_eq!(pool.ids(), [NodeId(0), NodeId(2)]);
+    for _ in 0..50 {
+        assert_eq!(ask(&pool, &[], V4, now).candidate.node, NodeId(2), "the other one is ejected still");
+    }
+    assert_eq!(leaving.address().unwrap().to_string(), "10.3.0.12:25", "for the log");
+    assert!(!leaving.report(Ok(Duration::ZERO), now));
+    drop(leaving);
+    let status = pool.status();
+    assert_eq!((status[0].weight, status[0].failures, status[0].healthy), (2, 1, false));
+    pool.set(&sites(&["10.3.0.12:25"]));
+    assert_eq!(pool.ids(), [NodeId(3)], "one that comes back is new");
+    for number in 0..1000u16 {
+        pool.set(&sites(&[&format!("10.3.0.12:{}", 1000 + number)]));
+    }
+    assert!(pool.state().about.len() <= super::FORMER + 1);
+    pool.set(&[]);
+    assert!(matches!(pool.choose(&[], V4, now), Chosen::None));
+    assert!(!pool.takes_binary());
 }
 
 #[test]

@@ -118,7 +118,12 @@ pub struct WeirAgent {
 impl WeirAgent {
     /// Starts it and waits until it says that it is ready.
     pub fn start(host: &Host, config: &AgentConfig) -> Result<Self> {
-        let mut agent = Self { process: Self::launch(host, &config.to_toml())? };
+        Self::start_with(host, &config.to_toml())
+    }
+
+    /// As `start`, with a configuration's text.
+    pub fn start_with(host: &Host, config: &str) -> Result<Self> {
+        let mut agent = Self { process: Self::launch(host, config)? };
         agent.process.wait_output("ready", PATIENCE)?;
         Ok(agent)
     }

@@ -17,6 +17,7 @@ on_both_back_ends!(
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
     a_drained_node_finishes_what_it_has,
+    a_name_that_gets_another_address_is_followed,
     who_would_wait_too_long_is_deferred_and_never_accepted,
 );
 
@@ -185,6 +186,38 @@ fn a_drained_node_finishes_what_it_has(backend: Backend) -> Result<()> {
                 Ok(bodies(busy) > 1)
             })
         })
+    })
+}
+
+fn a_name_that_gets_another_address_is_followed(backend: Backend) -> Result<()> {
+    const NAME: &str = "filter.provider.test";
+    Lab::run("node-name", NarrowLink::Nowhere, |lab| {
+        let filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let _destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let is_now =
+            |node: u8| lab.gateway.write("/etc/hosts", format!("{} {NAME}\n", Family::V4.filter_node(node)));
+        is_now(0)?;
+        let mut config = AgentConfig::new(backend);
+        config.nodes.truncate(1);
+        config.filter_lines = "resolve_interval = 1".into();
+        let text = config.to_toml().replace(&config.nodes[0].ip().to_string(), NAME);
+        let agent = WeirAgent::start_with(&lab.gateway, &text)?;
+        for node in 0..2 {
+            is_now(node)?;
+            let address = Family::V4.filter_node(node).to_string();
+            wait_until("the name's address among the nodes", PATIENCE, || {
+                let nodes = WeirAgent::status(&lab.gateway)?["nodes"].clone();
+                let only = nodes.as_array().is_some_and(|nodes| nodes.len() == 1);
+                Ok(only && nodes[0]["address"].as_str().is_some_and(|node| node.starts_with(&address)))
+            })?;
+            let before = agent.messages().len();
+            send(lab, Family::V4)?.expect(250)?;
+            agent.wait_message("the message's line", |_| agent.messages().len() > before)?;
+            let line = &agent.messages()[before];
+            filters[usize::from(node)].wait_message(&line.field("id"))?;
+            ensure!(line.field("node").starts_with(&address), "{line:?}");
+        }
+        Ok(())
     })
 }
 

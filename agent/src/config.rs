@@ -218,8 +218,8 @@ pub struct Relay {
     /// Bytes a second that a customer must send while its message is received, as a mean over a minute;
     /// slower ones get 421.
     pub min_data_rate: u64,
-    /// What becomes of a customer that speaks before it was greeted (RFC 5321 section 3.1; spam software
-    /// does): `accept` or `reject` (554).
+    /// What becomes of a customer that speaks before it was greeted (RFC 5321 section 3.1), or sends a message
+    /// before it was told to (section 4.1.1.4); spam software does: `accept` or `reject` (554).
     pub early_talkers: EarlyTalkers,
     /// What a customer sees when its destination is not reached: `reply` (421 with the reason) or `reset`
     /// (the connection is reset, as if nobody had answered).

@@ -42,7 +42,7 @@ pub struct Counters {
     pub with_bare_cr: AtomicU64,
     /// Messages refused because the spool could not take them: `spool.disk_total`, or the disk itself.
     pub spool_full: AtomicU64,
-    /// Customers that spoke before they were greeted.
+    /// How often customers spoke before they were greeted, or sent a message before the go-ahead.
     pub early_talkers: AtomicU64,
     /// Sessions of customers that would have used TLS.
     pub wanted_tls: AtomicU64,

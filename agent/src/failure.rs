@@ -198,7 +198,7 @@ impl fmt::Display for Failure {
             Self::Nul => f.write_str("message has a NUL (RFC 5322 section 4.1)"),
             Self::BareCr => f.write_str("message has a CR without LF (RFC 5321 section 2.3.8)"),
             Self::BareLf => f.write_str("message has an LF without CR (RFC 5321 section 2.3.8)"),
-            Self::EarlyTalker => f.write_str("commands came before the greeting"),
+            Self::EarlyTalker => f.write_str("spoke before it was asked to"),
             Self::CustomerSlow => f.write_str("message received too slowly"),
             Self::TooManyMessages => f.write_str("too many messages in one session, open another"),
             Self::CustomerIdle => f.write_str("nothing received for too long"),

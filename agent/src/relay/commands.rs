@@ -27,6 +27,7 @@ use super::reception::Chunk;
 use super::settings::MAX_AWAITED;
 use super::wire::{HIGH_WATER, Leg, Notice, Output};
 use super::{Phase, Session};
+use crate::config::EarlyTalkers;
 use crate::failure::Failure;
 
 /// The first octets of a TLS record with a handshake (RFC 8446 section 5.1).
@@ -256,6 +257,10 @@ impl Session {
             Phase::Commands(Some(envelope)) if chunk.is_none() && envelope.sender.is_binary() => {
                 Reply::enhanced(503, "5.5.1", "BODY=BINARYMIME needs BDAT (RFC 3030 section 3)")
             }
+            Phase::Commands(Some(_)) if chunk.is_none() && self.talks_early() => {
+                self.fail(Failure::EarlyTalker);
+                return;
+            }
             Phase::Commands(Some(_)) => {
                 if let Phase::Commands(Some(envelope)) = phase {
                     self.begin_message(envelope, chunk, now);
@@ -278,6 +283,16 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The customer spoke before it was its turn: before the greeting, or its text before the go-ahead. Counted;
+    /// `true`: not to be tolerated.
+    pub(super) fn talks_early(&mut self) -> bool {
+        let early = !self.customer.inbox.is_empty();
+        if early {
+            self.wire.push(Output::Noticed(Notice::EarlyTalker));
+        }
+        early && self.settings.early_talkers == EarlyTalkers::Reject
     }
 
     fn begin_message(&mut self, envelope: Envelope, chunk: Option<Chunk>, now: Instant) {

@@ -10,7 +10,6 @@ use weir_smtp::{Envelope, Reply};
 use super::destination::{Expected, Link, Plain};
 use super::wire::{Leg, Notice, Output};
 use super::{Phase, Session};
-use crate::config::EarlyTalkers;
 use crate::failure::Failure;
 
 impl Session {
@@ -95,12 +94,9 @@ impl Session {
                 if is_masked(&reply) {
                     self.wire.push(Output::Noticed(Notice::MaskedBanner));
                 }
-                if !self.customer.inbox.is_empty() {
-                    self.wire.push(Output::Noticed(Notice::EarlyTalker));
-                    if self.settings.early_talkers == EarlyTalkers::Reject {
-                        self.fail(Failure::EarlyTalker);
-                        return;
-                    }
+                if self.talks_early() {
+                    self.fail(Failure::EarlyTalker);
+                    return;
                 }
                 self.customer.reply(reply, &mut self.wire);
                 self.wire.restart(Leg::Customer, now);

@@ -55,7 +55,7 @@ pub enum Output {
 /// What is worth counting though nobody is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
-    /// The customer spoke before it was greeted.
+    /// The customer spoke before it was greeted, or sent a message before the go-ahead.
     EarlyTalker,
     /// The customer asked for STARTTLS, or left after EHLO without it, where the destination offers it.
     WantedTls,

@@ -45,6 +45,22 @@ fn early_talkers_are_counted_and_refused_by_option() {
 }
 
 #[test]
+fn text_before_the_go_ahead_is_counted_and_refused_by_option() {
+    for (policy, codes) in [(EarlyTalkers::Accept, &[354, 250][..]), (EarlyTalkers::Reject, &[554])] {
+        let mut world = with(|settings| settings.early_talkers = policy);
+        world.run(false);
+        world.say(&[ENVELOPE, BODY].concat()).run(false);
+        assert_eq!(world.codes()[4..], *codes);
+        assert_eq!(world.noticed, [Notice::EarlyTalker]);
+    }
+    let mut polite = with(|settings| settings.early_talkers = EarlyTalkers::Reject);
+    polite.run(false);
+    polite.say(ENVELOPE).run(false);
+    polite.say(BODY).run(false);
+    assert_eq!(polite.codes()[4..], [354, 250]);
+}
+
+#[test]
 fn http_and_tls_are_hung_up_on() {
     for hello in [&b"POST / HTTP/1.1\r\nHost: mx\r\n\r\nEHLO x\r\n"[..], b"\x16\x03\x01\x02\x00\x01"] {
         let mut world = world(vec![Some(node())]);
@@ -64,7 +80,8 @@ fn http_and_tls_are_hung_up_on() {
 fn a_masked_banner_is_noticed_and_relayed() {
     let destination = Server::new(EHLO).with(Stage::Banner, Trouble::Say("220 ********2**0*****"));
     let mut world = World::new(destination, vec![Some(node())], settings(), vec![]);
-    world.say(ENVELOPE).say(BODY).run(false);
+    world.say(ENVELOPE).run(false);
+    world.say(BODY).run(false);
     assert_eq!(world.noticed, [Notice::MaskedBanner]);
     assert_eq!(world.codes()[5], 250);
 }

@@ -67,6 +67,26 @@ pub struct Smtp {
     /// Seconds a stop waits for messages in flight.
     #[serde(default = "defaults::shutdown_timeout")]
     pub shutdown_timeout: u64,
+    /// TLS for agents that are not on the node's own wire: STARTTLS before XCLIENT; their side is `[filter.tls]`. Both
+    /// files are read at the start, and again when they have changed: a renewed certificate needs no restart.
+    pub tls: Option<Tls>,
+}
+
+/// The node's certificate, and whether TLS is a must.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The node's certificate, and those between it and the authority that the agents know: a file in PEM. Made out to
+    /// the node's address, or to the agents' `filter.tls.server_name`.
+    #[schemars(example = &"/etc/weir/filter.pem")]
+    pub certificate: PathBuf,
+    /// Its private key: a file in PEM that only weir-filter can read.
+    #[schemars(example = &"/etc/weir/filter.key")]
+    pub key: PathBuf,
+    /// Whether nothing is said of customers and no mail is taken in clear (530), and XCLIENT is announced in TLS only.
+    /// `false` while agents are changed over.
+    #[serde(default = "defaults::required")]
+    pub required: bool,
 }
 
 /// How much one source may send: an IPv4 address, or an IPv6 /64, because a customer with one has
@@ -195,6 +215,13 @@ impl Smtp {
         if self.max_recipients < 100 {
             problems.add("smtp.max_recipients", "is below 100, the least of RFC 5321 section 4.5.3.1.8");
         }
+        if let Some(tls) = &self.tls {
+            for (key, path) in [("certificate", &tls.certificate), ("key", &tls.key)] {
+                if !path.is_absolute() {
+                    problems.add(&format!("smtp.tls.{key}"), "must be an absolute path");
+                }
+            }
+        }
         positive(problems, "smtp.max_sessions", self.max_sessions as u64);
         positive(problems, "smtp.max_message_size", self.max_message_size);
         seconds(problems, "smtp.idle_timeout", self.idle_timeout);
@@ -259,6 +286,9 @@ mod defaults {
     }
     pub(super) fn shutdown_timeout() -> u64 {
         30
+    }
+    pub(super) fn required() -> bool {
+        true
     }
     pub(super) fn reject_at() -> f64 {
         6.0

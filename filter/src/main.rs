@@ -96,7 +96,7 @@ fn run(path: &Path) -> anyhow::Result<()> {
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
     let listeners = serve::listen(&config.smtp.listen).await?;
-    let node = Arc::new(Node::new(config));
+    let node = Arc::new(Node::new(config)?);
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());

@@ -20,6 +20,8 @@ pub struct Counters {
     rejected: AtomicU64,
     unscanned: AtomicU64,
     incomplete: AtomicU64,
+    handshakes: AtomicU64,
+    failed_handshakes: AtomicU64,
 }
 
 impl Default for Counters {
@@ -34,6 +36,8 @@ impl Default for Counters {
             rejected: AtomicU64::default(),
             unscanned: AtomicU64::default(),
             incomplete: AtomicU64::default(),
+            handshakes: AtomicU64::default(),
+            failed_handshakes: AtomicU64::default(),
         }
     }
 }
@@ -67,6 +71,11 @@ impl Counters {
         self.incomplete.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub fn handshake(&self, done: bool) {
+        let counter = if done { &self.handshakes } else { &self.failed_handshakes };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn judged(&self, verdict: &Verdict, unscanned: bool) {
         let counter = match verdict {
             Verdict::Accept => &self.accepted,
@@ -97,6 +106,8 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "open": counters.sessions_open(),
             "total": of(&counters.sessions),
             "refused": of(&counters.refused_connections),
+            "in_tls": of(&counters.handshakes),
+            "tls_failed": of(&counters.failed_handshakes),
         },
         "messages": {
             "accepted": of(&counters.accepted),

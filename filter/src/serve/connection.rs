@@ -1,10 +1,10 @@
 //! The driver of one session: the only place that touches its socket and the clock.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout};
@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::Node;
 use super::session::{Input, Output, Session};
+use super::stream::Stream;
 use crate::body::Receiving;
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
@@ -24,16 +25,21 @@ const CHUNK: usize = 32 * 1024;
 /// A proxy that does not read its replies is left after this time.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time for a peer to hang up after our last word.
-const HANG_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A handshake takes no longer.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// SpamAssassin's test names in a log line, at most.
 const MAX_SYMBOLS: usize = 500;
 
-pub(super) async fn run(node: Arc<Node>, stream: TcpStream, stop: watch::Receiver<bool>) {
+pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
     let session = Session::new(node.settings.clone(), Box::new(make_id));
+    if let Err(cause) = stream.set_nodelay(true) {
+        debug!(%cause, "connection");
+        return;
+    }
+    let stream = Stream::Clear(stream);
     let body = Receiving::new(node.spool.clone());
-    let mut connection = Connection { node, stream, session, body, data_until: None };
+    let mut connection = Connection { node, peer, stream, session, body, data_until: None };
     if let Err(cause) = connection.run(stop).await {
         debug!(%cause, "connection");
     }
@@ -51,7 +57,8 @@ fn make_id() -> String {
 
 struct Connection {
     node: Arc<Node>,
-    stream: TcpStream,
+    peer: SocketAddr,
+    stream: Stream,
     session: Session,
     body: Receiving,
     /// When the body has to be complete.
@@ -66,11 +73,10 @@ enum Read {
 
 impl Connection {
     async fn run(&mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        self.stream.set_nodelay(true)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             if !self.outputs().await? {
-                return self.close().await;
+                return self.stream.hang_up().await;
             }
             match self.read(&mut chunk, &mut stop).await? {
                 Read::Octets(0) => return Ok(()),
@@ -111,6 +117,11 @@ impl Connection {
                     let verdict = self.judge(*transaction).await;
                     self.session.handle(Input::Judged(&verdict));
                 }
+                Output::StartTls => {
+                    self.flush(&mut replies).await?;
+                    self.secure().await?;
+                    self.session.handle(Input::Secured);
+                }
                 Output::Close => {
                     self.flush(&mut replies).await?;
                     return Ok(false);
@@ -123,16 +134,23 @@ impl Connection {
 
     async fn flush(&mut self, replies: &mut Vec<u8>) -> io::Result<()> {
         if !replies.is_empty() {
-            timeout(WRITE_TIMEOUT, self.stream.write_all(replies)).await??;
+            timeout(WRITE_TIMEOUT, self.stream.write(replies)).await??;
             replies.clear();
         }
         Ok(())
     }
 
-    /// Waits for the peer, so that what is unread does not turn our last word into a reset.
-    async fn close(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        drain(&mut self.stream).await
+    async fn secure(&mut self) -> io::Result<()> {
+        // STARTTLS is taken only where there is a certificate.
+        let Some(tls) = &self.node.tls else { return Err(io::ErrorKind::Unsupported.into()) };
+        let acceptor = tls.acceptor();
+        let secured = timeout(HANDSHAKE_TIMEOUT, self.stream.secure(&acceptor)).await;
+        let secured = secured.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+        self.node.counters.handshake(secured.is_ok());
+        if let Err(cause) = &secured {
+            info!(peer = %self.peer, %cause, "no TLS with a proxy");
+        }
+        secured
     }
 
     async fn judge(&mut self, transaction: Transaction) -> Verdict {
@@ -212,18 +230,4 @@ pub(super) async fn say(stream: &TcpStream, mut octets: &[u8]) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-pub(super) async fn hang_up(mut stream: TcpStream) -> io::Result<()> {
-    stream.shutdown().await?;
-    drain(&mut stream).await
-}
-
-async fn drain(stream: &mut TcpStream) -> io::Result<()> {
-    let mut scrap = [0; 1024];
-    let gone = async {
-        while stream.read(&mut scrap).await? > 0 {}
-        io::Result::Ok(())
-    };
-    timeout(HANG_UP_TIMEOUT, gone).await.unwrap_or(Ok(()))
 }

@@ -4,6 +4,8 @@ mod connection;
 mod parameters;
 mod reception;
 pub mod session;
+mod stream;
+mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +26,9 @@ use crate::policy::Policy;
 use crate::rate::{Clock, Memory};
 use crate::scan::Scanners;
 use crate::status::Counters;
-use session::Settings;
+use session::{Settings, StartTls};
+use stream::Stream;
+use tls::Tls;
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -43,6 +47,7 @@ pub struct Node {
     pub max_sessions: usize,
     pub idle_timeout: Duration,
     pub data_timeout: Duration,
+    tls: Option<Tls>,
     pub spool: Arc<Spool>,
     pub policy: Policy<Memory>,
     pub scanners: Scanners,
@@ -51,27 +56,35 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(config: &Config) -> Self {
+    /// # Errors
+    /// Which file of the configuration will not do, and why.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
         let smtp = &config.smtp;
+        let starttls = smtp
+            .tls
+            .as_ref()
+            .map_or(StartTls::Off, |tls| if tls.required { StartTls::Required } else { StartTls::Offered });
         let settings = Settings {
             name: smtp.name.clone(),
             max_message_size: smtp.max_message_size,
             max_recipients: smtp.max_recipients,
             max_command_line: smtp.max_command_line,
+            starttls,
         };
         let counters = Memory::new(config.limits.max_counters);
-        Self {
+        Ok(Self {
             settings: Arc::new(settings),
             proxies: smtp.proxies.clone(),
             max_sessions: smtp.max_sessions,
             idle_timeout: Duration::from_secs(smtp.idle_timeout),
             data_timeout: Duration::from_secs(smtp.data_timeout),
+            tls: smtp.tls.as_ref().map(Tls::new).transpose()?,
             spool: Arc::new(config.spool.clone()),
             policy: Policy::new(counters, &config.limits, config.spamassassin.as_ref()),
             scanners: Scanners::new(config),
             clock: Clock::start(),
             counters: Counters::default(),
-        }
+        })
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {
@@ -140,7 +153,7 @@ async fn accept(node: Arc<Node>, listener: TcpListener, stop: watch::Receiver<bo
         match refusal(&node, peer.ip()) {
             None => {
                 let open = node.counters.open_session();
-                let session = connection::run(node.clone(), stream, stop.clone());
+                let session = connection::run(node.clone(), stream, peer, stop.clone());
                 sessions.spawn(async move {
                     session.await;
                     drop(open);
@@ -172,7 +185,7 @@ fn refusal(node: &Node, peer: IpAddr) -> Option<Reply> {
 async fn refuse(stream: TcpStream, reply: Reply) {
     let refused = async {
         connection::say(&stream, &reply.to_bytes()).await?;
-        connection::hang_up(stream).await
+        Stream::Clear(stream).hang_up().await
     };
     // Nothing depends on whether a stranger hears it.
     let _: Result<io::Result<()>, _> = timeout(REFUSAL_TIMEOUT, refused).await;
@@ -184,3 +197,5 @@ mod bdat_tests;
 mod connection_tests;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod starttls_tests;

@@ -2,7 +2,10 @@
 //! are the same.
 //!
 //! XCLIENT is done as Postfix does it: it puts the session back to the state after connect. Mail
-//! before it is refused, so that no message is ever taken as the proxy's own.
+//! before it is refused, so that no message is ever taken as the proxy's own. After STARTTLS the session
+//! is new (RFC 3207 section 4.2): nothing said in clear counts in TLS.
+
+mod introduction;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,13 +15,13 @@ use weir_smtp::command::{Command, CommandError};
 use weir_smtp::data::Findings;
 use weir_smtp::envelope::Mailbox;
 use weir_smtp::line::{LineDecoder, LineError};
-use weir_smtp::xclient::{ATTRIBUTES, Xclient};
-use weir_smtp::xforward::{IDENT, Xforward};
 use weir_smtp::{Envelope, Reply};
+
+pub use introduction::StartTls;
 
 use super::parameters;
 use super::reception::{Chunk, Reception};
-use crate::message::{Customer, Destination, Transaction};
+use crate::message::{Customer, Transaction};
 use crate::policy::Verdict;
 
 /// A proxy that sends this many wrong commands in a row is not one.
@@ -31,12 +34,15 @@ pub struct Settings {
     pub max_message_size: u64,
     pub max_recipients: usize,
     pub max_command_line: usize,
+    pub starttls: StartTls,
 }
 
 /// What happens to a session.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
     Bytes(&'a [u8]),
+    /// TLS is on.
+    Secured,
     /// The verdict on the message last given out to be judged.
     Judged(&'a Verdict),
     /// The proxy was silent for too long.
@@ -58,6 +64,8 @@ pub enum Output {
     BodyDropped,
     /// The message is complete. Nothing more is read until it is judged.
     Judge(Box<Transaction>),
+    /// The next octets are TLS.
+    StartTls,
     Close,
 }
 
@@ -74,6 +82,7 @@ pub struct Session {
     /// Who the customer is; none before XCLIENT.
     customer: Option<Customer>,
     greeted: bool,
+    secured: bool,
     /// The next transaction's id, from XFORWARD.
     ident: Option<String>,
     errors: u32,
@@ -89,6 +98,8 @@ enum Mode {
     Lines,
     /// After BDAT. Read to its end in any case; kept if the transaction takes it.
     Chunk(Chunk),
+    /// STARTTLS was taken. Octets that come before TLS is on were put there by somebody.
+    Handshake,
     /// Held until there is a verdict on this message.
     Judging {
         id: String,
@@ -108,6 +119,7 @@ impl Session {
             mail: None,
             customer: None,
             greeted: false,
+            secured: false,
             ident: None,
             errors: 0,
             held: BytesMut::new(),
@@ -120,6 +132,7 @@ impl Session {
     pub fn handle(&mut self, input: Input<'_>) {
         match input {
             Input::Bytes(octets) => self.bytes(octets),
+            Input::Secured => self.secured(),
             Input::Judged(verdict) => {
                 if let Mode::Judging { id } = &self.mode {
                     let reply = verdict.reply(id);
@@ -152,7 +165,7 @@ impl Session {
         while !octets.is_empty() {
             match &self.mode {
                 Mode::Commands => match self.lines.next(&mut octets) {
-                    Some(Ok(line)) => self.line(&line.text),
+                    Some(Ok(line)) => self.line(&line.text, octets.is_empty()),
                     Some(Err(error)) => self.bad_line(error),
                     None => {}
                 },
@@ -161,6 +174,9 @@ impl Session {
                 Mode::Judging { .. } => {
                     self.held.extend_from_slice(octets);
                     return;
+                }
+                Mode::Handshake => {
+                    self.close(&Reply::enhanced(503, "5.5.1", "commands behind STARTTLS, closing"));
                 }
                 Mode::Closed => return,
             }
@@ -216,9 +232,10 @@ impl Session {
         self.outputs.push_back(Output::Judge(transaction));
     }
 
-    fn line(&mut self, line: &[u8]) {
+    /// `last`: nothing came with it.
+    fn line(&mut self, line: &[u8], last: bool) {
         let reply = match Command::parse(line) {
-            Ok(command) => self.command(command),
+            Ok(command) => self.command(command, last),
             Err(error @ CommandError::Syntax { verb, .. }) => {
                 let reply = Reply::enhanced(501, "5.5.4", error.to_string());
                 if verb == "BDAT" {
@@ -240,7 +257,7 @@ impl Session {
     }
 
     /// None where the answer is already given.
-    fn command(&mut self, command: Command) -> Option<Reply> {
+    fn command(&mut self, command: Command, last: bool) -> Option<Reply> {
         let reply = match command {
             Command::Ehlo(name) => self.hello(&name, true),
             Command::Helo(name) => self.hello(&name, false),
@@ -251,6 +268,7 @@ impl Session {
                 self.begin_chunk(Chunk::new(size, last));
                 return None;
             }
+            Command::StartTls => return self.starttls(last),
             Command::Xclient(arguments) => self.xclient(&arguments),
             Command::Xforward(arguments) => self.xforward(&arguments),
             Command::Rset => {
@@ -263,81 +281,18 @@ impl Session {
                 self.close(&Reply::enhanced(221, "2.0.0", "bye"));
                 return None;
             }
-            Command::Vrfy
-            | Command::Expn
-            | Command::StartTls
-            | Command::Auth
-            | Command::Etrn
-            | Command::Turn => Reply::enhanced(502, "5.5.1", "not offered"),
+            Command::Vrfy | Command::Expn | Command::Auth | Command::Etrn | Command::Turn => {
+                Reply::enhanced(502, "5.5.1", "not offered")
+            }
             Command::Unknown(_) => Reply::enhanced(500, "5.5.2", "command not known"),
         };
         Some(reply)
     }
 
-    fn hello(&mut self, name: &[u8], extended: bool) -> Reply {
-        self.reset();
-        self.greeted = true;
-        if let Some(customer) = &mut self.customer
-            && customer.helo.is_none()
-        {
-            customer.helo = Some(text(name));
-        }
-        let own = &self.settings.name;
-        if !extended {
-            return Reply::new(250, own);
-        }
-        let size = self.settings.max_message_size;
-        Reply::new(
-            250,
-            format!(
-                "{own}\nPIPELINING\nSIZE {size}\n8BITMIME\nBINARYMIME\nCHUNKING\nSMTPUTF8\nDSN\n\
-                 ENHANCEDSTATUSCODES\nXCLIENT {ATTRIBUTES}\nXFORWARD {IDENT}"
-            ),
-        )
-    }
-
-    fn xclient(&mut self, arguments: &[u8]) -> Reply {
-        if self.transaction().is_some() {
-            return Reply::enhanced(503, "5.5.1", "XCLIENT inside a mail transaction");
-        }
-        if self.customer.is_some() {
-            return Reply::enhanced(550, "5.7.1", "XCLIENT was given already; one customer per connection");
-        }
-        let said = match Xclient::parse(arguments) {
-            Ok(said) => said,
-            Err(error) => return Reply::enhanced(501, "5.5.4", error.to_string()),
-        };
-        let Some(address) = said.address else {
-            return Reply::enhanced(501, "5.5.4", "XCLIENT without ADDR: whose mail is it?");
-        };
-        self.reset();
-        self.greeted = false;
-        self.customer = Some(Customer {
-            address,
-            port: said.port,
-            helo: said.helo.map(|helo| text(&helo)),
-            protocol: said.protocol,
-            destination: said
-                .destination_address
-                .map(|address| Destination { address, port: said.destination_port }),
-        });
-        self.greeting()
-    }
-
-    fn xforward(&mut self, arguments: &[u8]) -> Reply {
-        if self.transaction().is_some() {
-            return Reply::enhanced(503, "5.5.1", "XFORWARD inside a mail transaction");
-        }
-        match Xforward::parse(arguments) {
-            Ok(said) => {
-                self.ident = said.ident.map(|ident| text(&ident)).or(self.ident.take());
-                Reply::enhanced(250, "2.0.0", "ok")
-            }
-            Err(error) => Reply::enhanced(501, "5.5.4", error.to_string()),
-        }
-    }
-
     fn mail(&mut self, sender: Mailbox) -> Reply {
+        if self.wants_tls() {
+            return introduction::tls_first();
+        }
         let Some(customer) = self.customer.clone() else {
             let text = "XCLIENT with ADDR first: this node must know whose mail it judges";
             return Reply::enhanced(503, "5.5.1", text);
@@ -418,10 +373,6 @@ impl Session {
         self.ident = None;
     }
 
-    fn greeting(&self) -> Reply {
-        Reply::new(220, format!("{} ESMTP weir-filter", self.settings.name))
-    }
-
     fn answer(&mut self, reply: &Reply) {
         self.errors = if reply.is_refusal() { self.errors + 1 } else { 0 };
         self.write(reply);
@@ -439,9 +390,4 @@ impl Session {
         self.outputs.push_back(Output::Close);
         self.mode = Mode::Closed;
     }
-}
-
-/// A name from outside, for logs and replies: one line, printable.
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -3,16 +3,22 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use proptest::prelude::*;
 
-use super::session::{Input, Output, Session, Settings};
+use super::session::{Input, Output, Session, Settings, StartTls};
 use crate::message::Transaction;
 use crate::policy::{Refusal, Verdict};
 
 pub(super) const XCLIENT: &str =
     "XCLIENT ADDR=10.1.0.2 PORT=4000 PROTO=ESMTP HELO=host.example DESTADDR=10.9.0.2 DESTPORT=25\r\n";
-const MESSAGE: &str = "EHLO a\r\nXFORWARD IDENT=m1\r\nMAIL FROM:<s@x>\r\nRCPT TO:<r@y>\r\nDATA\r\nSubject: 1\r\n\r\n..dot\r\n.\r\n";
+pub(super) const MESSAGE: &str = "EHLO a\r\nXFORWARD IDENT=m1\r\nMAIL FROM:<s@x>\r\nRCPT TO:<r@y>\r\nDATA\r\nSubject: 1\r\n\r\n..dot\r\n.\r\n";
 
 pub(super) fn settings() -> Settings {
-    Settings { name: "node".into(), max_message_size: 64, max_recipients: 2, max_command_line: 128 }
+    Settings {
+        name: "node".into(),
+        max_message_size: 64,
+        max_recipients: 2,
+        max_command_line: 128,
+        starttls: StartTls::Off,
+    }
 }
 
 /// What a session did: its replies, and the messages it gave out with their bodies.
@@ -20,17 +26,23 @@ pub(super) fn settings() -> Settings {
 pub(super) struct Seen {
     pub(super) replies: String,
     pub(super) messages: Vec<(Transaction, Vec<u8>)>,
+    /// STARTTLS was taken.
+    pub(super) handshakes: u32,
     pub(super) closed: bool,
 }
 
-/// Runs a session on chunks; every message whose id ends in `9` is refused.
-pub(super) fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+pub(super) fn session(settings: Settings) -> Session {
     let mut count = 0;
     let make_id = move || {
         count += 1;
         format!("made{count}")
     };
-    let mut session = Session::new(Arc::new(settings()), Box::new(make_id));
+    Session::new(Arc::new(settings), Box::new(make_id))
+}
+
+/// Runs a session on chunks; every message whose id ends in `9` is refused.
+pub(super) fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+    let mut session = session(settings());
     let mut seen = Seen::default();
     let mut body = BytesMut::new();
     settle(&mut session, &mut seen, &mut body);
@@ -41,7 +53,7 @@ pub(super) fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     seen
 }
 
-fn settle(session: &mut Session, seen: &mut Seen, body: &mut BytesMut) {
+pub(super) fn settle(session: &mut Session, seen: &mut Seen, body: &mut BytesMut) {
     while let Some(output) = session.poll() {
         match output {
             Output::Write(octets) => seen.replies.push_str(std::str::from_utf8(&octets).unwrap()),
@@ -56,6 +68,7 @@ fn settle(session: &mut Session, seen: &mut Seen, body: &mut BytesMut) {
                 seen.messages.push((*transaction, body.split().to_vec()));
                 session.handle(Input::Judged(&verdict));
             }
+            Output::StartTls => seen.handshakes += 1,
             Output::Close => seen.closed = true,
         }
     }

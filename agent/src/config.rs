@@ -138,7 +138,7 @@ pub struct Filter {
     /// Seconds after which the nodes' names are resolved again. Nodes that stay keep what is known of them.
     #[serde(default = "defaults::resolve_interval")]
     pub resolve_interval: u64,
-    /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT.
+    /// Seconds between the probes that tell whether a node is alive and accepts XCLIENT or XFORWARD.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: u64,
 }

@@ -232,4 +232,9 @@ pub fn identity(input: &[u8]) {
     let name = String::from_utf8_lossy(input);
     let command = xforward::command(&name, b"IDENT").unwrap_or_default();
     assert!(!command.bytes().any(|octet| octet.is_ascii_control()));
+    let introduction = xforward::introduction(&identity, "m-1", b"NAME ADDR PORT PROTO HELO IDENT SOURCE");
+    for command in introduction.expect("ADDR is announced") {
+        assert!(command.len() + 2 <= MAX_COMMAND && !command.bytes().any(|octet| octet.is_ascii_control()));
+        Xforward::parse(&command.as_bytes()["XFORWARD ".len()..]).expect("a node reads what the agent says");
+    }
 }

@@ -49,9 +49,7 @@ impl Identity {
     /// The command, without CRLF, with the attributes that the node announced behind `XCLIENT`.
     /// Without ADDR all mail would be taken as the agent's own, so that is an error.
     pub fn command(&self, announced: &[u8]) -> Result<String, NotAnnounced> {
-        let takes = |name: &str| {
-            announced.split(|octet| *octet == b' ').any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
-        };
+        let takes = |name: &str| is_announced(announced, name);
         if !takes("ADDR") {
             return Err(NotAnnounced("ADDR"));
         }
@@ -64,9 +62,14 @@ impl Identity {
             }
             command
         };
-        let fits = (1..=MAX_VALUE).contains(&self.helo.len());
-        let command = with_helo(&if fits { xtext::encode(&self.helo) } else { UNAVAILABLE.into() });
+        let command = with_helo(&self.helo_value());
         if command.len() + 2 <= MAX_COMMAND { Ok(command) } else { Ok(with_helo(UNAVAILABLE)) }
+    }
+
+    /// The customer's own name as the value of an attribute.
+    pub(crate) fn helo_value(&self) -> String {
+        let fits = (1..=MAX_VALUE).contains(&self.helo.len());
+        if fits { xtext::encode(&self.helo) } else { UNAVAILABLE.into() }
     }
 
     fn attributes(&self, helo: &str) -> [(&'static str, String); 8] {
@@ -83,8 +86,13 @@ impl Identity {
     }
 }
 
+/// Is `name` among the attributes behind a keyword of EHLO?
+pub(crate) fn is_announced(announced: &[u8], name: &str) -> bool {
+    announced.split(|octet| *octet == b' ').any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+}
+
 /// `10.1.0.2` or `IPV6:fd01::2`.
-fn address(address: IpAddr) -> String {
+pub(crate) fn address(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("IPV6:{address}"),

@@ -454,7 +454,8 @@ fn severity(failure: &NodeFailure) -> Severity {
         | NodeFailure::NoTls
         | NodeFailure::Handshake(_)
         | NodeFailure::NoXclient
-        | NodeFailure::XclientRefused(_) => Severity::Reach,
+        | NodeFailure::XclientRefused(_)
+        | NodeFailure::XforwardRefused(_) => Severity::Reach,
         NodeFailure::Closed(_)
         | NodeFailure::Silent(_)
         | NodeFailure::Malformed(..)

@@ -1,4 +1,4 @@
-//! Is a filter node alive, and does it take XCLIENT from this agent? Asked every `filter.probe_interval`.
+//! Is a filter node alive, and does it take XCLIENT or XFORWARD from this agent? Asked every `filter.probe_interval`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use weir_smtp::Reply;
 use weir_smtp::extension::Extensions;
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits};
 use weir_smtp::xclient::{Identity, Protocol};
+use weir_smtp::{Reply, xforward};
 
 use super::Family;
 use crate::tls::Peer;
@@ -25,7 +25,7 @@ pub enum Error {
     Silent(Duration),
     #[error("answered {0}")]
     Answer(String),
-    #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
+    #[error("does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies?")]
     NoXclient,
     #[error("does not announce STARTTLS, which filter.tls asks for")]
     NoTls,
@@ -33,9 +33,11 @@ pub enum Error {
     Handshake(io::Error),
     #[error("refused XCLIENT: {0}")]
     XclientRefused(String),
+    #[error("refused XFORWARD: {0}")]
+    XforwardRefused(String),
 }
 
-/// Banner, EHLO, XCLIENT with an address reserved for documentation (RFC 5737, RFC 3849), QUIT. What the node
+/// Banner, EHLO, XCLIENT (or XFORWARD) with an address reserved for documentation (RFC 5737, RFC 3849), QUIT. What the node
 /// announced.
 ///
 /// # Errors
@@ -73,22 +75,21 @@ async fn converse(
     introduce(client, extensions, nobody(family, node)).await
 }
 
-/// XCLIENT and QUIT.
+/// XCLIENT, or XFORWARD where there is none, and QUIT.
 async fn introduce<S: AsyncRead + AsyncWrite + Unpin>(
     mut client: Client<S>,
     extensions: Extensions,
     identity: Identity,
 ) -> Result<Extensions, Error> {
-    let announced = extensions.parameters("XCLIENT").ok_or(Error::NoXclient)?;
-    let command = identity.command(announced).map_err(|_| Error::NoXclient)?;
-    client.say(&command).await?;
-    let reply = client.reply().await?;
-    client.say("QUIT").await?;
-    match reply.code() {
-        220 => client.expect(221).await.map(|_| extensions),
-        421 => Err(Error::Answer(reply.to_string())),
-        _ => Err(Error::XclientRefused(reply.to_string())),
+    let xclient = extensions.parameters("XCLIENT").and_then(|names| identity.command(names).ok());
+    if let Some(command) = xclient {
+        let said = [command];
+        return client.tell(&said, 220, Error::XclientRefused).await.map(|()| extensions);
     }
+    let names = extensions.parameters("XFORWARD");
+    let xforward = names.and_then(|names| xforward::introduction(&identity, "probe", names));
+    let said = xforward.ok_or(Error::NoXclient)?;
+    client.tell(&said, 250, Error::XforwardRefused).await.map(|()| extensions)
 }
 
 /// A customer that nobody has.
@@ -122,6 +123,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     async fn say(&mut self, line: &str) -> Result<(), Error> {
         self.stream.write_all(format!("{line}\r\n").as_bytes()).await.map_err(Error::Io)
+    }
+
+    /// Says all of it, and QUIT.
+    async fn tell(
+        &mut self,
+        commands: &[String],
+        code: u16,
+        refused: impl Fn(String) -> Error,
+    ) -> Result<(), Error> {
+        let mut wrong = None;
+        for command in commands {
+            self.say(command).await?;
+            wrong = Some(self.reply().await?).filter(|reply| reply.code() != code);
+            if wrong.is_some() {
+                break;
+            }
+        }
+        self.say("QUIT").await?;
+        match wrong {
+            None => self.expect(221).await.map(|_| ()),
+            Some(reply) if reply.code() == 421 => Err(Error::Answer(reply.to_string())),
+            Some(reply) => Err(refused(reply.to_string())),
+        }
     }
 
     async fn expect(&mut self, code: u16) -> Result<Reply, Error> {

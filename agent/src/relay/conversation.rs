@@ -1,8 +1,9 @@
 //! One conversation with one filter node about one message: from its banner to its verdict.
 //!
-//! Banner, EHLO, STARTTLS and EHLO again where the node is to be spoken to in TLS, XCLIENT (which resets the node), EHLO again with the customer's own name, the envelope
-//! named by XFORWARD IDENT, the body, and the answer to end of data. Nothing that comes before what it would answer
-//! has left is ever taken as a verdict.
+//! Banner, EHLO, STARTTLS and EHLO again where the node is to be spoken to in TLS, XCLIENT (which resets the node), EHLO
+//! again with the customer's own name, the envelope named by XFORWARD IDENT, the body, and the answer to end of data. A
+//! node that announces no XCLIENT is told of the customer by XFORWARD, before the envelope. Nothing that comes before what
+//! it would answer has left is ever taken as a verdict.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +32,7 @@ pub enum NodeFailure {
     Malformed(&'static str, String),
     #[error("answered {1} {0}")]
     Answer(&'static str, String),
-    #[error("does not announce XCLIENT ADDR: is this agent in its list of proxies?")]
+    #[error("does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies?")]
     NoXclient,
     #[error("does not announce STARTTLS, which filter.tls asks for")]
     NoTls,
@@ -39,6 +40,8 @@ pub enum NodeFailure {
     Handshake(Cause),
     #[error("refused XCLIENT: {0}")]
     XclientRefused(String),
+    #[error("refused XFORWARD: {0}")]
+    XforwardRefused(String),
     #[error("does not announce {0}, which this message needs")]
     Lacks(&'static str),
 }
@@ -73,6 +76,8 @@ enum State {
     Handshake,
     Xclient,
     SecondEhlo,
+    /// The commands of an introduction that are still to be said.
+    Introduction(std::vec::IntoIter<String>),
     /// Replies to XFORWARD, MAIL, each RCPT and DATA, in the order of the commands.
     Envelope(EnvelopeReplies),
     Body(BodySender),
@@ -155,6 +160,7 @@ impl Conversation {
             State::Handshake => "in the TLS handshake",
             State::Xclient => "after XCLIENT",
             State::SecondEhlo => "after the second EHLO",
+            State::Introduction(_) => "after XFORWARD",
             State::Envelope(_) => "after the envelope",
             State::Body(sender) if sender.is_ended() => "after end of data",
             State::Body(_) => "in the body",
@@ -244,9 +250,26 @@ impl Conversation {
                 self.state = State::Handshake;
                 Progress::Going
             }
-            State::Ehlo if reply.code() == 250 => self.say_xclient(&reply, matter, wire),
+            State::Ehlo if reply.code() == 250 => self.introduce(&reply, matter, wire),
             State::Xclient => self.xclient_answered(reply, matter, wire),
-            State::SecondEhlo if reply.code() == 250 => self.say_envelope(&reply, matter, wire),
+            State::SecondEhlo if reply.code() == 250 => {
+                self.extensions = Extensions::from_reply(&reply);
+                if let Some(lacking) = lacking(matter, &self.extensions) {
+                    return Progress::Failed(NodeFailure::Lacks(lacking));
+                }
+                let names = self.extensions.parameters("XFORWARD");
+                let ident = names.and_then(|names| xforward::command(matter.id.as_str(), names));
+                self.say_envelope(ident, matter, wire)
+            }
+            State::Introduction(left) if reply.code() == 250 => match left.next() {
+                Some(command) => {
+                    wire.write_line(Leg::Filter, command.as_bytes());
+                    Progress::Going
+                }
+                None => self.say_envelope(None, matter, wire),
+            },
+            // A node that does not know the customer would take the mail as the agent's own.
+            State::Introduction(_) => Progress::Failed(NodeFailure::XforwardRefused(reply.to_string())),
             State::Envelope(replies) => match replies.add(reply) {
                 Ok(EnvelopeProgress::Going) => {
                     replies.send(wire);
@@ -281,14 +304,29 @@ impl Conversation {
         self.state = State::Ehlo;
     }
 
-    fn say_xclient(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+    /// Who the customer is, by what the node announces: XCLIENT, else XFORWARD.
+    fn introduce(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
         let extensions = Extensions::from_reply(reply);
-        let command = extensions.parameters("XCLIENT").and_then(|names| matter.identity.command(names).ok());
-        let Some(command) = command else {
+        let xclient = extensions.parameters("XCLIENT").and_then(|names| matter.identity.command(names).ok());
+        if let Some(command) = xclient {
+            wire.write_line(Leg::Filter, command.as_bytes());
+            self.state = State::Xclient;
+            return Progress::Going;
+        }
+        let names = extensions.parameters("XFORWARD");
+        let commands =
+            names.and_then(|names| xforward::introduction(&matter.identity, matter.id.as_str(), names));
+        let Some(mut commands) = commands.map(Vec::into_iter) else {
             return Progress::Failed(NodeFailure::NoXclient);
         };
-        wire.write_line(Leg::Filter, command.as_bytes());
-        self.state = State::Xclient;
+        if let Some(lacking) = lacking(matter, &extensions) {
+            return Progress::Failed(NodeFailure::Lacks(lacking));
+        }
+        self.extensions = extensions;
+        for command in commands.by_ref().take(1) {
+            wire.write_line(Leg::Filter, command.as_bytes());
+        }
+        self.state = State::Introduction(commands);
         Progress::Going
     }
 
@@ -310,12 +348,9 @@ impl Conversation {
         }
     }
 
-    fn say_envelope(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
-        self.extensions = Extensions::from_reply(reply);
-        if let Some(lacking) = lacking(matter, &self.extensions) {
-            return Progress::Failed(NodeFailure::Lacks(lacking));
-        }
-        let mut replies = EnvelopeReplies::new(matter, &self.extensions);
+    /// `ident`: the command that names the message, where it was not named before.
+    fn say_envelope(&mut self, ident: Option<String>, matter: &Matter, wire: &mut Wire) -> Progress {
+        let mut replies = EnvelopeReplies::new(ident, matter, &self.extensions);
         replies.send(wire);
         self.in_hands = true;
         self.state = State::Envelope(replies);
@@ -349,11 +384,9 @@ enum EnvelopeProgress {
 }
 
 impl EnvelopeReplies {
-    fn new(matter: &Matter, extensions: &Extensions) -> Self {
+    fn new(ident: Option<String>, matter: &Matter, extensions: &Extensions) -> Self {
         let mut commands = Vec::with_capacity(matter.envelope.recipients.len() + 3);
-        let named =
-            extensions.parameters("XFORWARD").and_then(|names| xforward::command(matter.id.as_str(), names));
-        if let Some(line) = named {
+        if let Some(line) = ident {
             commands.push(EnvelopeCommand { line: line.into_bytes(), step: Step::Xforward });
         }
         let mut address = |verb: &str, mailbox: &weir_smtp::envelope::Mailbox| {

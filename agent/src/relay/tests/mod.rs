@@ -11,6 +11,7 @@ mod server;
 mod simulation;
 mod tls;
 mod world;
+mod xforward;
 
 use proptest::prelude::*;
 

@@ -11,6 +11,7 @@ pub enum Stage {
     Banner,
     Ehlo,
     Xclient,
+    Xforward,
     StartTls,
     Auth,
     Mail,
@@ -210,7 +211,8 @@ impl Server {
                 self.recipients = 0;
                 b"250 2.0.0 reset\r\n".to_vec()
             }
-            Ok(Command::Noop | Command::Helo(_) | Command::Xforward(_)) => b"250 2.0.0 ok\r\n".to_vec(),
+            Ok(Command::Xforward(_)) => self.answer(Stage::Xforward, "250 2.0.0 ok"),
+            Ok(Command::Noop | Command::Helo(_)) => b"250 2.0.0 ok\r\n".to_vec(),
             _ => b"500 5.5.1 what?\r\n".to_vec(),
         }
     }

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use weir_smtp::xclient::Xclient;
+use weir_smtp::xclient::{MAX_COMMAND, Xclient};
 
+use super::judge::Judge;
 use super::mouth::Time;
 use super::oracle::{Heard, Item, Oracle, verb};
 use super::peer::{Peer, Sent};
@@ -12,26 +13,6 @@ use crate::relay::record::{Outcome, Record, SessionId, Verdict};
 use crate::treatment::Treatment;
 
 pub type Broken = Result<(), String>;
-
-/// One connection to a node about one message.
-#[derive(Debug)]
-pub struct Judge {
-    pub node: usize,
-    pub announces_xclient: bool,
-    takes_chunks: bool,
-    /// Nothing of the message or its customer may be said in clear.
-    in_clear: bool,
-    identified: bool,
-    /// Chunks it was sent, and replies of it that were read since the first.
-    chunks: usize,
-    chunk_replies: usize,
-    /// The message, as it was when its end came.
-    message: Option<Vec<u8>>,
-    recipients: usize,
-    unheard: Vec<u8>,
-    /// The code of the first reply that the engine read after the message had gone whole.
-    verdict: Option<u16>,
-}
 
 #[derive(Debug)]
 pub struct Laws {
@@ -325,6 +306,10 @@ impl Laws {
                 })?;
                 judge.identified = true;
             }
+            b"XFORWARD" if !judge.announces_xclient => {
+                ensure(line.len() + 2 <= MAX_COMMAND, || "an XFORWARD that is too long".into())?;
+                judge.forwarded(&line[9..], customer, &helo, &id)?;
+            }
             b"XFORWARD" => {
                 ensure(line == format!("XFORWARD IDENT={id}").as_bytes(), || {
                     format!("{} does not name message {id}", line.escape_ascii())
@@ -368,19 +353,7 @@ impl Laws {
 
     pub fn node_connected(&mut self, node: usize, peer: &Peer, tls: bool) {
         self.reached = true;
-        self.judges.push(Judge {
-            node,
-            announces_xclient: peer.announces("XCLIENT"),
-            takes_chunks: peer.announces("CHUNKING"),
-            in_clear: tls,
-            identified: false,
-            chunks: 0,
-            chunk_replies: 0,
-            message: None,
-            recipients: 0,
-            unheard: Vec::new(),
-            verdict: None,
-        });
+        self.judges.push(Judge::new(node, peer, tls));
     }
 
     /// The engine read octets of a node's.

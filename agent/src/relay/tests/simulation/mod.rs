@@ -6,7 +6,7 @@
 //! | `customer`, `peer`, `mouth` | the three peers |
 //! | `world` | the network, the spool, and the engine's outputs |
 //! | `run` | the schedule, and the laws of every step |
-//! | `oracle`, `laws` | the session as it must be |
+//! | `oracle`, `judge`, `laws` | the session as it must be |
 //! | `shrink`, `transcript` | a failure as people want to read it |
 //!
 //! `WEIR_SIM_STEPS` is how many steps to take, `WEIR_SIM_SEED` the first seed. All seeds are played, and each
@@ -14,6 +14,7 @@
 
 mod choices;
 mod customer;
+mod judge;
 mod laws;
 mod mouth;
 mod oracle;

@@ -95,6 +95,14 @@ impl Peer {
         self.keywords.iter().any(|announced| announced.starts_with(keyword))
     }
 
+    /// The names behind a keyword that it announces; none if it does not.
+    pub fn attributes(&self, keyword: &str) -> Vec<&'static str> {
+        let words = self.keywords.iter().map(|announced| announced.split(' '));
+        let mut words = words.filter(|words| words.clone().next() == Some(keyword)).flatten();
+        words.next();
+        words.collect()
+    }
+
     pub fn greet(&mut self, now: Time, choices: &mut Choices) {
         self.answer(b"", "220 mx.example ESMTP", now, choices);
     }

@@ -319,12 +319,12 @@ impl World {
 
     fn node_character(&mut self) -> (usize, Vec<&'static str>) {
         const ALL: &str = "XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT";
+        const FORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO SOURCE IDENT";
         if self.node_temper == 0 {
             let chunks = self.choices.pick(&["CHUNKING", "HELP"]);
-            return (
-                0,
-                vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", ALL, "XFORWARD IDENT", chunks, "STARTTLS"],
-            );
+            let [xclient, xforward] =
+                self.choices.pick(&[[ALL, "XFORWARD IDENT"], ["HELP", FORWARD], [ALL, FORWARD]]);
+            return (0, vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", xclient, xforward, chunks, "STARTTLS"]);
         }
         let lists: &[&[&str]] = &[
             &["PIPELINING", "SMTPUTF8", ALL, "XFORWARD IDENT"],
@@ -332,6 +332,9 @@ impl World {
             &[ALL, "CHUNKING", "STARTTLS"],
             &[ALL, "8BITMIME"],
             &["SIZE 5", ALL, "XFORWARD NAME IDENT"],
+            &["PIPELINING", "SMTPUTF8", FORWARD, "STARTTLS"],
+            &["XFORWARD ADDR HELO", "CHUNKING"],
+            &["PIPELINING", "XCLIENT NAME PORT", "XFORWARD IDENT SOURCE"],
             &["PIPELINING", "XCLIENT NAME PORT"],
             &["PIPELINING"],
         ];

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 
 use nix::libc;
+use tokio_rustls::rustls;
 use weir_smtp::Reply;
 
 /// Whose doing a failure is.
@@ -38,6 +39,8 @@ pub enum Cause {
     Reset,
     /// No descriptors, no memory, no port left.
     Exhausted,
+    /// TLS was not agreed on, and why.
+    Tls(&'static str),
     Other,
 }
 
@@ -45,6 +48,9 @@ impl Cause {
     pub fn of(error: &io::Error) -> Self {
         if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
             return Self::Exhausted;
+        }
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+            return Self::Tls(untrusted(error));
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
@@ -67,8 +73,31 @@ impl fmt::Display for Cause {
             Self::TimedOut => "timed out",
             Self::Reset => "connection reset",
             Self::Exhausted => "out of ports, descriptors or memory",
+            Self::Tls(reason) => reason,
             Self::Other => "connection failed",
         })
+    }
+}
+
+/// What an operator can do something about, in his words.
+fn untrusted(error: &rustls::Error) -> &'static str {
+    use rustls::CertificateError as Bad;
+    let rustls::Error::InvalidCertificate(bad) = error else {
+        return match error {
+            rustls::Error::InvalidMessage(_) => "it does not speak TLS after STARTTLS",
+            rustls::Error::AlertReceived(_) => "it broke off the handshake",
+            _ => "no agreement in the handshake",
+        };
+    };
+    match bad {
+        // An authority of the same name with another key makes a bad signature.
+        Bad::UnknownIssuer | Bad::BadSignature => "its certificate is not signed by filter.tls.ca_file",
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+            "its certificate is for another name than filter.tls.server_name or its address"
+        }
+        Bad::Expired | Bad::ExpiredContext { .. } => "its certificate has expired",
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => "its certificate is not valid yet",
+        _ => "its certificate will not do",
     }
 }
 

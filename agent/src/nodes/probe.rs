@@ -13,6 +13,7 @@ use weir_smtp::xclient::{Identity, Protocol};
 use weir_smtp::{Reply, xforward};
 
 use super::Family;
+use crate::failure::Cause;
 use crate::tls::Peer;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,16 +26,27 @@ pub enum Error {
     Silent(Duration),
     #[error("answered {0}")]
     Answer(String),
-    #[error("does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies?")]
+    #[error(
+        "does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies, or does it want filter.tls?"
+    )]
     NoXclient,
     #[error("does not announce STARTTLS, which filter.tls asks for")]
     NoTls,
-    #[error("no TLS with it: {0}")]
+    #[error("no TLS with it: {}", in_words(.0))]
     Handshake(io::Error),
     #[error("refused XCLIENT: {0}")]
     XclientRefused(String),
     #[error("refused XFORWARD: {0}")]
     XforwardRefused(String),
+}
+
+/// As messages that find it out say it, and what the library adds, as the names in a certificate.
+fn in_words(error: &io::Error) -> String {
+    match Cause::of(error) {
+        Cause::Other => error.to_string(),
+        cause @ Cause::Tls(_) => format!("{cause} ({error})"),
+        cause => cause.to_string(),
+    }
 }
 
 /// Banner, EHLO, XCLIENT (or XFORWARD) with an address reserved for documentation (RFC 5737, RFC 3849), QUIT. What the node

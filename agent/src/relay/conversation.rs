@@ -32,7 +32,9 @@ pub enum NodeFailure {
     Malformed(&'static str, String),
     #[error("answered {1} {0}")]
     Answer(&'static str, String),
-    #[error("does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies?")]
+    #[error(
+        "does not announce XCLIENT ADDR or XFORWARD ADDR: is this agent in its list of proxies, or does it want filter.tls?"
+    )]
     NoXclient,
     #[error("does not announce STARTTLS, which filter.tls asks for")]
     NoTls,
@@ -339,7 +341,8 @@ impl Conversation {
                 self.state = State::SecondEhlo;
                 Progress::Going
             }
-            500..=504 => Progress::Failed(NodeFailure::XclientRefused(reply.to_string())),
+            // 530: the node wants TLS or a password first (RFC 3207, RFC 4954).
+            500..=504 | 530 => Progress::Failed(NodeFailure::XclientRefused(reply.to_string())),
             550 if self.candidate.probe_refused => {
                 Progress::Failed(NodeFailure::XclientRefused(reply.to_string()))
             }

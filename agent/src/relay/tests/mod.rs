@@ -165,7 +165,10 @@ fn xclient_must_be_announced_and_answered_with_220() {
     let mut without = node();
     without.ehlo = "250-PIPELINING\r\n250 XCLIENT NAME";
     let refusing = |said| node().with(Stage::Xclient, Trouble::Say(said));
-    for bad in [without, refusing("250 ok"), refusing("501 syntax"), refusing("503 no"), refusing("354 ?")] {
+    let wants_tls = "530 5.7.0 STARTTLS first";
+    for bad in
+        [without].into_iter().chain(["250 ok", "501 syntax", "503 no", wants_tls, "354 ?"].map(refusing))
+    {
         let trouble = bad.trouble;
         let world = one_message(vec![Some(bad), Some(node())]);
         assert_eq!(world.codes(), [220, 250, 250, 250, 354, 250, 221], "{trouble:?}");

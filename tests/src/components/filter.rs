@@ -11,12 +11,14 @@ use super::logs::{self, LogLine};
 use crate::lab::{Family, Host, Process, paths};
 use crate::wait::{PATIENCE, wait_for};
 
-pub(super) const PORT: u16 = 10025;
+pub const PORT: u16 = 10025;
 
 /// The parts of filter.toml that scenarios vary.
 #[derive(Debug, Clone)]
 pub struct FilterConfig {
     pub listen: Vec<SocketAddr>,
+    /// Further lines of the section `[smtp]`, and sections below it.
+    pub smtp_lines: String,
     pub messages_per_minute: u32,
     pub messages_per_hour: u32,
     pub spamd: Option<SocketAddr>,
@@ -29,6 +31,7 @@ impl FilterConfig {
     pub fn node(number: u8) -> Self {
         Self {
             listen: Family::BOTH.map(|family| SocketAddr::new(family.filter_node(number), PORT)).to_vec(),
+            smtp_lines: String::new(),
             messages_per_minute: 100_000,
             messages_per_hour: 1_000_000,
             spamd: None,
@@ -53,9 +56,9 @@ impl FilterConfig {
             IpAddr::V6(proxy) => format!("{proxy}/128"),
         });
         let mut text = format!(
-            "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n[limits]\nmessages_per_minute = {}\n\
+            "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n[limits]\nmessages_per_minute = {}\n\
              messages_per_hour = {}\n",
-            self.messages_per_minute, self.messages_per_hour
+            self.smtp_lines, self.messages_per_minute, self.messages_per_hour
         );
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
@@ -100,6 +103,10 @@ impl WeirFilter {
 
     pub fn node(&self) -> u8 {
         self.node
+    }
+
+    pub fn output(&self) -> String {
+        self.process.output()
     }
 
     pub fn process(&mut self) -> &mut Process {

@@ -8,13 +8,15 @@ use crate::lab::{Host, paths};
 use crate::wait::PATIENCE;
 
 mod agent;
+mod authority;
 mod filter;
 mod logs;
 mod postfix;
 mod spamd;
 
 pub use agent::{AgentConfig, Backend, Finished, WeirAgent};
-pub use filter::{FilterConfig, WeirFilter};
+pub use authority::Authority;
+pub use filter::{FilterConfig, PORT as FILTER_PORT, WeirFilter};
 pub use logs::{LogLine, log_lines};
 pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, SECOND_DOMAIN, Stored};
 pub use spamd::{SPAMD_PORT, Spamd};

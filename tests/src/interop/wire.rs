@@ -1,4 +1,4 @@
-//! What goes over a host's cable to and from port 25, put together again: nothing stands in the way.
+//! What goes over a host's cable to and from one port, put together again: nothing stands in the way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +68,7 @@ impl Stream {
     }
 }
 
-/// One connection to port 25 of another machine.
+/// One connection to that port of another machine.
 #[derive(Clone)]
 pub struct Connection {
     pub client: SocketAddr,
@@ -112,7 +112,12 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// Port 25.
     pub fn of(host: &Host) -> Result<Self> {
+        Self::of_port(host, SMTP)
+    }
+
+    pub fn of_port(host: &Host, port: u16) -> Result<Self> {
         let socket = host.in_network(|| {
             let every_protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
             Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol)).context("listen on the cable")
@@ -127,8 +132,8 @@ impl Wire {
             while !stop.load(Ordering::Relaxed) {
                 // Nothing came for a while: look whether to go on.
                 let Ok(length) = (&socket).read(&mut frame) else { continue };
-                if let Some(segment) = Segment::parse(&frame[..length]) {
-                    record(&mut found.lock().unwrap_or_else(PoisonError::into_inner), &segment);
+                if let Some(segment) = Segment::parse(&frame[..length], port) {
+                    record(&mut found.lock().unwrap_or_else(PoisonError::into_inner), &segment, port);
                 }
             }
         });
@@ -164,8 +169,8 @@ impl Drop for Wire {
     }
 }
 
-fn record(connections: &mut Vec<Connection>, segment: &Segment<'_>) {
-    let from_client = segment.to.port() == SMTP;
+fn record(connections: &mut Vec<Connection>, segment: &Segment<'_>, port: u16) {
+    let from_client = segment.to.port() == port;
     let (client, server) = if from_client { (segment.from, segment.to) } else { (segment.to, segment.from) };
     if server.ip().is_loopback() {
         return;
@@ -186,7 +191,7 @@ fn record(connections: &mut Vec<Connection>, segment: &Segment<'_>) {
     if from_client { &mut connection.said } else { &mut connection.answered }.take(segment);
 }
 
-/// A TCP segment to or from port 25.
+/// A TCP segment to or from the port.
 struct Segment<'a> {
     from: SocketAddr,
     to: SocketAddr,
@@ -196,7 +201,7 @@ struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    fn parse(frame: &'a [u8]) -> Option<Self> {
+    fn parse(frame: &'a [u8], port: u16) -> Option<Self> {
         const TCP: u8 = 6;
         let packet = frame.get(14..)?;
         let (from, to, tcp): (IpAddr, IpAddr, &[u8]) = match frame.get(12..14)? {
@@ -213,10 +218,10 @@ impl<'a> Segment<'a> {
             }
             _ => return None,
         };
-        let port = |place| Some(u16::from_be_bytes(octets(tcp, place)?));
-        let (from, to) = (SocketAddr::new(from, port(0)?), SocketAddr::new(to, port(2)?));
+        let number = |place| Some(u16::from_be_bytes(octets(tcp, place)?));
+        let (from, to) = (SocketAddr::new(from, number(0)?), SocketAddr::new(to, number(2)?));
         let header = usize::from(tcp.get(12)? >> 4) * 4;
-        (from.port() == SMTP || to.port() == SMTP).then_some(())?;
+        (from.port() == port || to.port() == port).then_some(())?;
         let sequence = u32::from_be_bytes(octets(tcp, 4)?);
         Some(Self { from, to, sequence, flags: *tcp.get(13)?, octets: tcp.get(header..)? })
     }

@@ -32,6 +32,7 @@ mod interop;
 mod lab;
 mod narrow_link;
 mod next_address;
+mod node_tls;
 mod nodes;
 mod remains;
 mod scope;

@@ -1,33 +1,12 @@
 //! Whose messages have an LF without CR or a CR without LF: programs that are broken, or that try to smuggle.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use crate::relay::record::Record;
+use crate::source::Source;
 use crate::top::Top;
-
-/// An IPv4 address, or an IPv6 /64: what one customer has as a rule, and may change within as it likes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Source(IpAddr);
-
-impl Source {
-    fn of(customer: IpAddr) -> Self {
-        Self(match customer.to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
-        })
-    }
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => address.fmt(f),
-            IpAddr::V6(network) => write!(f, "{network}/64"),
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 pub struct BareLineEnds {

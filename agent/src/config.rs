@@ -200,6 +200,9 @@ pub enum WhenUnavailable {
 pub struct Relay {
     /// Connections at a time; further ones get 421.
     pub max_sessions: usize,
+    /// Connections at a time from one customer, an IPv4 address or an IPv6 /64; further ones get 421. It keeps one
+    /// customer from taking all places, and from filling the line in front of the filter nodes. 0: no limit.
+    pub max_sessions_per_customer: usize,
     /// Bytes that all sessions together hold in memory outside the spool (received and not understood, sent and not
     /// taken). From three quarters of it on they read slowly, above it new connections get 421.
     pub max_buffered: usize,
@@ -258,6 +261,7 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             max_sessions: 10_000,
+            max_sessions_per_customer: 100,
             max_buffered: 512 * 1024 * 1024,
             max_message_size: 100 * 1024 * 1024,
             max_line_length: 8192,

@@ -16,6 +16,8 @@ pub struct Counters {
     pub sessions_now: AtomicU64,
     /// Connections answered 421 because there were `relay.max_sessions` already.
     pub overload: AtomicU64,
+    /// Connections answered 421 because their customer had `relay.max_sessions_per_customer` already.
+    pub overload_customer: AtomicU64,
     /// Connections answered 421 because `relay.max_buffered` was reached.
     pub overload_buffered: AtomicU64,
     pub accepted: AtomicU64,

@@ -140,6 +140,8 @@ pub enum Failure {
     /// A BDAT that cannot be read: where its chunk ends is not known.
     ChunkUnreadable,
     Overload,
+    /// The customer has as many sessions as he may.
+    CustomerOverload,
     /// All sessions together hold as much as they may.
     BuffersFull,
     Stopping,
@@ -168,6 +170,7 @@ impl Failure {
             | Self::CustomerIdle
             | Self::SessionTooLong
             | Self::ChunkUnreadable
+            | Self::CustomerOverload
             | Self::TooManyErrors => Side::Customer,
             Self::SpoolFull | Self::Overload | Self::BuffersFull | Self::Stopping => Side::Agent,
         }
@@ -193,7 +196,7 @@ impl Failure {
             Self::TooManyMessages => (421, "4.5.3"),
             Self::EarlyTalker => (554, "5.5.1"),
             Self::DestinationGarbage => (421, "4.5.0"),
-            Self::TooManyErrors => (421, "4.7.0"),
+            Self::TooManyErrors | Self::CustomerOverload => (421, "4.7.0"),
             Self::ChunkUnreadable => (421, "4.5.2"),
             Self::FilterUnavailable
             | Self::FilterFailed
@@ -234,6 +237,7 @@ impl fmt::Display for Failure {
             Self::SessionTooLong => f.write_str("session open for too long"),
             Self::TooManyErrors => f.write_str("too many errors"),
             Self::ChunkUnreadable => f.write_str("size of a chunk cannot be read (RFC 3030 section 2)"),
+            Self::CustomerOverload => f.write_str("too many connections from you, try later"),
             Self::Overload => f.write_str("too many connections, try later"),
             Self::BuffersFull => f.write_str("too much mail under way, try later"),
             Self::Stopping => f.write_str("service is stopping, try again"),

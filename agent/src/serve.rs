@@ -24,6 +24,7 @@ use crate::drive::{Shared, drive};
 use crate::failure::Failure;
 use crate::nodes::names::Names;
 use crate::nodes::{Family, NodeId, Pool, probe};
+use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals};
 use crate::relay::settings::Settings;
 use crate::spool::Budget;
@@ -87,7 +88,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (cut, cutting) = watch::channel(false);
     let mut sessions = JoinSet::new();
     let max_sessions = descriptors::sessions(config.relay.max_sessions);
-    let accepting = accept(&listener, &shared, max_sessions, &mut sessions, &stopped, &cutting);
+    let places = Places::new(match config.relay.max_sessions_per_customer {
+        0 => usize::MAX,
+        limit => limit,
+    });
+    let room = Room { max_sessions, places: Arc::new(places) };
+    let accepting = accept(&listener, &shared, &room, &mut sessions, &stopped, &cutting);
     tokio::select! {
         () = accepting => {}
         () = shutdown => {}
@@ -108,11 +114,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// For how many sessions there is room, in all and for each customer.
+struct Room {
+    max_sessions: usize,
+    places: Arc<Places>,
+}
+
 /// Takes connections for ever.
 async fn accept(
     listener: &TransparentListener,
     shared: &Arc<Shared>,
-    max_sessions: usize,
+    room: &Room,
     sessions: &mut JoinSet<()>,
     stopped: &watch::Receiver<bool>,
     cutting: &watch::Receiver<bool>,
@@ -126,28 +138,50 @@ async fn accept(
                 continue;
             }
         };
-        match accepted {
-            Ok(accepted) if sessions.len() >= max_sessions => {
-                Counters::add(&shared.counters.overload);
-                warn!(customer = %accepted.customer, "too many sessions, connection turned away");
-                turn_away(&accepted, Failure::Overload);
-            }
-            Ok(accepted) if shared.buffers.is_full() => {
-                Counters::add(&shared.counters.overload_buffered);
-                warn!(customer = %accepted.customer, "relay.max_buffered is reached, connection turned away");
-                turn_away(&accepted, Failure::BuffersFull);
-            }
-            Ok(accepted) => {
-                Counters::add(&shared.counters.sessions);
-                sessions.spawn(drive(accepted, shared.clone(), stopped.clone(), cutting.clone()));
-                shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
-            }
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        match admit(&accepted, shared, room, sessions.len()) {
+            Ok(place) => {
+                Counters::add(&shared.counters.sessions);
+                let session = drive(accepted, shared.clone(), stopped.clone(), cutting.clone());
+                sessions.spawn(async move {
+                    session.await;
+                    drop(place);
+                });
+                shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
+            }
+            Err(failure) => turn_away(&accepted, failure),
         }
     }
+}
+
+/// A place for the session, or why there is none.
+fn admit(accepted: &Accepted, shared: &Shared, room: &Room, sessions: usize) -> Result<Place, Failure> {
+    let (customer, counters) = (accepted.customer, &shared.counters);
+    if sessions >= room.max_sessions {
+        Counters::add(&counters.overload);
+        warn!(%customer, "too many sessions, connection turned away");
+        return Err(Failure::Overload);
+    }
+    if shared.buffers.is_full() {
+        Counters::add(&counters.overload_buffered);
+        warn!(%customer, "relay.max_buffered is reached, connection turned away");
+        return Err(Failure::BuffersFull);
+    }
+    room.places.take(customer.ip()).map_err(|refused| {
+        Counters::add(&counters.overload_customer);
+        if refused.is_news {
+            let customer = refused.source;
+            warn!(%customer, "relay.max_sessions_per_customer is reached, connections turned away");
+        }
+        Failure::CustomerOverload
+    })
 }
 
 /// Overload never opens the path past the filter: a spammer could cause it.

@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo test test-all check fuzz clean
+.PHONY: help build demo faults test test-all check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: check build ## everything that must hold before a commit (needs root)
 test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	@scripts/install-deps lab
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+
+MESSAGES ?= 100000
+faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)
+	@"$${CARGO_TARGET_DIR:-target}/release/weir-faults" run --messages $(MESSAGES)
 
 MINUTES ?= 10
 fuzz: ## fuzzes every parser and the engine for MINUTES=10 minutes in all, and grows fuzz/corpus

@@ -24,6 +24,8 @@ pub struct FilterConfig {
     pub spamd: Option<SocketAddr>,
     /// SpamAssassin's score from which messages are rejected.
     pub reject_at: f64,
+    /// Further lines of the section `[spamassassin]`.
+    pub spamd_lines: String,
 }
 
 impl FilterConfig {
@@ -36,6 +38,7 @@ impl FilterConfig {
             messages_per_hour: 1_000_000,
             spamd: None,
             reject_at: 6.0,
+            spamd_lines: String::new(),
         }
     }
 
@@ -63,7 +66,9 @@ impl FilterConfig {
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
             let reject_at = self.reject_at;
-            let _ = write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = {reject_at:?}\n");
+            let lines = &self.spamd_lines;
+            let _ =
+                write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = {reject_at:?}\n{lines}\n");
         }
         text
     }

@@ -26,6 +26,7 @@ mod death;
 mod delivery;
 mod destination_tls;
 mod exempt;
+mod faults;
 mod filter_node;
 mod host_settings;
 mod interop;

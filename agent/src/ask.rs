@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
+use weir_agent::config::Mode;
 use weir_agent::control::Request;
 use weir_agent::policy::time;
 use weir_daemon::control;
@@ -68,6 +70,49 @@ pub fn list(socket: Socket<'_>, json: bool) -> anyhow::Result<()> {
     } else {
         print!("{}", table(rules.as_array().map_or(&[], Vec::as_slice)));
     }
+    Ok(())
+}
+
+pub fn mode(socket: Socket<'_>, mode: Mode, prefix: Option<IpNet>, duration: Duration) -> anyhow::Result<()> {
+    let switched = ask(socket, &Request::Mode { mode, prefix, seconds: duration.as_secs() })?;
+    println!(
+        "{} for {} customers from now on, for {}; then, or after a restart of the agent, as configured",
+        text(&switched, "mode"),
+        text(&switched, "customers"),
+        time::left(duration)
+    );
+    Ok(())
+}
+
+pub fn configured_mode(socket: Socket<'_>, prefix: Option<IpNet>) -> anyhow::Result<()> {
+    let ended = ask(socket, &Request::ConfiguredMode { prefix })?;
+    let ended = ended.as_array().map(Vec::as_slice).unwrap_or_default();
+    if ended.is_empty() {
+        println!("no mode was switched: it is as configured");
+    }
+    for switched in ended {
+        println!(
+            "{} ended for {} customers: it is as configured again",
+            text(switched, "mode"),
+            text(switched, "customers")
+        );
+    }
+    Ok(())
+}
+
+pub fn release(socket: Socket<'_>, duration: Duration) -> anyhow::Result<()> {
+    let released = ask(socket, &Request::Release { seconds: duration.as_secs() })?;
+    println!(
+        "all customers: new connections go straight, unjudged, until {}, whether or not the agent lives; open sessions \
+         finish in the agent",
+        text(&released, "until")
+    );
+    Ok(())
+}
+
+pub fn end_release(socket: Socket<'_>) -> anyhow::Result<()> {
+    ask(socket, &Request::EndRelease {})?;
+    println!("all customers: new connections are intercepted again");
     Ok(())
 }
 

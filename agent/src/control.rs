@@ -4,13 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::Backend;
+use crate::config::{Backend, Mode};
+use crate::modes::{ModeError, Modes};
 use crate::nodes::{DrainError, Pool};
-use crate::policy::{Exemption, Policy, PolicyError, time};
+use crate::policy::{Exemption, Policy, PolicyError, Release, time};
 use crate::steer::{BootTime, Pair, Steering};
+use crate::treatment::Switched;
 use crate::wanted_tls::WantedTls;
 
 /// A request, as it is on the socket: `{"request": "exempt", "customer": ...}`.
@@ -36,6 +39,24 @@ pub enum Request {
         node: SocketAddr,
         draining: bool,
     },
+    /// Treats these customers' messages otherwise than the configuration says, for so many seconds.
+    Mode {
+        mode: Mode,
+        /// `None`: all customers.
+        #[serde(default)]
+        prefix: Option<IpNet>,
+        seconds: u64,
+    },
+    /// As the configuration says again; without a prefix whatever was switched.
+    ConfiguredMode {
+        #[serde(default)]
+        prefix: Option<IpNet>,
+    },
+    /// Lets new connections of all customers go straight for so many seconds.
+    Release {
+        seconds: u64,
+    },
+    EndRelease {},
 }
 
 impl Request {
@@ -51,6 +72,7 @@ impl Request {
 enum Refused {
     Policy(#[from] PolicyError),
     Drain(#[from] DrainError),
+    Mode(#[from] ModeError),
 }
 
 /// Answers requests.
@@ -59,6 +81,8 @@ pub struct Control<S> {
     pub steering: Arc<Mutex<Box<dyn Steering>>>,
     pub status: S,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) modes: Arc<Modes>,
+    pub(crate) release: Arc<Release>,
 }
 
 impl<S: Fn() -> Value> Control<S> {
@@ -69,7 +93,10 @@ impl<S: Fn() -> Value> Control<S> {
     /// If the request is none, or cannot be fulfilled.
     pub fn answer(&self, request: &Value) -> Result<Value, String> {
         let request = Request::deserialize(request).map_err(|error| {
-            format!("{error} (status, exempt, unexempt, list and drain are the requests)")
+            format!(
+                "{error} (status, exempt, unexempt, list, drain, mode, configured_mode, release and end_release are \
+                 the requests)"
+            )
         })?;
         self.perform(request).map_err(|error| error.to_string())
     }
@@ -90,6 +117,21 @@ impl<S: Fn() -> Value> Control<S> {
             Request::Drain { node, draining } => {
                 let in_flight = self.pool.drain(node, draining)?;
                 Ok(json!({ "node": node, "draining": draining, "in_flight": in_flight }))
+            }
+            Request::Mode { mode, prefix, seconds } => {
+                let switched = self.modes.switch(prefix, mode, Duration::from_secs(seconds))?;
+                Ok(switched.to_json())
+            }
+            Request::ConfiguredMode { prefix } => {
+                let ended = self.modes.configured(prefix)?;
+                Ok(ended.iter().map(Switched::to_json).collect())
+            }
+            Request::Release { seconds } => {
+                Ok(self.release.begin(&self.steering, Duration::from_secs(seconds))?)
+            }
+            Request::EndRelease {} => {
+                self.release.end(&self.steering)?;
+                Ok(json!({}))
             }
             Request::List {} => {
                 Ok(self.policy.list().iter().map(|(pair, exemption)| rule(pair, exemption)).collect())
@@ -168,6 +210,10 @@ mod tests {
             Request::Unexempt { customer, destination },
             Request::List {},
             Request::Drain { node: SocketAddr::new(destination, 10025), draining: true },
+            Request::Mode { mode: Mode::Bypass, prefix: None, seconds: 60 },
+            Request::Release { seconds: 60 },
+            Request::EndRelease {},
+            Request::ConfiguredMode { prefix: Some(IpNet::from(customer)) },
         ] {
             assert_eq!(Request::deserialize(&request.to_json()).unwrap(), request);
         }

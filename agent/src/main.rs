@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
-use weir_agent::config::Config;
+use weir_agent::config::{Config, Mode};
 use weir_agent::policy::time;
 use weir_agent::{serve, steer};
 use weir_daemon::config::load;
@@ -88,6 +89,30 @@ enum Command {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Switch what the verdicts mean, for a while, without a restart: all customers' or some
+    Mode {
+        #[arg(value_name = "MODE")]
+        wanted: WantedMode,
+        /// Only for these customers: an address or a prefix
+        #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+        prefix: Option<IpNet>,
+        /// For how long: 90s, 15m, 24h, 7d; at most 7d. Then it is as configured again
+        #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::parse)]
+        duration: Duration,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Let all customers' new connections go straight, unjudged, for a while; open sessions finish in the agent
+    Release {
+        /// For how long: 90s, 15m, 24h, 7d; at most 7d. Then they are intercepted again
+        #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::parse)]
+        duration: Duration,
+        /// Intercept them again now
+        #[arg(long, conflicts_with = "duration")]
+        end: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Remove everything a dead agent left on this host; opens port 25 where it was closed
     Cleanup {
         /// The configuration file, where mark, table or pin directory are not the defaults
@@ -98,6 +123,18 @@ enum Command {
     ExampleConfig,
     /// Print the configuration reference in Markdown
     Reference,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WantedMode {
+    /// Verdicts hold
+    Enforce,
+    /// Verdicts are asked for and logged, and all mail passes
+    Shadow,
+    /// No filter node is asked
+    Bypass,
+    /// As the configuration says
+    Configured,
 }
 
 #[derive(clap::Args)]
@@ -140,6 +177,17 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Drain { node, socket } => ask::drain(socket.path.as_deref(), node, true)?,
         Command::Undrain { node, socket } => ask::drain(socket.path.as_deref(), node, false)?,
+        Command::Mode { wanted, prefix, duration, socket } => {
+            let socket = socket.path.as_deref();
+            match wanted {
+                WantedMode::Enforce => ask::mode(socket, Mode::Enforce, prefix, duration)?,
+                WantedMode::Shadow => ask::mode(socket, Mode::Shadow, prefix, duration)?,
+                WantedMode::Bypass => ask::mode(socket, Mode::Bypass, prefix, duration)?,
+                WantedMode::Configured => ask::configured_mode(socket, prefix)?,
+            }
+        }
+        Command::Release { end: true, socket, .. } => ask::end_release(socket.path.as_deref())?,
+        Command::Release { duration, socket, .. } => ask::release(socket.path.as_deref(), duration)?,
         Command::List { json, socket } => ask::list(socket.path.as_deref(), json)?,
         Command::Cleanup { config } => {
             let config = match config.as_deref().map(load::<Config>).transpose() {
@@ -156,6 +204,14 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reference => print!("{}", reference::markdown::<Config>()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An address is the prefix of one.
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let wrong =
+        |_| format!("{text:?} is neither a prefix nor an address, for example 10.1.7.0/24 or fd01::2");
+    text.parse().or_else(|_| address()).map_err(wrong)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -22,10 +22,11 @@ use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::{Shared, drive};
 use crate::failure::Failure;
+use crate::modes::Modes;
 use crate::nodes::names::Names;
 use crate::nodes::{Family, NodeId, Pool, probe};
 use crate::places::{Place, Places};
-use crate::policy::{Policy, Refusals};
+use crate::policy::{Policy, Refusals, Release};
 use crate::relay::settings::Settings;
 use crate::spool::Budget;
 use crate::steer::{self, Pair, Plan, Steering};
@@ -75,12 +76,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
     let plan = Plan::new(&config.steering, &config.customers);
     let policy = Arc::new(Policy::of(&config));
-    let steering = steer::install(&plan, &policy.in_force(), listener.as_fd())
+    let release = Arc::new(Release::of(&config));
+    let steering = steer::install(&plan, &policy.in_force(), release.until(), listener.as_fd())
         .await
         .context("steering cannot be installed")?;
     let steering = Arc::new(Mutex::new(steering));
-    let _control = control_socket(&config, &shared, &steering, &policy);
+    let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
+    let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
     let mut background = background(&config, names, &shared, &steering);
+    background.spawn(watch_switches(modes, release, steering.clone()));
     background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
 
@@ -316,6 +320,18 @@ async fn watch_steering(steering: SharedSteering) {
     }
 }
 
+/// What the operator has switched for a while: it is said again and again, and ends.
+async fn watch_switches(modes: Arc<Modes>, release: Arc<Release>, steering: SharedSteering) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        modes.sweep();
+        let (release, steering) = (release.clone(), steering.clone());
+        if let Err(failure) = tokio::task::spawn_blocking(move || release.sweep(&steering)).await {
+            error!(%failure, "release: a defect of weir-agent");
+        }
+    }
+}
+
 /// Exempts pairs that wanted TLS (there are none to hear of in `report`), and ends exemptions that are over.
 async fn watch_policy(
     policy: Arc<Policy>,
@@ -349,10 +365,13 @@ fn control_socket(
     shared: &Arc<Shared>,
     steering: &SharedSteering,
     policy: &Arc<Policy>,
+    modes: &Arc<Modes>,
+    release: &Arc<Release>,
 ) -> Option<socket::Server> {
-    let status = status(config, shared.clone(), steering.clone(), policy.clone());
+    let status =
+        status(config, shared.clone(), steering.clone(), policy.clone(), modes.clone(), release.clone());
     let (policy, steering, pool) = (policy.clone(), steering.clone(), shared.pool.clone());
-    let control = Control { policy, steering, status, pool };
+    let control = Control { policy, steering, status, pool, modes: modes.clone(), release: release.clone() };
     socket::serve("agent", move |request| control.answer(request))
 }
 
@@ -361,6 +380,8 @@ fn status(
     shared: Arc<Shared>,
     steering: SharedSteering,
     policy: Arc<Policy>,
+    modes: Arc<Modes>,
+    release: Arc<Release>,
 ) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
@@ -373,6 +394,8 @@ fn status(
             "pid": std::process::id(),
             "backend": backend,
             "when_agent_dies": when_agent_dies,
+            "released": release.status(),
+            "switched_modes": modes.status(),
             "counters": shared.counters,
             "buffered_bytes": shared.buffers.held(),
             "spool_memory_bytes": shared.budget.in_memory(),

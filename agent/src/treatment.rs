@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 use crate::config::{Filter, Mode, Override, WhenUnavailable};
 
@@ -22,8 +23,23 @@ pub struct Switched {
     /// `None`: all customers.
     pub prefix: Option<IpNet>,
     pub mode: Mode,
-    /// `None`: until it is switched again.
-    pub until: Option<Instant>,
+    pub until: Instant,
+}
+
+impl Switched {
+    /// As `status` and the answer to the command show it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "customers": self.customers(),
+            "mode": self.mode,
+            "seconds_left": self.until.saturating_duration_since(Instant::now()).as_secs(),
+        })
+    }
+
+    /// Whose messages, in words.
+    pub fn customers(&self) -> String {
+        self.prefix.map_or_else(|| "all".to_owned(), |prefix| prefix.to_string())
+    }
 }
 
 /// Everybody's treatment.
@@ -85,23 +101,31 @@ impl Treatments {
         Treatment { mode, ..treatment }
     }
 
-    /// `mode`: `None` goes back to the configuration.
-    pub fn switch(&self, prefix: Option<IpNet>, mode: Option<Mode>, until: Option<Instant>) {
+    /// In place of what was switched for the same prefix.
+    pub fn switch(&self, new: Switched) {
         let mut switched = self.switched.write().unwrap_or_else(PoisonError::into_inner);
-        switched.retain(|entry| entry.prefix != prefix);
-        switched.extend(mode.map(|mode| Switched { prefix, mode, until }));
+        switched.retain(|entry| entry.prefix != new.prefix);
+        switched.push(new);
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Goes back to the configuration for this prefix, without one for all, and gives what is ended.
+    pub fn end(&self, prefix: Option<IpNet>) -> Vec<Switched> {
+        self.take(|entry| prefix.is_none() || entry.prefix == prefix)
     }
 
     /// Ends what was switched for a while that is over, and gives it.
     pub fn expire(&self, now: Instant) -> Vec<Switched> {
+        self.take(|entry| entry.until <= now)
+    }
+
+    fn take(&self, which: impl Fn(&Switched) -> bool) -> Vec<Switched> {
         let mut switched = self.switched.write().unwrap_or_else(PoisonError::into_inner);
-        let is_over = |entry: &mut Switched| entry.until.is_some_and(|until| until <= now);
-        let over: Vec<_> = switched.extract_if(.., is_over).collect();
-        if !over.is_empty() {
+        let taken: Vec<_> = switched.extract_if(.., |entry| which(entry)).collect();
+        if !taken.is_empty() {
             self.version.fetch_add(1, Ordering::Release);
         }
-        over
+        taken
     }
 
     /// What is switched by command now.
@@ -153,8 +177,10 @@ mod tests {
     fn a_switch_goes_before_the_configuration_until_it_is_over() {
         let (treatments, now) = (treatments(), Instant::now());
         let version = treatments.version();
-        treatments.switch(None, Some(Mode::Bypass), None);
-        treatments.switch(Some("10.1.2.0/24".parse().unwrap()), Some(Mode::Enforce), Some(now));
+        let (minute, inner) = (Duration::from_secs(60), "10.1.2.0/24".parse().ok());
+        treatments.switch(Switched { prefix: None, mode: Mode::Bypass, until: now + minute });
+        treatments.switch(Switched { prefix: inner, mode: Mode::Shadow, until: now + minute });
+        treatments.switch(Switched { prefix: inner, mode: Mode::Enforce, until: now });
         assert_ne!(treatments.version(), version);
         assert_eq!(mode(&treatments, "192.0.2.1"), Mode::Bypass);
         assert_eq!(mode(&treatments, "10.1.9.9"), Mode::Bypass);
@@ -162,7 +188,8 @@ mod tests {
         assert_eq!(treatments.expire(now.checked_sub(Duration::from_secs(1)).unwrap()).len(), 0);
         assert_eq!(treatments.expire(now).len(), 1);
         assert_eq!(mode(&treatments, "10.1.2.3"), Mode::Bypass);
-        treatments.switch(None, None, None);
+        assert_eq!(treatments.end(inner), []);
+        assert_eq!(treatments.end(None).len(), 1);
         assert_eq!(mode(&treatments, "10.1.9.9"), Mode::Shadow);
         assert!(treatments.switched().is_empty());
     }

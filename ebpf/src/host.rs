@@ -176,6 +176,11 @@ impl Host for Kernel {
     }
 
     #[inline(always)]
+    fn is_released(&self) -> bool {
+        maps::released()
+    }
+
+    #[inline(always)]
     fn has_listener(&self) -> bool {
         Socket::listener().is_some()
     }

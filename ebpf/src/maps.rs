@@ -4,8 +4,10 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LpmTrie, PerCpuArray, SockMap};
-use weir_ebpf_common::{Exemption, Flow, IpVersion, MAX_EXEMPT, Verdict, WithoutListener, pair_v4, pair_v6};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap};
+use weir_ebpf_common::{
+    Exemption, Flow, IpVersion, MAX_EXEMPT, Verdict, WithoutListener, is_released, pair_v4, pair_v6,
+};
 
 /// The agent sets the real size when it loads the program.
 const PREFIXES: u32 = 1;
@@ -22,6 +24,9 @@ static EXEMPT_V4: HashMap<[u32; 2], Exemption> = HashMap::with_max_entries(MAX_E
 
 #[map]
 static EXEMPT_V6: HashMap<[u32; 8], Exemption> = HashMap::with_max_entries(MAX_EXEMPT, BPF_F_NO_PREALLOC);
+
+#[map]
+static RELEASED: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static LISTENER: SockMap = SockMap::with_max_entries(1, 0);
@@ -68,11 +73,23 @@ pub(crate) fn is_exempt(flow: &Flow) -> bool {
     let Some(exemption) = exemption else {
         return false;
     };
-    // SAFETY: the helper has no preconditions.
-    let now = (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32;
+    let now = now();
     // SAFETY: the map holds a valid value of this type there, which lives as long as the program runs. Another CPU
     // may change it meanwhile: it is plain words, of which `admit` may then miss one connection.
     unsafe { (*exemption).admit(now) }
+}
+
+/// Whether all new connections go straight now.
+#[inline(always)]
+pub(crate) fn released() -> bool {
+    RELEASED.get(0).is_some_and(|until| is_released(*until, now()))
+}
+
+/// In seconds of CLOCK_BOOTTIME.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::release::MAX_DURATION as MAX_RELEASE;
 use super::{MAX_DURATION, MAX_REASON};
 use crate::steer::{MAX_EXEMPT, SteerError};
 
@@ -36,6 +37,12 @@ pub enum PolicyError {
 
     #[error("{}: {source}: what is not written there is forgotten with the next start", path.display())]
     File { path: PathBuf, source: io::Error },
+
+    #[error("{seconds} s is no duration of a release: 1 s to {} d; for longer stop the agent", MAX_RELEASE.as_secs() / 86_400)]
+    ReleaseDuration { seconds: u64 },
+
+    #[error("nothing is released: customers' new connections are intercepted")]
+    NotReleased,
 
     #[error(transparent)]
     Steering(#[from] SteerError),

@@ -8,6 +8,7 @@ mod automatic;
 mod error;
 mod file;
 mod refusals;
+mod release;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use refusals::Source;
 
 pub use error::PolicyError;
 pub use refusals::Refusals;
+pub use release::Release;
 
 /// Whoever wants it for longer leaves the customer out of `customers.prefixes`.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 86_400);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::refusals::Source;
-use super::{Author, Policy, PolicyError, Refusals, Steering};
+use super::{Author, Policy, PolicyError, Refusals, Release, Steering};
 use crate::steer::{BootTime, Pair, SteerError, Terms};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -21,6 +21,7 @@ const DESTINATION: &str = "192.0.2.25";
 #[derive(Debug, Default)]
 struct Kernel {
     exempt: BTreeMap<Pair, Terms>,
+    released: Option<BootTime>,
     fails: bool,
 }
 
@@ -30,7 +31,7 @@ impl Recorded {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<Pair, Terms>)) -> Result<(), SteerError> {
         let mut kernel = self.0.lock().unwrap();
         if kernel.fails {
-            return Err(SteerError::OwnRules);
+            return Err(SteerError::OwnRules("say so"));
         }
         change(&mut kernel.exempt);
         Ok(())
@@ -49,6 +50,11 @@ impl Steering for Recorded {
     }
     fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
         self.change(|exempt| exempt.retain(|pair, _| !pairs.contains(pair)))
+    }
+    fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
+        self.change(|_| {})?;
+        self.0.lock().unwrap().released = until;
+        Ok(())
     }
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         Ok(BTreeMap::new())
@@ -319,4 +325,30 @@ fn by_itself_only_so_many_destinations_of_a_customer() {
     world.wants(&[pair("10.1.0.1", DESTINATION), pair("fd01:0:0:1::1", "fd02::2")]);
     world.exempt(pair("10.1.0.2", "192.0.2.99")).unwrap();
     assert_eq!(world.exempt_customers().len(), 43);
+}
+
+#[test]
+fn a_release_is_kept_for_the_next_start_until_it_ends() {
+    let world = world();
+    let (directory, steering) = (world.directory.path().join("weir"), &world.steering);
+    let kernel = || world.kernel.lock().unwrap().released;
+    let release = Release::open(&directory);
+    assert_eq!(release.until(), None);
+    assert!(matches!(release.end(steering), Err(PolicyError::NotReleased)));
+    for wrong in [Duration::ZERO, Duration::from_secs(8 * 86_400)] {
+        assert!(matches!(release.begin(steering, wrong), Err(PolicyError::ReleaseDuration { .. })));
+    }
+    release.begin(steering, HOUR).unwrap();
+    release.sweep(steering);
+    assert!(kernel().is_some() && kernel() == release.until());
+
+    let next = Release::open(&directory);
+    let left = next.until().unwrap().since(BootTime::now());
+    assert!(left <= HOUR && left > HOUR.checked_sub(Duration::from_secs(5)).unwrap(), "{left:?}");
+    world.kernel.lock().unwrap().fails = true;
+    assert!(next.end(steering).is_err() && next.until().is_some(), "it goes on where the kernel goes on");
+    world.kernel.lock().unwrap().fails = false;
+    next.end(steering).unwrap();
+    assert_eq!((kernel(), next.until()), (None, None));
+    assert_eq!(Release::open(&directory).until(), None);
 }

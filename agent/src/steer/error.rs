@@ -10,9 +10,9 @@ pub enum SteerError {
     AgentRunning,
 
     #[error(
-        "steering.backend is \"external\": the rules that steer customers to the agent are your own; exempt the pair in them"
+        "steering.backend is \"external\": the rules that steer customers to the agent are your own; {0} in them"
     )]
-    OwnRules,
+    OwnRules(&'static str),
 
     #[error(
         "steering.mark: the upper 16 bits are all 0, so every packet would count as steered: set one of them"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Pair, SteerError, Steering, Terms};
+use super::{BootTime, Pair, SteerError, Steering, Terms};
 
 pub(super) struct External;
 
@@ -16,11 +16,15 @@ impl Steering for External {
     }
 
     fn exempt(&mut self, _: &[(Pair, Terms)]) -> Result<(), SteerError> {
-        Err(SteerError::OwnRules)
+        Err(SteerError::OwnRules("exempt the pair"))
     }
 
     fn unexempt(&mut self, _: &[Pair]) -> Result<(), SteerError> {
-        Err(SteerError::OwnRules)
+        Err(SteerError::OwnRules("exempt the pair"))
+    }
+
+    fn release(&mut self, _: Option<BootTime>) -> Result<(), SteerError> {
+        Err(SteerError::OwnRules("let customers' new connections pass"))
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

@@ -55,6 +55,10 @@ pub trait Steering: Send {
     /// Steers new connections of these pairs again. Connections that went straight go on undisturbed.
     fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError>;
 
+    /// Lets all new connections of customers go straight until then, also if the agent dies meanwhile; `None` ends
+    /// that. Connections that the agent has stay with it.
+    fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError>;
+
     /// Packets by what became of them, since the start.
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;
 
@@ -64,24 +68,26 @@ pub trait Steering: Send {
 }
 
 /// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`. The pairs in `exempt`
-/// go straight from the first packet on.
+/// go straight from the first packet on, and all until `released`.
 ///
 /// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
 /// of a dead agent may be gone).
 pub async fn install(
     plan: &Plan,
     exempt: &[(Pair, Terms)],
+    released: Option<BootTime>,
     listener: BorrowedFd<'_>,
 ) -> Result<Box<dyn Steering>, SteerError> {
     let (plan, exempt) = (plan.clone(), exempt.to_vec());
     let listener =
         listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    blocking(move || install_blocking(plan, &exempt, listener)).await
+    blocking(move || install_blocking(plan, &exempt, released, listener)).await
 }
 
 fn install_blocking(
     plan: Plan,
     exempt: &[(Pair, Terms)],
+    released: Option<BootTime>,
     listener: OwnedFd,
 ) -> Result<Box<dyn Steering>, SteerError> {
     if plan.backend == Backend::External {
@@ -90,8 +96,8 @@ fn install_blocking(
     let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
-        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, listener, claim)?),
-        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, claim)?),
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, released, listener, claim)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, released, claim)?),
         Backend::External => Box::new(external::External),
     })
 }

@@ -16,7 +16,7 @@ const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
     let listener = TcpListener::bind("[::]:0").unwrap();
-    install_blocking(plan.clone(), &[], OwnedFd::from(listener))
+    install_blocking(plan.clone(), &[], None, OwnedFd::from(listener))
 }
 
 fn clean() {
@@ -187,7 +187,7 @@ fn pairs_are_exempted_and_intercepted_again() {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
             let known = [(v4, terms(false)), (v6, terms(true))];
-            let mut steering = install_blocking(plan, &known, OwnedFd::from(listener)).unwrap();
+            let mut steering = install_blocking(plan, &known, None, OwnedFd::from(listener)).unwrap();
             for change in [true, false, true] {
                 steering.exempt(&[(v4, terms(change)), (v6, terms(!change))]).unwrap();
             }
@@ -205,6 +205,39 @@ fn pairs_are_exempted_and_intercepted_again() {
                 exempt(&sets());
             }
             steering.unexempt(&[v6]).unwrap();
+            assert_eq!(steering.problems(), NOTHING);
+            steering.remove().unwrap();
+            assert_traces(&NOTHING);
+        }
+    });
+}
+
+/// Known from the start, changed while it runs, kept when the table is put back; and it leaves nothing.
+#[test]
+fn all_are_released_and_intercepted_again() {
+    on_a_host(|| {
+        let later = |seconds| Some(BootTime::now().after(Duration::from_secs(seconds)));
+        for backend in BACKENDS {
+            let plan = plan(backend, WhenAgentDies::Open);
+            let listener = TcpListener::bind("[::]:0").unwrap();
+            let mut steering = install_blocking(plan, &[], later(1000), OwnedFd::from(listener)).unwrap();
+            let set = || output("nft", "list set inet weir released_protocols");
+            if backend == Backend::Tproxy {
+                assert!(set().contains("tcp timeout 16m"), "{}", set());
+            }
+            steering.release(None).unwrap();
+            steering.release(None).unwrap();
+            if backend == Backend::Tproxy {
+                assert!(!set().contains("elements"), "{}", set());
+            }
+            steering.release(later(3600)).unwrap();
+            steering.release(later(7200)).unwrap();
+            assert!(steering.counters().unwrap().contains_key("released"));
+            if backend == Backend::Tproxy {
+                output("nft", "delete table inet weir");
+                assert!(!steering.problems().is_empty());
+                assert!(set().contains("tcp timeout 2h") || set().contains("tcp timeout 1h59m"), "{}", set());
+            }
             assert_eq!(steering.problems(), NOTHING);
             steering.remove().unwrap();
             assert_traces(&NOTHING);

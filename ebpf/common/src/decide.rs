@@ -58,6 +58,8 @@ pub trait Host {
     fn route(&self, flow: &Flow) -> Route;
     /// Whether the new connection goes straight, for its pair of customer and destination is exempt. Counts it.
     fn is_exempt(&self, flow: &Flow) -> bool;
+    /// Whether the operator has all new connections go straight for a while.
+    fn is_released(&self) -> bool;
     fn has_listener(&self) -> bool;
     fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment;
 }
@@ -108,6 +110,10 @@ fn decide_segment<H: Host>(
     if host.route(flow) == Route::LocalOrNone {
         return Verdict::LocalOrUnroutable;
     }
+    // With or without a listener: the release ends by itself, not with the agent.
+    if host.is_released() {
+        return Verdict::Released;
+    }
     // Without a listener as well: that a pair is exempt does not end with the agent.
     if host.is_exempt(flow) {
         return Verdict::Exempt;
@@ -135,7 +141,10 @@ fn decide_evasion<H: Host>(
     host: &H,
 ) -> Verdict {
     let intercepting = without_listener == WithoutListener::Drop || host.has_listener();
-    if side == Side::Internet || !host.is_customer(packet.flow.version, &packet.flow.source) || !intercepting
+    if side == Side::Internet
+        || !host.is_customer(packet.flow.version, &packet.flow.source)
+        || !intercepting
+        || host.is_released()
     {
         return Verdict::Unrelated;
     }

@@ -12,6 +12,7 @@ extern crate std;
 mod decide;
 mod exempt;
 mod parse;
+mod release;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -19,6 +20,7 @@ mod verdict;
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
 pub use exempt::{Exemption, MAX_EXEMPT, pair_v4, pair_v6};
 pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
+pub use release::is_released;
 pub use verdict::{Action, Verdict};
 
 /// Names of the maps, globals and programs in the object file.
@@ -32,6 +34,8 @@ pub mod names {
     pub const EXEMPT_V4: &str = "EXEMPT_V4";
     /// Hash: exempt IPv6 pairs. Key: 16 bytes and 16 bytes.
     pub const EXEMPT_V6: &str = "EXEMPT_V6";
+    /// Array with one `u32`: the second of CLOCK_BOOTTIME at which the release ends; 0: there is none.
+    pub const RELEASED: &str = "RELEASED";
     /// Socket map with one entry, the agent's listener. The kernel empties it when the socket closes.
     pub const LISTENER: &str = "LISTENER";
     /// Per-CPU array of `u64`, indexed by [`Verdict`](crate::Verdict).

@@ -38,11 +38,13 @@ pub enum Verdict {
     LoopedBackDropped = 15,
     /// New connection of an exempt pair of customer and destination: it goes straight.
     Exempt = 16,
+    /// New connection of a customer while the operator has released them all: it goes straight.
+    Released = 17,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -60,10 +62,11 @@ impl Verdict {
         Self::ExtensionHeadersDropped,
         Self::LoopedBackDropped,
         Self::Exempt,
+        Self::Released,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 18;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -81,7 +84,8 @@ impl Verdict {
             | Self::LocalOrUnroutable
             | Self::NoListenerPassed
             | Self::RefusedPassed
-            | Self::Exempt => Action::Pass,
+            | Self::Exempt
+            | Self::Released => Action::Pass,
             Self::NoListenerDropped
             | Self::RefusedDropped
             | Self::FragmentDropped
@@ -111,6 +115,7 @@ impl Verdict {
             Self::ExtensionHeadersDropped => "extension_headers_dropped",
             Self::LoopedBackDropped => "looped_back_dropped",
             Self::Exempt => "exempt",
+            Self::Released => "released",
         }
     }
 }

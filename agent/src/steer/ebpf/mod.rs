@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 
 use super::claim::Claim;
 use super::routing::{self, Routing};
-use super::{Pair, Plan, SteerError, Steering, Terms, host, tproxy};
+use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, host, tproxy};
 use crate::config::WhenAgentDies;
 use attach::Attachment;
 use program::Program;
@@ -42,12 +42,14 @@ impl Ebpf {
     pub(super) fn install(
         plan: Plan,
         exempt: &[(Pair, Terms)],
+        released: Option<BootTime>,
         listener: OwnedFd,
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
         let mut program = Program::load(&plan)?;
         program.exempt(exempt)?;
+        program.release(released)?;
         program.set_listener(&listener)?;
         let routing = plan.routing();
         routing.install()?;
@@ -139,6 +141,10 @@ impl Steering for Ebpf {
 
     fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
         self.program.unexempt(pairs)
+    }
+
+    fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
+        self.program.release(until)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

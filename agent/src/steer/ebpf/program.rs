@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
@@ -16,7 +16,7 @@ use weir_ebpf_common::{Exemption, Side, Verdict, names};
 
 use crate::config::WhenAgentDies;
 use crate::steer::routing::MARK_MASK;
-use crate::steer::{PER_HOUR, Pair, Plan, SteerError, Terms};
+use crate::steer::{BootTime, PER_HOUR, Pair, Plan, SteerError, Terms};
 
 /// The object that build.rs has made of the crate `ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
@@ -124,6 +124,12 @@ impl Program {
             }
         }
         Ok(())
+    }
+
+    /// All new connections go straight until then; `None`: none do.
+    pub(super) fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
+        let mut map: Array<_, u32> = self.map(names::RELEASED)?;
+        map.set(0, until.map_or(0, BootTime::seconds), 0).map_err(refused)
     }
 
     fn exempt_v4(

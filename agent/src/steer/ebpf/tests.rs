@@ -265,6 +265,40 @@ fn exempt_pairs_with_a_limit_are_intercepted_beyond_it() {
 }
 
 #[test]
+fn a_release_lets_all_pass_until_it_ends() {
+    in_namespace(|| {
+        // In `closed` without a listener, so that nothing else passes.
+        let mut program = load(WhenAgentDies::Closed);
+        let syns = [segment_v4(CUSTOMER_V4, 40_000, 25, SYN), v6(6, &tcp(40_000, 25, SYN))];
+        let fragment = v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &tcp(40_000, 25, SYN));
+        let intercepted = |program: &mut Program| {
+            for syn in &syns {
+                assert_verdict(program, Side::Customer, syn, Verdict::NoListenerDropped);
+            }
+            assert_verdict(program, Side::Customer, &fragment, Verdict::FragmentDropped);
+        };
+        let later = |seconds| Some(BootTime::now().after(Duration::from_secs(seconds)));
+        intercepted(&mut program);
+        program.release(later(1000)).unwrap();
+        for syn in &syns {
+            assert_verdict(&mut program, Side::Customer, syn, Verdict::Released);
+            assert_verdict(&mut program, Side::Internet, syn, Verdict::NotOurs);
+        }
+        assert_verdict(&mut program, Side::Customer, &fragment, Verdict::Unrelated);
+        let stranger = segment_v4(STRANGER_V4, 40_000, 25, SYN);
+        assert_verdict(&mut program, Side::Customer, &stranger, Verdict::OutsidePrefixes);
+        let older = segment_v4(CUSTOMER_V4, 40_000, 25, ACK);
+        assert_verdict(&mut program, Side::Customer, &older, Verdict::NotOurs);
+        program.release(None).unwrap();
+        intercepted(&mut program);
+        // By itself.
+        program.release(later(1)).unwrap();
+        wait_for(&mut program, &syns[0], Verdict::NoListenerDropped);
+        intercepted(&mut program);
+    });
+}
+
+#[test]
 fn mail_to_the_gateway_or_to_nowhere_passes() {
     in_namespace(|| {
         std::fs::write("/proc/sys/net/ipv4/conf/all/forwarding", "1").unwrap();

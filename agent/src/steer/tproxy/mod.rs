@@ -22,19 +22,25 @@ pub(super) struct Tproxy {
     stage: Stage,
     /// For a table that somebody else has removed.
     exempt: BTreeMap<Pair, Terms>,
+    released: Option<BootTime>,
     removed: bool,
     /// Last, so that it ends after everything else.
     _claim: Claim,
 }
 
 impl Tproxy {
-    pub(super) fn install(plan: Plan, exempt: &[(Pair, Terms)], claim: Claim) -> Result<Self, SteerError> {
+    pub(super) fn install(
+        plan: Plan,
+        exempt: &[(Pair, Terms)],
+        released: Option<BootTime>,
+        claim: Claim,
+    ) -> Result<Self, SteerError> {
         // Only to see whether nft works here, before anything is changed.
         nft::list(&LIST_CHAIN)?;
         let routing = plan.routing();
         routing.install()?;
         let exempt: BTreeMap<Pair, Terms> = exempt.iter().copied().collect();
-        if let Err(error) = nft::apply(&whole_table(&plan, &exempt)) {
+        if let Err(error) = nft::apply(&whole_table(&plan, &exempt, released)) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -42,7 +48,8 @@ impl Tproxy {
             }
             return Err(error);
         }
-        let steering = Self { plan, routing, stage: Stage::Steering, exempt, removed: false, _claim: claim };
+        let stage = Stage::Steering;
+        let steering = Self { plan, routing, stage, exempt, released, removed: false, _claim: claim };
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         Ok(steering)
     }
@@ -99,6 +106,12 @@ impl Steering for Tproxy {
         Ok(())
     }
 
+    fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
+        nft::apply(&ruleset::release(until, BootTime::now()))?;
+        self.released = until;
+        Ok(())
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         let counters = nft::list(&["counters", "table", FAMILY, TABLE])?.unwrap_or_default();
         Ok(counters.iter().filter_map(counter).collect())
@@ -110,7 +123,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match nft::apply(&whole_table(&self.plan, &self.exempt)) {
+                let outcome = match nft::apply(&whole_table(&self.plan, &self.exempt, self.released)) {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -148,11 +161,13 @@ impl Drop for Tproxy {
     }
 }
 
-/// The table with the pairs that are exempt now.
-fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>) -> Vec<Value> {
+/// The table with the pairs that are exempt now, and the release.
+fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>, released: Option<BootTime>) -> Vec<Value> {
     let pairs: Vec<(Pair, Terms)> = exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
     let mut commands = ruleset::replace_table(plan);
-    commands.extend(ruleset::exempt_in_new_table(&pairs, BootTime::now()));
+    let now = BootTime::now();
+    commands.extend(ruleset::exempt_in_new_table(&pairs, now));
+    commands.extend(ruleset::release(released.filter(|until| *until > now), now));
     commands
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | of a connection of the agent's, or an ICMP error about one | marked |
 //! | a customer's SYN to port 25, not to the gateway itself, of an exempt pair | passed |
+//! | the same of any pair, while all are released | passed |
 //! | a customer's SYN to port 25, not to the gateway itself | to the listener, and marked |
 //! | the same while there is no listener | passed (`open`), dropped (`closed`) |
 //! | anything else | passed |
@@ -12,6 +13,7 @@
 //! network namespace with a `tproxy` statement.
 
 mod exempt;
+mod release;
 
 use serde_json::{Value, json};
 
@@ -31,9 +33,11 @@ pub(super) const ESTABLISHED: &str = "established";
 pub(super) const NEW_CONNECTION: &str = "new_connection";
 pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
 pub(super) const EXEMPT: &str = "exempt";
-pub(super) const COUNTERS: [&str; 4] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT];
+pub(super) const RELEASED: &str = "released";
+pub(super) const COUNTERS: [&str; 5] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT, RELEASED];
 
 pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
+pub(super) use release::release;
 
 /// Whether new connections are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,7 @@ pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
     for name in COUNTERS {
         commands.push(json!({ "add": { "counter": { "family": FAMILY, "table": TABLE, "name": name } } }));
     }
+    commands.push(release::set());
     for family in plan.families() {
         commands.push(json!({ "add": { "set": {
             "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
@@ -84,6 +89,8 @@ fn table() -> Value {
 fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for family in plan.families() {
+        // First, so that it counts against no pair's limit. Without a listener as well, as the next ones.
+        rules.push(new_connections(plan, family, &release::rule()));
         // Without a listener as well: that a pair is exempt does not end with the agent.
         rules.extend(exempt::rules(family).map(|treatment| new_connections(plan, family, &treatment)));
         if stage == Stage::Steering {

@@ -3,7 +3,7 @@
 use super::packets::*;
 use crate::{
     Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Route, Side, Verdict, WithoutListener,
-    decide, parse,
+    decide, is_released, parse,
 };
 
 /// What the kernel would say.
@@ -14,6 +14,7 @@ struct Kernel {
     opening: bool,
     route: Route,
     exempt: bool,
+    released: bool,
     listener: ListenerAssignment,
     cookie: bool,
 }
@@ -24,6 +25,7 @@ const KERNEL: Kernel = Kernel {
     opening: false,
     route: Route::Forwarded,
     exempt: false,
+    released: false,
     listener: ListenerAssignment::Done,
     cookie: false,
 };
@@ -46,6 +48,9 @@ impl Host for Kernel {
     }
     fn is_exempt(&self, _: &Flow) -> bool {
         self.exempt
+    }
+    fn is_released(&self) -> bool {
+        self.released
     }
     fn has_listener(&self) -> bool {
         self.listener != ListenerAssignment::NoListener
@@ -116,6 +121,39 @@ fn exempt_pairs() {
 }
 
 #[test]
+fn released() {
+    let syn = segment(40_000, 25, SYN);
+    let released = Kernel { released: true, ..KERNEL };
+    for listener in [ListenerAssignment::Done, ListenerAssignment::NoListener, ListenerAssignment::Refused] {
+        for exempt in [false, true] {
+            let kernel = Kernel { listener, exempt, ..released };
+            assert_eq!(from_customer(&syn, kernel), [Verdict::Released; 2]);
+        }
+    }
+    // What the agent has, it keeps, also a handshake that it answered with a cookie.
+    assert_eq!(from_customer(&syn, Kernel { connection: true, ..released }), [Verdict::Established; 2]);
+    let ack = segment(40_000, 25, ACK);
+    assert_eq!(from_customer(&ack, Kernel { connection: true, ..released }), [Verdict::Established; 2]);
+    assert_eq!(from_customer(&ack, Kernel { cookie: true, ..released }), [Verdict::SynCookie; 2]);
+    assert_eq!(from_customer(&ack, released), [Verdict::NotOurs; 2]);
+    // Nobody else is touched.
+    assert_eq!(from_customer(&syn, Kernel { customer: false, ..released }), [Verdict::OutsidePrefixes; 2]);
+    let local = Kernel { route: Route::LocalOrNone, ..released };
+    assert_eq!(from_customer(&syn, local), [Verdict::LocalOrUnroutable; 2]);
+    assert_eq!(from_customer(&syn, Kernel { opening: true, ..released }), [Verdict::LoopedBackDropped; 2]);
+    assert_eq!(on(Side::Internet, &syn, released), [Verdict::NotOurs; 2]);
+}
+
+#[test]
+fn a_release_ends_in_its_last_second() {
+    for (until, now, lasts) in
+        [(0, 0, false), (0, 7, false), (8, 7, true), (8, 8, false), (8, u32::MAX, false)]
+    {
+        assert_eq!(is_released(until, now), lasts, "{until} at {now}");
+    }
+}
+
+#[test]
 fn our_own_syn_sent_back() {
     let syn = segment(20_000, 25, SYN);
     let opening = Kernel { opening: true, ..KERNEL };
@@ -171,6 +209,7 @@ fn ways_around() {
         assert_eq!(from_customer(&packet, KERNEL), [dropped; 2]);
         // Where new connections pass there is nothing to evade.
         assert_eq!(from_customer(&packet, gone), [Verdict::Unrelated, dropped]);
+        assert_eq!(from_customer(&packet, Kernel { released: true, ..KERNEL }), [Verdict::Unrelated; 2]);
         assert_eq!(on(Side::Internet, &packet, KERNEL), [Verdict::Unrelated; 2]);
         assert_eq!(from_customer(&packet, Kernel { customer: false, ..KERNEL }), [Verdict::Unrelated; 2]);
     }

@@ -14,6 +14,7 @@ mod nodes;
 mod places;
 pub mod policy;
 mod relay;
+mod reload;
 mod reminder;
 pub mod serve;
 mod source;

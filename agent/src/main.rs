@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Intercept and relay until SIGTERM
+    /// Intercept and relay until SIGTERM; SIGHUP reads the configuration anew
     Run {
         /// The configuration file (see agent.example.toml)
         #[arg(long, value_name = "FILE")]
@@ -156,13 +156,13 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { config } => {
-            let config = match load::<Config>(&config) {
+        Command::Run { config: path } => {
+            let config = match load::<Config>(&path) {
                 Ok(config) => config,
                 Err(problems) => return Ok(say(&problems)),
             };
             log::init(config.log.format);
-            runtime()?.block_on(serve::run(config))?;
+            runtime()?.block_on(serve::run(config, path))?;
         }
         Command::Check { config } => match load::<Config>(&config) {
             Ok(_) => println!("{}: OK", config.display()),

@@ -1,6 +1,7 @@
 //! The daemon: steering, the listener, sessions, the control socket, and an orderly stop.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use crate::nodes::{Family, NodeId, Pool, probe};
 use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals, Release};
 use crate::relay::settings::Settings;
+use crate::reload::Reload;
 use crate::spool::Budget;
 use crate::steer::{self, Pair, Plan, Steering};
 use crate::tls;
@@ -44,13 +46,14 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pairs that wait to be exempted because they wanted TLS.
 const WANTING: usize = 1024;
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration anew, from `path`.
 ///
 /// # Errors
 /// If the daemon cannot start or the host cannot be cleaned up. Whatever was changed on the host by then is
 /// taken back.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
+    let hangups = service::Hangups::watch().context("signals cannot be watched")?;
     let hostname: Arc<str> = hostname().into();
     let (wanting, wanted) = mpsc::channel(WANTING);
     let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
@@ -83,7 +86,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
-    let mut background = background(&config, names, &shared, &steering);
+    let names = Arc::new(tokio::sync::Mutex::new(names));
+    let mut background = background(&config, &names, &shared, &steering);
+    let reload = Reload { path, config: config.clone(), shared: shared.clone(), names };
+    background.spawn(reload.run(hangups));
     background.spawn(watch_switches(modes, release, steering.clone()));
     background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
@@ -228,6 +234,8 @@ async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<
 }
 
 type SharedSteering = Arc<Mutex<Box<dyn Steering>>>;
+/// Locked while names are resolved.
+type SharedNames = Arc<tokio::sync::Mutex<Names>>;
 
 /// Steering talks to the kernel and blocks for milliseconds, so it has a thread of its own.
 async fn with<T: Send + 'static>(
@@ -240,17 +248,20 @@ async fn with<T: Send + 'static>(
 }
 
 /// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
-fn background(config: &Config, names: Names, shared: &Arc<Shared>, steering: &SharedSteering) -> JoinSet<()> {
+fn background(
+    config: &Config,
+    names: &SharedNames,
+    shared: &Arc<Shared>,
+    steering: &SharedSteering,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let interval = Duration::from_secs(config.filter.probe_interval);
     let families = [Family::V4, Family::V6]
         .into_iter()
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
     tasks.spawn(watch_nodes(shared.clone(), families.collect(), interval));
-    if names.are_there() {
-        let interval = Duration::from_secs(config.filter.resolve_interval);
-        tasks.spawn(watch_names(shared.clone(), names, interval));
-    }
+    let interval = Duration::from_secs(config.filter.resolve_interval);
+    tasks.spawn(watch_names(shared.clone(), names.clone(), interval));
     tasks.spawn(watch_steering(steering.clone()));
     tasks
 }
@@ -272,9 +283,10 @@ async fn watch_nodes(shared: Arc<Shared>, families: Vec<Family>, interval: Durat
     }
 }
 
-async fn watch_names(shared: Arc<Shared>, mut names: Names, interval: Duration) {
+async fn watch_names(shared: Arc<Shared>, names: SharedNames, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
+        let mut names = names.lock().await;
         let before = names.sites();
         names.resolve().await;
         let sites = names.sites();

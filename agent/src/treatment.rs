@@ -45,7 +45,7 @@ impl Switched {
 /// Everybody's treatment.
 #[derive(Debug)]
 pub struct Treatments {
-    configured: Configured,
+    configured: RwLock<Configured>,
     switched: RwLock<Vec<Switched>>,
     /// Grows with every change, so that sessions notice.
     version: AtomicU64,
@@ -59,6 +59,10 @@ struct Configured {
 }
 
 impl Configured {
+    fn new(filter: &Filter) -> Self {
+        Self::of(filter.mode, filter.when_unavailable, &filter.overrides)
+    }
+
     fn of(mode: Mode, when_unavailable: WhenUnavailable, overrides: &[Override]) -> Self {
         let all = Treatment { mode, when_unavailable };
         let treatment = |entry: &Override| Treatment {
@@ -78,10 +82,16 @@ impl Configured {
 impl Treatments {
     pub fn new(filter: &Filter) -> Self {
         Self {
-            configured: Configured::of(filter.mode, filter.when_unavailable, &filter.overrides),
+            configured: RwLock::new(Configured::new(filter)),
             switched: RwLock::default(),
             version: AtomicU64::new(0),
         }
+    }
+
+    /// As the configuration says now. What is switched stays.
+    pub fn configure(&self, filter: &Filter) {
+        *self.configured.write().unwrap_or_else(PoisonError::into_inner) = Configured::new(filter);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Changes whenever a treatment may have.
@@ -92,8 +102,10 @@ impl Treatments {
     /// What was switched by command goes before the configuration; in both the longest prefix decides.
     pub fn of(&self, customer: IpAddr) -> Treatment {
         let customer = customer.to_canonical();
-        let longest = self.configured.overrides.iter().find(|(prefix, _)| prefix.contains(&customer));
-        let treatment = longest.map_or(self.configured.all, |(_, treatment)| *treatment);
+        let configured = self.configured.read().unwrap_or_else(PoisonError::into_inner);
+        let longest = configured.overrides.iter().find(|(prefix, _)| prefix.contains(&customer));
+        let treatment = longest.map_or(configured.all, |(_, treatment)| *treatment);
+        drop(configured);
         let switched = self.switched.read().unwrap_or_else(PoisonError::into_inner);
         let fits = |entry: &&Switched| entry.prefix.is_none_or(|prefix| prefix.contains(&customer));
         let length = |entry: &&Switched| entry.prefix.map_or(0, |prefix| u16::from(prefix.prefix_len()) + 1);
@@ -151,7 +163,7 @@ mod tests {
             entry(&["10.1.2.0/24"], None, Some(WhenUnavailable::Accept)),
         ];
         Treatments {
-            configured: Configured::of(Mode::Enforce, WhenUnavailable::Defer, &overrides),
+            configured: RwLock::new(Configured::of(Mode::Enforce, WhenUnavailable::Defer, &overrides)),
             switched: RwLock::default(),
             version: AtomicU64::new(0),
         }

@@ -1,7 +1,7 @@
 //! What the service manager and the operator are told, and when to stop.
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 /// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd.
@@ -16,10 +16,41 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// Says that the configuration is read anew (`Type=notify-reload` waits for `reloaded`).
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(cause) => warn!(%cause, "the service manager could not be notified"),
+    }
+}
+
+/// Says that this is over, whatever came of it.
+pub fn reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 /// Without systemd there is no socket to notify, which is no error.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(cause) = sd_notify::notify(states) {
         warn!(%cause, "the service manager could not be notified");
+    }
+}
+
+/// The SIGHUPs that come.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// From now on: called before `ready`, so that none meets the default action; needs tokio.
+    ///
+    /// # Errors
+    /// If the signals cannot be watched.
+    pub fn watch() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next; several that came meanwhile are one. `false`: there will be none.
+    pub async fn next(&mut self) -> bool {
+        self.0.recv().await.is_some()
     }
 }
 

@@ -37,9 +37,13 @@ impl Names {
         Self { nodes, found: BTreeMap::new() }
     }
 
-    /// Whether there are names at all.
-    pub fn are_there(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.place, Place::Name(_)))
+    /// These are the nodes from now on; names that stay keep their addresses.
+    pub fn replace(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes;
+        let nodes = &self.nodes;
+        let is_there =
+            |name: &str| nodes.iter().any(|node| matches!(&node.place, Place::Name(n) if n == name));
+        self.found.retain(|name, _| is_there(name));
     }
 
     /// Asks for all names. One that cannot be resolved keeps its addresses.
@@ -82,7 +86,6 @@ mod tests {
         let node = |text: &str| text.parse::<Node>().unwrap();
         let mut names =
             Names::new(vec![node("127.0.0.1:25"), node("localhost:25 weight=3"), node("no.invalid:25")]);
-        assert!(names.are_there());
         assert_eq!(names.sites().len(), 1);
         names.resolve().await;
         let sites = names.sites();
@@ -94,5 +97,8 @@ mod tests {
         names.found.insert("no.invalid:25".into(), BTreeSet::from([([10, 3, 0, 11], 25).into()]));
         names.resolve().await;
         assert!(names.sites().iter().any(|site| site.address == ([10, 3, 0, 11], 25).into()));
+        names.replace(vec![node("no.invalid:25 weight=2")]);
+        let [site] = names.sites()[..] else { panic!("{:?}", names.sites()) };
+        assert_eq!((site.address, site.weight), (([10, 3, 0, 11], 25).into(), 2));
     }
 }

@@ -37,6 +37,7 @@ mod next_address;
 mod node_tls;
 mod nodes;
 mod release;
+mod reload;
 mod remains;
 mod scope;
 mod session;

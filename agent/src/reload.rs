@@ -1,0 +1,127 @@
+//! SIGHUP: the configuration is read anew. What can change while the agent runs changes, without a session or a
+//! message lost; what cannot is named.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tracing::{error, info, warn};
+
+use weir_daemon::config::load;
+use weir_daemon::service::{self, Hangups};
+
+use crate::config::Config;
+use crate::drive::Shared;
+use crate::nodes::names::Names;
+
+/// What can change while the agent runs.
+const LIVE: [&str; 4] = ["filter.nodes", "filter.mode", "filter.when_unavailable", "filter.overrides"];
+
+/// Reads the file again whenever it is told to.
+pub struct Reload {
+    pub path: PathBuf,
+    /// What holds: as it was at the start, with what was changed since.
+    pub config: Config,
+    pub shared: Arc<Shared>,
+    pub names: Arc<Mutex<Names>>,
+}
+
+impl Reload {
+    /// For ever.
+    pub async fn run(mut self, mut hangups: Hangups) {
+        while hangups.next().await {
+            service::reloading();
+            self.reload().await;
+            service::reloaded();
+        }
+    }
+
+    /// A file with a problem changes nothing.
+    async fn reload(&mut self) {
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || load::<Config>(&path)).await;
+        let new = match loaded {
+            Ok(Ok(new)) => new,
+            Ok(Err(problems)) => {
+                error!(%problems, "the configuration has problems and is not taken: nothing is changed");
+                return;
+            }
+            Err(failure) => {
+                error!(%failure, "reload: a defect of weir-agent");
+                return;
+            }
+        };
+        let changed = differences(&self.config, &new);
+        let (live, fixed): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|key| LIVE.contains(&key.as_str()));
+        if live.iter().any(|key| key == "filter.nodes") {
+            let mut names = self.names.lock().await;
+            names.replace(new.filter.nodes.clone());
+            names.resolve().await;
+            self.shared.pool.set(&names.sites());
+        }
+        self.shared.treatments.configure(&new.filter);
+        let filter = &mut self.config.filter;
+        filter.nodes = new.filter.nodes;
+        filter.mode = new.filter.mode;
+        filter.when_unavailable = new.filter.when_unavailable;
+        filter.overrides = new.filter.overrides;
+        if !fixed.is_empty() {
+            warn!("needs a restart: {}", fixed.join(", "));
+        }
+        info!(changed = live.join(" "), "the configuration is reloaded");
+    }
+}
+
+/// The keys whose values differ, `section.key`.
+fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let (old, new) = (serde_json::to_value(old), serde_json::to_value(new));
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (old, new) else { return Vec::new() };
+    let mut keys = Vec::new();
+    for (section, values) in &new {
+        for (key, value) in values.as_object().into_iter().flatten() {
+            if old[section][key] != *value {
+                keys.push(format!("{section}.{key}"));
+            }
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Config {
+        let text = weir_daemon::reference::example::<Config>();
+        weir_daemon::config::parse("agent.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let (old, mut new) = (example(), example());
+        assert_eq!(differences(&old, &new), [""; 0]);
+        new.steering.mark = 0x1000_0000;
+        new.filter.nodes.pop();
+        new.relay.max_sessions += 1;
+        new.log.format = weir_daemon::log::Format::Text;
+        new.filter.tls =
+            Some(crate::config::NodeTls { ca_file: "/etc/weir/filter-ca.pem".into(), server_name: None });
+        let mut found = differences(&old, &new);
+        found.sort();
+        assert_eq!(
+            found,
+            ["filter.nodes", "filter.tls", "log.format", "relay.max_sessions", "steering.mark"]
+        );
+    }
+
+    #[test]
+    fn what_is_live_exists() {
+        let config = serde_json::to_value(example()).unwrap();
+        for key in LIVE {
+            let (section, key) = key.split_once('.').unwrap();
+            assert!(!config[section][key].is_null(), "{section}.{key}");
+        }
+    }
+}

@@ -98,7 +98,7 @@ impl Release {
 
     pub fn end(&self, steering: &Mutex<Box<dyn Steering>>) -> Result<(), PolicyError> {
         let mut state = self.lock();
-        if state.until.is_none() {
+        if state.until.is_none_or(|until| until <= BootTime::now()) {
             return Err(PolicyError::NotReleased);
         }
         locked(steering).release(None)?;

@@ -106,8 +106,10 @@ mod tests {
         new.filter.nodes.pop();
         new.relay.max_sessions += 1;
         new.log.format = weir_daemon::log::Format::Text;
-        new.filter.tls =
-            Some(crate::config::NodeTls { ca_file: "/etc/weir/filter-ca.pem".into(), server_name: None });
+        new.filter.tls = Some(crate::config::NodeTls {
+            ca_file: "/etc/weir/filter-ca.pem".into(),
+            server_name: Some("another.test".into()),
+        });
         let mut found = differences(&old, &new);
         found.sort();
         assert_eq!(

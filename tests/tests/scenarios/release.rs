@@ -72,9 +72,8 @@ fn withdrawn_and_back(name: &str, config: AgentConfig) -> Result<()> {
             let refused = WeirAgent::command(&lab.gateway, arguments)?;
             ensure!(!refused.success && refused.output.contains(words), "{arguments:?}: {}", refused.output);
         }
-        let output = agent.output();
         for said in ["released by the operator's command", "its time is over"] {
-            ensure!(output.contains(said), "{said:?} is not in the log:\n{output}");
+            wait_until(said, PATIENCE, || Ok(agent.output().contains(said)))?;
         }
         agent.stop()
     })

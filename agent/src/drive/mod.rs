@@ -21,7 +21,7 @@ use crate::buffers::{Buffers, Hold};
 use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
-use crate::nodes::{Asked, Chosen, Family, NodeId, Pool, Waiting};
+use crate::nodes::{Asked, Chosen, NodeId, Pool, Waiting};
 use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
 use crate::relay::record::{Record, SessionId};
@@ -287,14 +287,10 @@ impl Driver {
         true
     }
 
-    fn family(&self) -> Family {
-        Family::of(self.customer_address.ip())
-    }
-
     fn choose(&mut self, tried: &[NodeId]) {
         // What the last one held is given back before the next is asked.
         (self.asked, self.waiting) = (None, None);
-        let chosen = self.shared.pool.choose(tried, self.family(), Instant::now());
+        let chosen = self.shared.pool.choose(tried, self.customer_address.ip(), Instant::now());
         self.chosen(chosen);
     }
 

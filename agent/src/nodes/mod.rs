@@ -1,6 +1,7 @@
 //! The filter nodes: which one is asked next, and what is known of each.
 
 mod latency;
+mod line;
 mod members;
 pub mod names;
 pub mod probe;
@@ -10,27 +11,21 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
-use tokio::time::{Sleep, sleep_until};
 use tracing::info;
 use weir_smtp::extension::Extensions;
 
+use self::line::Line;
+pub use self::line::Waiting;
 use self::members::{Choice, Member, Members};
 use self::names::Site;
 use self::standing::Severity;
 use crate::relay::conversation::NodeFailure;
+use crate::source::Source;
 use crate::tls;
-
-/// Who waits for a node asks again after so long at the latest: the room that was made may have been of no use to
-/// the one that was told, and nodes come back by themselves.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Former nodes of which the address is still known.
 const FORMER: usize = 256;
@@ -95,8 +90,8 @@ impl About {
 struct State {
     members: Members,
     about: BTreeMap<usize, About>,
-    /// Messages that wait for their first node.
-    waiting: usize,
+    /// Messages that wait for room.
+    line: Line,
     /// The next node's number.
     next: usize,
 }
@@ -115,8 +110,6 @@ pub struct Pool {
     state: Mutex<State>,
     tls: Option<tls::Nodes>,
     max_wait: Duration,
-    /// A node has room, perhaps.
-    freed: Arc<Notify>,
 }
 
 /// What came of asking for a node.
@@ -164,7 +157,7 @@ fn list(nodes: &[SocketAddr]) -> String {
 
 impl Pool {
     pub fn new(sites: &[Site], tls: Option<tls::Nodes>, max_wait: Duration) -> Self {
-        let pool = Self { state: Mutex::default(), tls, max_wait, freed: Arc::default() };
+        let pool = Self { state: Mutex::default(), tls, max_wait };
         pool.set(sites);
         pool
     }
@@ -200,7 +193,7 @@ impl Pool {
 
     /// Messages that wait for room.
     pub fn waiting(&self) -> usize {
-        self.state().waiting
+        self.state().line.len()
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -217,30 +210,19 @@ impl Pool {
         Some(self.tls.as_ref()?.peer(self.address(node)?.ip()))
     }
 
-    /// The next node for a customer of this family, without those tried already.
-    pub fn choose(self: &Arc<Self>, tried: &[NodeId], family: Family, now: Instant) -> Chosen {
-        // Told before the state is looked at, so that nothing that becomes free meanwhile is missed.
-        let freed = self.freed.clone().notified_owned();
+    /// The next node for a message of this customer, without those tried already.
+    pub fn choose(self: &Arc<Self>, tried: &[NodeId], customer: IpAddr, now: Instant) -> Chosen {
+        let family = Family::of(customer);
         let mut state = self.state();
-        let first = tried.is_empty();
-        // Nobody passes those that wait.
-        let choice = if first && state.waiting > 0 {
+        // Nobody passes those that wait, but for his turn among them.
+        let choice = if tried.is_empty() && state.line.has(family) {
             Choice::Full
         } else {
             state.members.choose(tried, family, now, &mut rand::rng())
         };
-        if choice == Choice::Full && state.members.estimate(state.waiting) <= self.max_wait {
-            state.waiting += usize::from(first);
-            drop(state);
-            let until = now + self.max_wait;
-            return Chosen::Later(Waiting {
-                pool: self.clone(),
-                tried: tried.to_vec(),
-                family,
-                until,
-                freed: Box::pin(freed),
-                again: Box::pin(sleep_until((now + ASK_AGAIN).min(until).into())),
-            });
+        let before = || if tried.is_empty() { state.line.before(Source::of(customer)) } else { 0 };
+        if choice == Choice::Full && state.members.estimate(before()) <= self.max_wait {
+            return Chosen::Later(Waiting::join(self.clone(), &mut state.line, tried, customer, now));
         }
         self.begin(&mut state, choice, family, now)
     }
@@ -355,14 +337,16 @@ impl Asked {
 
     /// The node is done with the message; what came of it may still be reported.
     pub fn release(&mut self) {
-        if std::mem::take(&mut self.in_flight)
-            && let Some(member) = self.pool.state().members.0.get_mut(&self.candidate.node.0)
-        {
+        if !std::mem::take(&mut self.in_flight) {
+            return;
+        }
+        let mut state = self.pool.state();
+        if let Some(member) = state.members.0.get_mut(&self.candidate.node.0) {
             member.in_flight = member.in_flight.saturating_sub(1);
             let now = Instant::now();
             member.occupation.observe(now.saturating_duration_since(self.began), now);
-            self.pool.freed.notify_one();
         }
+        state.line.wake();
     }
 
     /// What came of it: a failure, or a verdict so long after the message's last octet went to the node. `true`:
@@ -397,49 +381,6 @@ impl Drop for Asked {
             && let Some(member) = self.pool.state().members.0.get_mut(&self.candidate.node.0)
         {
             member.standing(self.family).end_trial();
-        }
-    }
-}
-
-/// A message that waits until a node has room.
-#[derive(Debug)]
-pub struct Waiting {
-    pool: Arc<Pool>,
-    tried: Vec<NodeId>,
-    family: Family,
-    until: Instant,
-    freed: Pin<Box<OwnedNotified>>,
-    again: Pin<Box<Sleep>>,
-}
-
-impl Waiting {
-    /// Ready when it is worth to ask again.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.freed.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { self.again.as_mut().poll(cx) }
-    }
-
-    /// Asks again.
-    pub fn choose(mut self, now: Instant) -> Chosen {
-        self.freed.set(self.pool.freed.clone().notified_owned());
-        self.again.as_mut().reset((now + ASK_AGAIN).min(self.until).into());
-        let pool = self.pool.clone();
-        let mut state = pool.state();
-        let choice = state.members.choose(&self.tried, self.family, now, &mut rand::rng());
-        if choice == Choice::Full && now < self.until {
-            drop(state);
-            return Chosen::Later(self);
-        }
-        let chosen = pool.begin(&mut state, choice, self.family, now);
-        drop(state);
-        chosen
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.tried.is_empty() {
-            let mut state = self.pool.state();
-            state.waiting = state.waiting.saturating_sub(1);
         }
     }
 }

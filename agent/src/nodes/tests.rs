@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::OccupiedEntry;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -180,8 +181,15 @@ fn two() -> Arc<Pool> {
     pool(&["10.3.0.11:25", "10.3.0.12:25"])
 }
 
+fn customer(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => [192, 0, 2, 1].into(),
+        Family::V6 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+    }
+}
+
 fn ask(pool: &Arc<Pool>, tried: &[NodeId], family: Family, now: Instant) -> Asked {
-    match pool.choose(tried, family, now) {
+    match pool.choose(tried, customer(family), now) {
         Chosen::Node(asked) => asked,
         other => panic!("{other:?}"),
     }
@@ -199,7 +207,7 @@ fn a_node_that_failed_is_avoided_and_only_for_its_family() {
     }
     assert_eq!(ask(&pool, &[NodeId(1)], Family::V6, now).candidate.node, NodeId(0), "there is no other");
     assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
-    assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], V4, now), Chosen::None));
+    assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], customer(V4), now), Chosen::None));
     let status = pool.status();
     assert_eq!((status[0].healthy, status[0].failures, status[1].healthy), (false, 1, true));
 }
@@ -228,7 +236,7 @@ fn a_drained_node_keeps_what_it_has_and_gets_nothing_more() {
     for _ in 0..100 {
         assert_eq!(ask(&pool, &[], V4, now).candidate.node, NodeId(1));
     }
-    assert!(matches!(pool.choose(&[NodeId(1)], V4, now), Chosen::None), "not even as the last");
+    assert!(matches!(pool.choose(&[NodeId(1)], customer(V4), now), Chosen::None), "not even as the last");
     assert_eq!(kept.address(), Some(address(0)));
     let last = pool.drain(address(1), true).unwrap_err().to_string();
     assert_eq!(last, "10.3.0.12:25 is the last node that is not drained: nobody could judge");
@@ -264,7 +272,7 @@ fn nodes_that_stay_keep_what_is_known_and_those_that_go_finish() {
     }
     assert!(pool.state().about.len() <= super::FORMER + 1);
     pool.set(&[]);
-    assert!(matches!(pool.choose(&[], V4, now), Chosen::None));
+    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::None));
     assert!(!pool.takes_binary());
 }
 
@@ -286,21 +294,21 @@ fn a_trial_that_came_to_nothing_is_given_to_another_message() {
 async fn messages_wait_for_room_in_their_order() {
     let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
     let first = ask(&pool, &[], V4, now);
-    let Chosen::Later(mut second) = pool.choose(&[], V4, now) else { panic!("there is no room") };
+    let Chosen::Later(mut second) = pool.choose(&[], customer(V4), now) else { panic!("there is no room") };
     let woken = tokio::time::timeout(Duration::ZERO, std::future::poll_fn(|cx| second.poll(cx)));
     assert!(woken.await.is_err(), "nothing has changed");
     drop(first);
-    assert!(matches!(pool.choose(&[], V4, now), Chosen::Later(_)), "one was there before");
+    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Later(_)), "one was there before");
     std::future::poll_fn(|cx| second.poll(cx)).await;
     assert!(matches!(second.choose(now), Chosen::Node(_)));
-    assert!(matches!(pool.choose(&[], V4, now), Chosen::Node(_)));
+    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Node(_)));
 }
 
 #[tokio::test]
 async fn who_would_wait_too_long_is_told_at_once() {
     let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
     let first = ask(&pool, &[], V4, now);
-    let Chosen::Later(waiting) = pool.choose(&[], V4, now) else { panic!("there is no room") };
+    let Chosen::Later(waiting) = pool.choose(&[], customer(V4), now) else { panic!("there is no room") };
     assert!(matches!(waiting.choose(now + Duration::from_secs(5)), Chosen::Busy));
     drop(first);
     let mut slow = Latency::default();
@@ -308,9 +316,9 @@ async fn who_would_wait_too_long_is_told_at_once() {
     pool.state().members.0.get_mut(&0).unwrap().occupation = slow;
     let now = Instant::now();
     let _first = ask(&pool, &[], V4, now);
-    let second = pool.choose(&[], V4, now);
+    let second = pool.choose(&[], customer(V4), now);
     assert!(matches!(second, Chosen::Later(_)), "3 s are less than 5");
-    assert!(matches!(pool.choose(&[], V4, now), Chosen::Busy), "6 s are more than 5");
+    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Busy), "6 s are more than 5");
 }
 
 #[test]

@@ -121,6 +121,11 @@ pub struct Filter {
     /// `when_unavailable` or both. The longest prefix that fits decides.
     #[serde(default)]
     pub overrides: Vec<Override>,
+    /// Whether a node is asked about each recipient as it is named, before the destination is: a refusal then is the
+    /// answer to that RCPT. The message is judged at its end in any case; a recipient about whom no node answers
+    /// goes to the destination.
+    #[serde(default)]
+    pub ask_recipients: bool,
     /// Seconds from the customer's last byte to a verdict, all tries included. Customers' programs
     /// often wait no longer than 60 s.
     #[serde(default = "defaults::verdict_budget")]

@@ -48,9 +48,18 @@ impl Session {
             self.end();
             return false;
         }
+        if self.is_asking() {
+            return self.recipient_answered(now);
+        }
         match self.customer.barrier {
-            Barrier::Answered | Barrier::Data | Barrier::Chunk(_) | Barrier::Farewell(_) if !settled => {
-                return false;
+            Barrier::None => {}
+            _ if !settled => return false,
+            Barrier::Recipient => {
+                self.customer.barrier = Barrier::None;
+                if let Some((line, recipient)) = self.customer.recipient.take() {
+                    self.ask_about(line, recipient, now);
+                }
+                return true;
             }
             Barrier::Farewell(failure) => {
                 self.fail(failure);
@@ -67,7 +76,6 @@ impl Session {
                 return true;
             }
             Barrier::Answered => self.customer.barrier = Barrier::None,
-            Barrier::None => {}
         }
         if self.is_first_command() && self.customer.inbox.starts_with(TLS_HELLO) {
             self.hang_up();
@@ -148,6 +156,12 @@ impl Session {
         };
         if !matches!(command, Command::Bdat { .. } | Command::Noop) {
             self.customer.chunk_refusal = None;
+        }
+        if matches!(
+            command,
+            Command::Ehlo(_) | Command::Helo(_) | Command::Mail(_) | Command::Rset | Command::Quit
+        ) {
+            self.end_question();
         }
         match command {
             Command::Ehlo(name) => {
@@ -236,7 +250,12 @@ impl Session {
             self.customer.reply(reply, &mut self.wire);
         } else {
             self.customer.recipients += 1;
-            self.pass(line, Expected::Rcpt(recipient), now);
+            if self.asks_recipients() {
+                self.customer.recipient = Some((line.to_vec(), recipient));
+                self.customer.barrier = Barrier::Recipient;
+            } else {
+                self.pass(line, Expected::Rcpt(recipient), now);
+            }
         }
     }
 
@@ -301,18 +320,8 @@ impl Session {
             return;
         }
         self.messages += 1;
-        let matter = Matter {
-            id: self.id.message(self.messages),
-            identity: Identity {
-                customer: self.customer_address,
-                destination: self.destination_address,
-                protocol: self.customer.protocol,
-                helo: self.customer.helo.clone(),
-            },
-            envelope,
-            in_chunks: chunk.is_some(),
-            hostname: self.settings.hostname.clone(),
-        };
+        self.end_question();
+        let matter = Matter { in_chunks: chunk.is_some(), ..self.matter(envelope) };
         if chunk.is_none() {
             self.customer.reply(Reply::new(354, "End data with <CR><LF>.<CR><LF>"), &mut self.wire);
         }
@@ -322,9 +331,25 @@ impl Session {
         self.phase = Phase::Message(Box::new(message));
     }
 
+    pub(super) fn matter(&self, envelope: Envelope) -> Matter {
+        Matter {
+            id: self.id.message(self.transactions),
+            identity: Identity {
+                customer: self.customer_address,
+                destination: self.destination_address,
+                protocol: self.customer.protocol,
+                helo: self.customer.helo.clone(),
+            },
+            envelope,
+            in_chunks: false,
+            is_question: false,
+            hostname: self.settings.hostname.clone(),
+        }
+    }
+
     /// Passes a line on as it is and owes its answer. Where the destination takes no groups, the next
     /// command waits for it.
-    fn pass(&mut self, line: &[u8], expected: Expected, now: Instant) {
+    pub(super) fn pass(&mut self, line: &[u8], expected: Expected, now: Instant) {
         self.send(line, expected, now);
         if !self.destination.offer.has("PIPELINING") {
             self.customer.barrier = Barrier::Answered;
@@ -332,7 +357,7 @@ impl Session {
     }
 
     /// As `pass`, for commands that end a group (RFC 2920 section 3.1).
-    fn pass_alone(&mut self, line: &[u8], expected: Expected, now: Instant) {
+    pub(super) fn pass_alone(&mut self, line: &[u8], expected: Expected, now: Instant) {
         self.send(line, expected, now);
         self.customer.barrier = Barrier::Answered;
     }

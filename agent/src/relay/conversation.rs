@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use weir_smtp::envelope::Mailbox;
 use weir_smtp::extension::{Extensions, understood};
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits, Severity};
 use weir_smtp::xclient::Identity;
@@ -52,6 +53,8 @@ pub enum NodeFailure {
 #[derive(Debug)]
 pub enum Progress {
     Going,
+    /// The node's answer on one recipient; the conversation can go on.
+    Answer(Reply),
     /// The node's answer on the whole message: 2xx, 4xx or 5xx.
     Verdict(Reply),
     Failed(NodeFailure),
@@ -65,6 +68,8 @@ pub struct Matter {
     pub envelope: Envelope,
     /// The customer sends it in chunks.
     pub in_chunks: bool,
+    /// No message yet: the node is asked what it thinks of each recipient as it is named.
+    pub is_question: bool,
     /// The agent's own host name.
     pub hostname: Arc<str>,
 }
@@ -95,6 +100,8 @@ struct EnvelopeReplies {
     pipelining: bool,
     /// The body follows in chunks, without DATA.
     in_chunks: bool,
+    /// No body follows.
+    is_question: bool,
     /// The first 4xx to MAIL, RCPT or DATA, else the first 5xx.
     refusal: Option<Reply>,
 }
@@ -148,6 +155,7 @@ impl Conversation {
         match &self.state {
             State::Connecting | State::Over => false,
             State::Body(sender) => sender.awaits_chunk_reply(),
+            State::Envelope(replies) => !replies.is_idle(),
             _ => true,
         }
     }
@@ -199,9 +207,14 @@ impl Conversation {
                 Ok(reply) => self.reply(reply, matter, wire),
                 Err(error) => Progress::Failed(NodeFailure::Malformed(self.step(), error.to_string())),
             };
-            if !matches!(progress, Progress::Going) {
-                self.state = State::Over;
-                return progress;
+            match progress {
+                Progress::Going => {}
+                Progress::Answer(_) if octets.is_empty() => return progress,
+                Progress::Answer(reply) => return self.answered(&reply),
+                Progress::Verdict(_) | Progress::Failed(_) => {
+                    self.state = State::Over;
+                    return progress;
+                }
             }
             // Octets behind the answer to STARTTLS were not protected by it: somebody put them there.
             if matches!(self.state, State::Handshake) && !octets.is_empty() {
@@ -277,6 +290,7 @@ impl Conversation {
                     replies.send(wire);
                     Progress::Going
                 }
+                Ok(EnvelopeProgress::Answered(reply)) => Progress::Answer(reply),
                 Ok(EnvelopeProgress::Refused(reply)) => Progress::Verdict(reply),
                 Ok(EnvelopeProgress::GoAhead) => {
                     self.state = State::Body(replies.body_sender());
@@ -360,10 +374,19 @@ impl Conversation {
         Progress::Going
     }
 
+    /// Asks about a further recipient, after the answer on the last.
+    pub fn ask(&mut self, recipient: &Mailbox, wire: &mut Wire) {
+        if let State::Envelope(replies) = &mut self.state {
+            replies.address("RCPT TO", recipient, &self.extensions);
+            replies.send(wire);
+        }
+    }
+
     /// Says goodbye where the protocol allows it, and closes.
     pub fn close(self, wire: &mut Wire) {
         let silent = matches!(self.state, State::Connecting | State::Handshake);
-        if silent || self.in_hands {
+        let idle = matches!(&self.state, State::Envelope(replies) if replies.is_idle());
+        if silent || (self.in_hands && !idle) {
             wire.push(Output::Abort(Leg::Filter));
         } else {
             wire.write(Leg::Filter, &b"QUIT\r\n"[..]);
@@ -382,36 +405,49 @@ impl Conversation {
 
 enum EnvelopeProgress {
     Going,
+    Answered(Reply),
     Refused(Reply),
     GoAhead,
 }
 
 impl EnvelopeReplies {
     fn new(ident: Option<String>, matter: &Matter, extensions: &Extensions) -> Self {
-        let mut commands = Vec::with_capacity(matter.envelope.recipients.len() + 3);
-        if let Some(line) = ident {
-            commands.push(EnvelopeCommand { line: line.into_bytes(), step: Step::Xforward });
-        }
-        let mut address = |verb: &str, mailbox: &weir_smtp::envelope::Mailbox| {
-            let mut line = format!("{verb}:<").into_bytes();
-            line.extend_from_slice(mailbox.path.as_bytes());
-            line.push(b'>');
-            for parameter in understood(mailbox, extensions) {
-                line.push(b' ');
-                line.extend_from_slice(parameter.as_bytes());
-            }
-            commands.push(EnvelopeCommand { line, step: Step::Address });
+        let mut replies = Self {
+            commands: Vec::with_capacity(matter.envelope.recipients.len() + 3),
+            sent: 0,
+            answered: 0,
+            pipelining: extensions.has("PIPELINING"),
+            in_chunks: matter.in_chunks && extensions.has("CHUNKING"),
+            is_question: matter.is_question,
+            refusal: None,
         };
-        address("MAIL FROM", &matter.envelope.sender);
+        if let Some(line) = ident {
+            replies.commands.push(EnvelopeCommand { line: line.into_bytes(), step: Step::Xforward });
+        }
+        replies.address("MAIL FROM", &matter.envelope.sender, extensions);
         for recipient in &matter.envelope.recipients {
-            address("RCPT TO", recipient);
+            replies.address("RCPT TO", recipient, extensions);
         }
-        let in_chunks = matter.in_chunks && extensions.has("CHUNKING");
-        if !in_chunks {
-            commands.push(EnvelopeCommand { line: b"DATA".to_vec(), step: Step::Data });
+        if !replies.in_chunks && !replies.is_question {
+            replies.commands.push(EnvelopeCommand { line: b"DATA".to_vec(), step: Step::Data });
         }
-        let pipelining = extensions.has("PIPELINING");
-        Self { commands, sent: 0, answered: 0, pipelining, in_chunks, refusal: None }
+        replies
+    }
+
+    fn address(&mut self, verb: &str, mailbox: &Mailbox, extensions: &Extensions) {
+        let mut line = format!("{verb}:<").into_bytes();
+        line.extend_from_slice(mailbox.path.as_bytes());
+        line.push(b'>');
+        for parameter in understood(mailbox, extensions) {
+            line.push(b' ');
+            line.extend_from_slice(parameter.as_bytes());
+        }
+        self.commands.push(EnvelopeCommand { line, step: Step::Address });
+    }
+
+    /// A question that is answered.
+    fn is_idle(&self) -> bool {
+        self.is_question && self.answered == self.commands.len()
     }
 
     fn body_sender(&self) -> BodySender {
@@ -440,6 +476,13 @@ impl EnvelopeReplies {
             return Err(reply);
         };
         self.answered += 1;
+        if self.is_question && self.is_idle() && reply.severity() != Severity::Intermediate {
+            // What was refused before it is the answer on this recipient, too.
+            return Ok(match self.refusal.take() {
+                Some(refusal) => EnvelopeProgress::Refused(refusal),
+                None => EnvelopeProgress::Answered(reply),
+            });
+        }
         match (command.step, reply.severity()) {
             (Step::Data, Severity::Intermediate) => return Ok(EnvelopeProgress::GoAhead),
             // The id is a courtesy: a node that refuses it still judges.
@@ -451,7 +494,7 @@ impl EnvelopeReplies {
             }
         }
         let next_is_data = self.commands.get(self.answered).is_none_or(|next| next.step == Step::Data);
-        match self.refusal.take_if(|_| next_is_data) {
+        match self.refusal.take_if(|_| next_is_data && !self.is_question) {
             Some(refusal) => Ok(EnvelopeProgress::Refused(refusal)),
             None if self.answered == self.commands.len() => Ok(EnvelopeProgress::GoAhead),
             None => Ok(EnvelopeProgress::Going),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BytesMut};
 use weir_smtp::Reply;
+use weir_smtp::envelope::Mailbox;
 use weir_smtp::line::{Line, LineDecoder, LineError};
 use weir_smtp::xclient::Protocol;
 
@@ -22,6 +23,8 @@ pub enum Barrier {
     Data,
     /// As `Answered`; then the chunk that follows is taken, or read over.
     Chunk(Chunk),
+    /// As `Answered`; then the filter is asked about the recipient.
+    Recipient,
     /// As `Answered`; then the session ends for this reason.
     Farewell(Failure),
 }
@@ -38,6 +41,8 @@ pub struct Customer {
     pub in_auth: bool,
     /// MAIL was said, or the lack of TLS was noticed already.
     pub goes_without_tls: bool,
+    /// The RCPT that the filter is to be asked about.
+    pub recipient: Option<(Vec<u8>, Mailbox)>,
     /// A chunk was refused, and with it those that follow: why.
     pub chunk_refusal: Option<Reply>,
     /// Octets of a refused chunk still to be read over.
@@ -63,6 +68,7 @@ impl Customer {
             barrier: Barrier::Answered,
             in_auth: false,
             goes_without_tls: false,
+            recipient: None,
             chunk_refusal: None,
             skip: 0,
             errors: 0,

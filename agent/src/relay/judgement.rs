@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use weir_smtp::Reply;
+use weir_smtp::envelope::Mailbox;
 
 use super::body::Stored;
 use super::conversation::{Conversation, Matter, NodeFailure, Progress};
@@ -25,6 +26,12 @@ pub struct Decision {
     pub filter_reply: Option<Reply>,
     /// Why weir decided in a node's place.
     pub failure: Option<Failure>,
+}
+
+impl Decision {
+    fn of(node: NodeId, reply: Reply) -> Self {
+        Self { verdict: Verdict::of(&reply), node: Some(node), filter_reply: Some(reply), failure: None }
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +72,14 @@ impl Judgement {
     pub fn withholds(&self) -> bool {
         let refused = self.decision.as_ref().is_some_and(|decision| decision.verdict != Verdict::Accept);
         refused && self.treatment.mode == Mode::Enforce
+    }
+
+    /// Another question of the same transaction. `false`: there is no conversation any more.
+    pub fn ask(&mut self, recipient: &Mailbox, wire: &mut Wire) -> bool {
+        let Some(conversation) = &mut self.conversation else { return false };
+        self.decision = None;
+        conversation.ask(recipient, wire);
+        true
     }
 
     pub fn mode(&self) -> Mode {
@@ -125,6 +140,9 @@ impl Judgement {
         let Some(conversation) = &mut self.conversation else { return };
         match conversation.bytes(octets, matter, now, wire) {
             Progress::Going => {}
+            Progress::Answer(reply) => {
+                self.decision = Some(Decision::of(conversation.node(), reply));
+            }
             Progress::Verdict(reply) => self.decided(reply, wire),
             Progress::Failed(failure) => self.failed(failure, wire),
         }
@@ -189,9 +207,7 @@ impl Judgement {
     fn decided(&mut self, reply: Reply, wire: &mut Wire) {
         let Some(conversation) = self.conversation.take() else { return };
         wire.push(Output::Report { node: conversation.node(), failure: None });
-        let verdict = Verdict::of(&reply);
-        let node = Some(conversation.node());
-        self.decision = Some(Decision { verdict, node, filter_reply: Some(reply), failure: None });
+        self.decision = Some(Decision::of(conversation.node(), reply));
         conversation.quit(wire);
     }
 

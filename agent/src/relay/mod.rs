@@ -12,6 +12,7 @@ mod destination;
 mod judgement;
 mod message;
 mod reception;
+mod recipients;
 pub mod record;
 mod replies;
 pub mod settings;
@@ -35,6 +36,7 @@ use weir_smtp::{Envelope, Reply};
 use self::customer::{Barrier, Customer};
 use self::destination::{Destination, Link};
 use self::message::{Conclusion, Message};
+use self::recipients::Question;
 use self::record::SessionId;
 use self::settings::{INBOX, Settings, UNSTORED};
 use self::wire::{HIGH_WATER, Wire};
@@ -109,6 +111,9 @@ pub struct Session {
     customer: Customer,
     destination: Destination,
     phase: Phase,
+    question: Option<Box<Question>>,
+    /// MAIL commands that were accepted.
+    transactions: u32,
     stopping: bool,
     started: Instant,
     wire: Wire,
@@ -129,6 +134,8 @@ impl Session {
             customer: Customer::new(),
             destination: Destination::new(),
             phase: Phase::Commands(None),
+            question: None,
+            transactions: 0,
             stopping: false,
             started: now,
             wire,
@@ -197,6 +204,12 @@ impl Session {
             Input::Failed(Leg::Destination, _) | Input::Closed(Leg::Destination) => {
                 self.lose_destination(Failure::DestinationLost);
             }
+            // The next recipient begins another conversation.
+            Input::Failed(Leg::Filter, _) | Input::Closed(Leg::Filter)
+                if self.question.is_some() && !self.is_asking() =>
+            {
+                self.end_question();
+            }
             Input::Failed(Leg::Filter, cause) => {
                 self.with_judgement(|judgement, _, wire| judgement.lost(Some(cause), wire));
             }
@@ -235,10 +248,16 @@ impl Session {
         &mut self,
         act: impl FnOnce(&mut judgement::Judgement, &conversation::Matter, &mut Wire),
     ) {
-        self.with_message(|message, wire| {
-            let (judgement, matter) = message.judgement();
-            act(judgement, matter, wire);
-        });
+        match (&mut self.phase, &mut self.question) {
+            (Phase::Message(message), _) => {
+                let (judgement, matter) = message.judgement();
+                act(judgement, matter, &mut self.wire);
+            }
+            (Phase::Commands(_), Some(question)) => {
+                act(&mut question.judgement, &question.matter, &mut self.wire);
+            }
+            _ => {}
+        }
     }
 
     /// While commands are read, octets wait in the inbox; a body is taken straight from the input.
@@ -395,6 +414,7 @@ impl Session {
 
     /// Sends what was said, and closes everything.
     fn end(&mut self) {
+        self.end_question();
         if self.destination.link != Link::Closed {
             self.destination.link = Link::Closed;
             self.wire.push(Output::Close(Leg::Destination));

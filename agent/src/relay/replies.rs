@@ -126,7 +126,10 @@ impl Session {
                 reply = shown;
             }
             Expected::Helo(name) if positive => self.greeted(name, Protocol::Smtp, Offer::default()),
-            Expected::Mail(sender) if positive => self.phase = Phase::Commands(Some(Envelope::new(sender))),
+            Expected::Mail(sender) if positive => {
+                self.transactions += 1;
+                self.phase = Phase::Commands(Some(Envelope::new(sender)));
+            }
             Expected::Rcpt(recipient) if positive => {
                 if let Phase::Commands(Some(envelope)) = &mut self.phase {
                     envelope.recipients.push(recipient);

@@ -24,6 +24,7 @@ pub const UNSTORED: u64 = 512 * 1024;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub hostname: Arc<str>,
+    pub ask_recipients: bool,
     pub verdict_budget: Duration,
     pub node_connect_timeout: Duration,
     pub node_reply_timeout: Duration,
@@ -51,6 +52,7 @@ impl Settings {
         let (filter, relay) = (&config.filter, &config.relay);
         Self {
             hostname,
+            ask_recipients: filter.ask_recipients,
             verdict_budget: Duration::from_secs(filter.verdict_budget),
             node_connect_timeout: Duration::from_secs(filter.connect_timeout),
             node_reply_timeout: Duration::from_secs(filter.reply_timeout),

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::conversation::Conversation;
 use super::destination::{Expected, Link};
 use super::message::Message;
+use super::recipients::Question;
 use super::settings::{MAX_NOOPS, NOOP_AFTER};
 use super::wire::Leg;
 use super::{Phase, Session};
@@ -79,14 +81,24 @@ impl Session {
         match &self.phase {
             Phase::Over => [None; 7],
             Phase::Commands(_) => {
-                let its_turn = self.destination.expected.is_empty();
-                [Some(session), self.customer_wait(its_turn), self.reply_wait(), None, None, None, None]
+                let its_turn = self.destination.expected.is_empty() && !self.is_asking();
+                let question = self.question.as_deref();
+                let asked = question.and_then(Question::asked_at);
+                [
+                    Some(session),
+                    self.customer_wait(its_turn),
+                    self.reply_wait(),
+                    self.filter_wait(question.and_then(Question::conversation)),
+                    asked.map(|at| (Wait::Verdict, at + self.settings.verdict_budget)),
+                    None,
+                    None,
+                ]
             }
             Phase::Message(message) => [
                 Some(session).filter(|_| !message.is_committed()),
                 self.customer_wait(message.received_at().is_none()).filter(|_| !message.customer_gone),
                 self.delivery_wait(message).or_else(|| self.reply_wait()),
-                self.filter_wait(message),
+                self.filter_wait(message.conversation()),
                 message
                     .received_at()
                     .filter(|_| message.awaits_verdict())
@@ -134,8 +146,8 @@ impl Session {
         idle.then(|| (Wait::Noop, self.since(Leg::Destination, NOOP_AFTER)))
     }
 
-    fn filter_wait(&self, message: &Message) -> Option<(Wait, Instant)> {
-        let conversation = message.conversation()?;
+    fn filter_wait(&self, conversation: Option<&Conversation>) -> Option<(Wait, Instant)> {
+        let conversation = conversation?;
         let limit = if conversation.is_connecting() {
             self.settings.node_connect_timeout
         } else if conversation.awaits_reply() {

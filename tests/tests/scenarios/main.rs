@@ -38,6 +38,7 @@ mod node_tls;
 mod nodes;
 mod release;
 mod reload;
+mod recipients;
 mod remains;
 mod scope;
 mod session;

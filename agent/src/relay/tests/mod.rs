@@ -6,6 +6,7 @@ mod corpus;
 mod extensions;
 mod limits;
 mod modes;
+mod recipients;
 mod regressions;
 mod server;
 mod simulation;

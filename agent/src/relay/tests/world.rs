@@ -25,6 +25,7 @@ pub fn settings() -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         hostname: "agent.example".into(),
+        ask_recipients: false,
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,

@@ -81,7 +81,7 @@ impl Laws {
     }
 
     fn id_of_message(&self) -> String {
-        format!("{}-{}", self.id, self.oracle.messages)
+        format!("{}-{}", self.id, self.oracle.transactions)
     }
 
     /// The engine said something to the customer. `answered`: what the destination's replies answer, where
@@ -151,7 +151,9 @@ impl Laws {
                 ensure(goes_on, unfit)?;
                 ensure(reply.code / 100 != 2 || may_pass(line) || self.oracle.is_secret(line), unfit)?;
                 self.chunk_refused |= verb(line) == b"BDAT" && reply.code == 554;
-                ensure(number(&reply.text, 'F').is_none(), unfit)?;
+                // Only about a recipient a node is asked before the message is there.
+                let asked = verb(line) == b"RCPT" && reply.code / 100 > 3;
+                ensure(asked || number(&reply.text, 'F').is_none(), unfit)?;
                 if verb(line) == b"EHLO" {
                     self.no_tls_is_offered(&reply.text)?;
                 }

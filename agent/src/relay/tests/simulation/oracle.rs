@@ -72,6 +72,8 @@ pub struct Oracle {
     offers_chunks: bool,
     /// A go-ahead was given just now.
     go_ahead: bool,
+    /// MAIL commands that were accepted.
+    pub transactions: usize,
     /// Recipients of the transaction that were accepted; whether it was declared BODY=BINARYMIME.
     recipients: usize,
     binary: bool,
@@ -97,6 +99,7 @@ impl Oracle {
             chunks_go_on: false,
             offers_chunks: false,
             go_ahead: false,
+            transactions: 0,
             recipients: 0,
             binary: false,
             helo: Vec::new(),
@@ -323,6 +326,7 @@ impl Oracle {
         match verb(line).as_slice() {
             b"RSET" if positive => self.recipients = 0,
             b"MAIL" if positive => {
+                self.transactions += 1;
                 self.recipients = 0;
                 let upper = line.to_ascii_uppercase();
                 self.binary = upper.windows(15).any(|part| part == b"BODY=BINARYMIME");

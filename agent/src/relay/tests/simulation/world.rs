@@ -111,6 +111,7 @@ pub fn settings(choices: &mut Choices) -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         hostname: "agent.example".into(),
+        ask_recipients: choices.odds(48),
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,

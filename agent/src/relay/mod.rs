@@ -9,6 +9,7 @@ mod commands;
 pub mod conversation;
 mod customer;
 mod destination;
+mod envelope;
 mod judgement;
 mod message;
 mod reception;

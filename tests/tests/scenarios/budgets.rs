@@ -165,7 +165,7 @@ impl<'a> Stage<'a> {
             host.sh("sysctl -q net.ipv4.tcp_rmem='4096 8192 8192' net.ipv4.tcp_wmem='4096 8192 8192'")?;
         }
         let mut config = AgentConfig::new(backend);
-        config.relay_lines = limit.into();
+        config.relay_lines = format!("{limit}\nmax_sessions_per_customer = 1000");
         config.filter_lines = "verdict_budget = 600".into();
         config.spool_lines = "memory_total = 1048576".into();
         Self::with(lab, config, gates)

@@ -21,18 +21,18 @@ on_both_back_ends!(
 const WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn open_sessions_finish_and_new_ones_go_straight(backend: Backend) -> Result<()> {
-    withdrawn_and_back("release", AgentConfig::new(backend))
+    withdrawn_and_back("release", &AgentConfig::new(backend))
 }
 
 fn it_is_the_same_in_closed(backend: Backend) -> Result<()> {
-    withdrawn_and_back("release-closed", AgentConfig::new(backend).closed())
+    withdrawn_and_back("release-closed", &AgentConfig::new(backend).closed())
 }
 
-fn withdrawn_and_back(name: &str, config: AgentConfig) -> Result<()> {
+fn withdrawn_and_back(name: &str, config: &AgentConfig) -> Result<()> {
     Lab::run(name, NarrowLink::Nowhere, |lab| {
         let destination = Postfix::destination(&lab.internet)?;
         let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
-        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let agent = WeirAgent::start(&lab.gateway, config)?;
         for family in Family::BOTH {
             let (from, to) = (family.customer(), family.destination());
             let user = format!("{family:?}").to_lowercase();

@@ -183,9 +183,15 @@ impl<'a> Postfix<'a> {
 
     fn start(host: &'a Host, domains: &[&str], main: &str) -> Result<Self> {
         let domains = domains.join(" ");
+        let main = format!("{MAIN_CF}relay_domains = {domains}\n{main}");
+        Self::configured(host, domains, &main, MASTER_CF)
+    }
+
+    /// A Postfix with these files. It must listen on 127.0.0.1:25 as well.
+    pub fn configured(host: &'a Host, domains: String, main: &str, master: &str) -> Result<Self> {
         host.install("postfix")?;
-        host.write("/etc/postfix/main.cf", format!("{MAIN_CF}relay_domains = {domains}\n{main}"))?;
-        host.write("/etc/postfix/master.cf", MASTER_CF)?;
+        host.write("/etc/postfix/main.cf", main)?;
+        host.write("/etc/postfix/master.cf", master)?;
         host.write("/usr/local/bin/store", STORE_SCRIPT)?;
         // What the package's maintainer script does on a real machine.
         host.sh(&format!(

@@ -28,6 +28,7 @@ mod destination_tls;
 mod exempt;
 mod faults;
 mod filter_node;
+mod foreign;
 mod host_settings;
 mod interop;
 mod lab;

@@ -61,8 +61,10 @@ $warnbadhsender = 0;
 @decoders = ();
 $enable_dkim_verification = 0;
 
-# A policy of its own for a customer, by the address that the agent said.
-@client_ipaddr_policy = ([qw(10.1.0.3 [fd01::3])] => 'STRICT');
+# By the address that the agent said: customers, and one with a policy of its own.
+@mynetworks = qw(10.1.0.0/16 [fd01::]/32);
+@client_ipaddr_policy = ([qw(10.1.0.3 [fd01::3])] => 'STRICT', \@mynetworks => 'MYNETS');
+$policy_bank{'MYNETS'} = {originating => 1};
 $policy_bank{'STRICT'} = {spam_kill_level_maps => [-100]};
 1;
 "#;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent};
 use weir_tests::foreign::{Amavis, Haraka, Policy, PostfixNode, SINK_PORT};
 use weir_tests::lab::{Family, Lab, NarrowLink};
@@ -79,13 +79,13 @@ fn amavis_judges_with_spamassassin_and_delivers_nothing() -> Result<()> {
             let customer = stage.accepted(family)?;
             let (ip, port) = (customer.ip(), customer.port());
             // What amavisd was told, it tells the next: so it was told this.
+            let names_him = |line: &&String| line.contains(&format!(" PORT={port} "));
             let told = sink.wait_session("XFORWARD at the sink", |session| {
-                session.commands.iter().any(|line| line.contains(&format!(" PORT={port} ")))
+                session.commands.iter().any(|line| names_him(&line))
             })?;
-            let address = if ip.is_ipv6() { format!(" ADDR=IPV6:{ip} ") } else { format!(" ADDR={ip} ") };
-            let line =
-                told.commands.iter().find(|line| line.starts_with("XFORWARD")).cloned().unwrap_or_default();
-            for part in [address.trim(), "PROTO=ESMTP", &format!("HELO={NAME}"), "SOURCE=REMOTE", "IDENT="] {
+            let address = if ip.is_ipv6() { format!("ADDR=IPv6:{ip} ") } else { format!("ADDR={ip} ") };
+            let line = told.commands.iter().find(names_him).context("the line")?;
+            for part in [&address, "PROTO=ESMTP ", &format!("HELO={NAME} "), "SOURCE=REMOTE", "IDENT="] {
                 ensure!(line.contains(part), "{part} is not in {line}");
             }
             stage.refused(family, "spammer", GTUBE, 554, "5.7.0 Reject, id=")?;
@@ -102,11 +102,7 @@ fn amavis_judges_with_spamassassin_and_delivers_nothing() -> Result<()> {
             let line = |line: &&str| line.contains(expected) && line.contains("[10.1.0.2]");
             ensure!(node.log().lines().any(|text| line(&text)), "no {expected} of 10.1.0.2 in amavisd's log");
         }
-        drop(sink);
-        stage.refused(Family::V4, "sender", HAM, 451, "")?;
-        let sink = start_sink()?;
-        stage.accepted(Family::V4)?;
-        sink.wait_session("the message", |session| session.messages.len() == 1).map(|_| ())
+        Ok(())
     })
 }
 

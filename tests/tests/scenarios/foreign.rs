@@ -71,9 +71,8 @@ fn amavis_judges_with_spamassassin_and_delivers_nothing() -> Result<()> {
         let sink_address = SocketAddr::from(([127, 0, 0, 1], SINK_PORT));
         let announced =
             "250-sink.provider.test\r\n250-8BITMIME\r\n250 XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
-        let start_sink =
-            || Server::start_at(&lab.filter, sink_address, Script::default().answering("EHLO", announced));
-        let sink = start_sink()?;
+        let sink =
+            Server::start_at(&lab.filter, sink_address, Script::default().answering("EHLO", announced))?;
         let node = Amavis::start(&lab.filter, &lab.gateway)?;
         for family in Family::BOTH {
             let customer = stage.accepted(family)?;

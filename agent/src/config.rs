@@ -368,7 +368,8 @@ impl Default for Spool {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct State {
-    /// Directory of the file with exempt pairs; made when there is something to keep. Agents in different network
+    /// Directory of what outlives the agent: exempt pairs, lately refused customers, a release that goes on; made when
+    /// there is something to keep. Agents in different network
     /// namespaces need one each.
     pub directory: PathBuf,
 }

@@ -54,7 +54,7 @@ fn head(number: usize, refuse: bool) -> Vec<u8> {
 
 fn size(random: &mut StdRng) -> usize {
     let size = random.random_range(SMALLEST.ln()..LARGEST.ln()).exp();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within the two constants
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the two constants")]
     let size = size as usize;
     size
 }

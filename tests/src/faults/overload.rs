@@ -42,7 +42,7 @@ impl Phase {
     }
 
     fn share(&self) -> f64 {
-        #[allow(clippy::cast_precision_loss)] // some thousands
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
         let share = self.judged as f64 / self.sent.max(1) as f64;
         share
     }

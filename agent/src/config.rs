@@ -126,6 +126,11 @@ pub struct Filter {
     /// goes to the destination.
     #[serde(default)]
     pub ask_recipients: bool,
+    /// Connections to each node, at most, that are kept ready up to before XCLIENT, so that a message waits for
+    /// neither connection nor banner. Each message takes one and another is opened in its place; unused ones are closed
+    /// after 8 seconds. They take places of the node's beside `max_in_flight`. 0: every message opens its own.
+    #[serde(default = "defaults::warm_connections")]
+    pub warm_connections: usize,
     /// Seconds from the customer's last byte to a verdict, all tries included. Customers' programs
     /// often wait no longer than 60 s.
     #[serde(default = "defaults::verdict_budget")]
@@ -405,6 +410,9 @@ mod defaults {
     }
     pub(super) fn pin_directory() -> PathBuf {
         PathBuf::from("/sys/fs/bpf/weir")
+    }
+    pub(super) fn warm_connections() -> usize {
+        4
     }
     pub(super) fn verdict_budget() -> u64 {
         55

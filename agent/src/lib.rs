@@ -20,6 +20,7 @@ pub mod serve;
 mod source;
 mod spool;
 pub mod steer;
+mod stream;
 mod tls;
 mod top;
 pub mod transparent;

@@ -25,6 +25,7 @@ use crate::drive::{Shared, drive};
 use crate::failure::Failure;
 use crate::modes::Modes;
 use crate::nodes::names::Names;
+use crate::nodes::warm::Warm;
 use crate::nodes::{Family, NodeId, Pool, probe};
 use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals, Release};
@@ -59,10 +60,14 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
     let mut names = Names::new(config.filter.nodes.clone());
     names.resolve().await;
+    let settings = Arc::new(Settings::new(&config, hostname));
+    let pool = Arc::new(Pool::new(&names.sites(), node_tls, Duration::from_secs(config.filter.max_wait)));
+    let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
     let shared = Arc::new(Shared {
         treatments: Treatments::new(&config.filter),
-        settings: Arc::new(Settings::new(&config, hostname)),
-        pool: Arc::new(Pool::new(&names.sites(), node_tls, Duration::from_secs(config.filter.max_wait))),
+        settings,
+        pool,
+        warm: Arc::new(warm),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -116,6 +121,7 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     drop(listener);
     stop.send_replace(true);
     finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
+    shared.warm.close().await;
     shared.refusals.save(true);
     let removed = with(&steering, |steering| steering.remove()).await;
     withdrawn?.context("steering cannot be withdrawn")?;
@@ -261,6 +267,7 @@ fn background(
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
     tasks.spawn(watch_nodes(shared.clone(), families.collect(), interval));
     let interval = Duration::from_secs(config.filter.resolve_interval);
+    tasks.spawn(tend_warm(shared.clone()));
     tasks.spawn(watch_names(shared.clone(), names.clone(), interval));
     tasks.spawn(watch_steering(steering.clone()));
     tasks
@@ -280,6 +287,14 @@ async fn watch_nodes(shared: Arc<Shared>, families: Vec<Family>, interval: Durat
         tokio::time::sleep(CHECK_INTERVAL).await;
         // Of nodes that are gone.
         while probes.try_join_next().is_some() {}
+    }
+}
+
+/// Connections to the nodes that are kept ready.
+async fn tend_warm(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        shared.warm.tend(Instant::now());
     }
 }
 
@@ -414,6 +429,7 @@ fn status(
             "spool_disk_bytes": shared.budget.on_disk(),
             "nodes": shared.pool.status(),
             "waiting_for_a_node": shared.pool.waiting(),
+            "warm_connections": shared.warm.ready(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
             "exempt_pairs": policy.count(),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::stream::Stream;
+use crate::stream::Stream;
 use crate::tls::{self, Peer};
 
 /// Octets read at once.
@@ -72,8 +72,8 @@ impl LegSocket {
         }
     }
 
-    pub(super) fn open(stream: TcpStream) -> Self {
-        Self { link: Link::Open(Stream::Clear(stream)), ..Self::none() }
+    pub(super) fn open(stream: Stream) -> Self {
+        Self { link: Link::Open(stream), ..Self::none() }
     }
 
     pub(super) fn connecting(connecting: Connecting) -> Self {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::stream::Stream;
 use crate::buffers::Hold;
+use crate::stream::Stream;
 
 /// A peer that takes longer to read its last reply and to close loses it.
 const LINGER: Duration = Duration::from_secs(5);
@@ -30,16 +30,14 @@ pub(super) async fn close(stream: Stream, outgoing: VecDeque<Bytes>, first: Firs
     let _ = tokio::time::timeout(LINGER, finish(stream, outgoing, first)).await;
 }
 
-async fn finish(mut stream: Stream, mut outgoing: VecDeque<Bytes>, first: First) -> io::Result<()> {
-    while !outgoing.is_empty() {
-        poll_fn(|cx| stream.poll_write(cx, &mut outgoing)).await?;
-    }
+async fn finish(mut stream: Stream, outgoing: VecDeque<Bytes>, first: First) -> io::Result<()> {
+    stream.write_all(outgoing).await?;
     if first == First::Us {
         poll_fn(|cx| stream.poll_shutdown(cx)).await?;
     }
     let (mut unread, mut buffer) = (0, [0; 4096]);
     while unread < MAX_UNREAD {
-        match poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await? {
+        match stream.read(&mut buffer).await? {
             0 => break,
             read => unread += read,
         }

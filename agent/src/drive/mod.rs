@@ -2,7 +2,6 @@
 
 mod leg;
 mod linger;
-mod stream;
 
 use std::future::poll_fn;
 use std::ops::RangeInclusive;
@@ -21,6 +20,7 @@ use crate::buffers::{Buffers, Hold};
 use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
+use crate::nodes::warm::Warm;
 use crate::nodes::{Asked, Chosen, NodeId, Pool, Waiting};
 use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
@@ -28,6 +28,7 @@ use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 use crate::spool::{Budget, Spool};
+use crate::stream::Stream;
 use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 use crate::treatment::Treatments;
@@ -38,6 +39,7 @@ use crate::wanted_tls::WantedTls;
 pub struct Shared {
     pub settings: Arc<Settings>,
     pub pool: Arc<Pool>,
+    pub warm: Arc<Warm>,
     pub treatments: Treatments,
     pub budget: Arc<Budget>,
     pub buffers: Arc<Buffers>,
@@ -103,6 +105,8 @@ struct Driver {
     treatments: u64,
     /// The node that was chosen last, and when it was last sent something.
     asked: Option<Asked>,
+    /// Its connection must be a new one: one that was kept ready was given to the message already.
+    anew: bool,
     waiting: Option<Waiting>,
     sent: Instant,
     spool: Spool,
@@ -125,11 +129,12 @@ impl Driver {
             session: Session::new(shared.settings.clone(), connection, Instant::now()),
             customer_address: customer,
             destination_address: destination,
-            customer: LegSocket::open(stream),
+            customer: LegSocket::open(Stream::Clear(stream)),
             destination: LegSocket::none(),
             filter: LegSocket::none(),
             treatments: shared.treatments.version(),
             asked: None,
+            anew: false,
             waiting: None,
             sent: Instant::now(),
             spool: Spool::new(shared.budget.clone()),
@@ -306,6 +311,7 @@ impl Driver {
             Chosen::Node(asked) => {
                 let candidate = asked.candidate;
                 self.asked = Some(asked);
+                self.anew = false;
                 self.tell(Input::Chosen(Some(candidate)));
             }
             Chosen::Later(waiting) => self.waiting = Some(waiting),
@@ -338,6 +344,7 @@ impl Driver {
                 let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
                 Box::pin(transparent::connect(customer, destination, ports, limit))
             }
+            (Leg::Filter, Some(_)) if self.is_greeted() => return,
             (Leg::Filter, Some(address)) => Box::pin(async move {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
@@ -346,6 +353,17 @@ impl Driver {
             (Leg::Filter, None) | (Leg::Customer, _) => return,
         };
         *self.leg(leg) = LegSocket::connecting(connecting);
+    }
+
+    /// A connection to the node was ready.
+    fn is_greeted(&mut self) -> bool {
+        let node = self.asked.as_ref().map(|asked| asked.candidate.node);
+        let node = node.filter(|_| !std::mem::replace(&mut self.anew, true));
+        let Some(greeted) = node.and_then(|node| self.shared.warm.take(node)) else { return false };
+        let extensions = greeted.extensions.clone();
+        self.filter = LegSocket::open(greeted.into_stream());
+        self.tell(Input::Greeted(&extensions));
+        true
     }
 
     /// The last words are sent apart from the session, which may go on with another node. The customer's

@@ -1,5 +1,6 @@
 //! The filter nodes: which one is asked next, and what is known of each.
 
+pub mod dial;
 mod latency;
 mod line;
 mod members;
@@ -8,6 +9,7 @@ pub mod probe;
 mod standing;
 #[cfg(test)]
 mod tests;
+pub mod warm;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -3,7 +3,7 @@
 //! Banner, EHLO, STARTTLS and EHLO again where the node is to be spoken to in TLS, XCLIENT (which resets the node), EHLO
 //! again with the customer's own name, the envelope named by XFORWARD IDENT, the body, and the answer to end of data. A
 //! node that announces no XCLIENT is told of the customer by XFORWARD, before the envelope. Nothing that comes before what
-//! it would answer has left is ever taken as a verdict.
+//! it would answer has left is ever taken as a verdict. On a connection that was kept ready all this begins with XCLIENT.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use super::envelope::{EnvelopeProgress, EnvelopeReplies};
 use super::record::MessageId;
 use super::wire::{Leg, Output, Wire};
 use crate::failure::Cause;
-use crate::nodes::Candidate;
+use crate::nodes::{Candidate, NodeId};
 
 /// Why a node gave no verdict. Another node may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,8 @@ pub enum Progress {
     Answer(Reply),
     /// The node's answer on the whole message: 2xx, 4xx or 5xx.
     Verdict(Reply),
+    /// The node gave up a connection that was kept ready: the message needs a new one.
+    Stale,
     Failed(NodeFailure),
 }
 
@@ -98,6 +100,8 @@ pub struct Conversation {
     decoder: ReplyDecoder,
     state: State,
     secured: bool,
+    /// The connection was kept ready, and the node has not answered anything on it since.
+    unproven: bool,
     extensions: Extensions,
     /// The node was told of the message: if it fails now, the message may be the reason.
     pub in_hands: bool,
@@ -110,13 +114,23 @@ impl Conversation {
             decoder: ReplyDecoder::new(ReplyLimits::default()),
             state: State::Connecting,
             secured: false,
+            unproven: false,
             extensions: Extensions::default(),
             in_hands: false,
         }
     }
 
-    pub fn node(&self) -> crate::nodes::NodeId {
+    pub fn candidate(&self) -> Candidate {
+        self.candidate
+    }
+
+    pub fn node(&self) -> NodeId {
         self.candidate.node
+    }
+
+    /// If it is lost now, the node may just have been tired of waiting.
+    pub fn is_unproven(&self) -> bool {
+        self.unproven
     }
 
     pub fn is_connecting(&self) -> bool {
@@ -155,6 +169,13 @@ impl Conversation {
         self.state = State::Greeting;
     }
 
+    /// The connection is one that was kept ready.
+    pub fn greeted(&mut self, announced: &Extensions, matter: &Matter, wire: &mut Wire) -> Progress {
+        self.secured = self.candidate.tls;
+        self.unproven = true;
+        self.introduce(announced.clone(), matter, wire)
+    }
+
     /// TLS is on: what was said in clear does not count.
     pub fn secured(&mut self, matter: &Matter, wire: &mut Wire) {
         if matches!(self.state, State::Handshake) {
@@ -176,6 +197,10 @@ impl Conversation {
     pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) -> Progress {
         while let Some(reply) = self.decoder.next(&mut octets) {
             wire.restart(Leg::Filter, now);
+            if self.unproven && matches!(&reply, Ok(reply) if reply.code() == 421) {
+                return Progress::Stale;
+            }
+            self.unproven = false;
             let progress = match reply {
                 Ok(reply) => self.reply(reply, matter, wire),
                 Err(error) => Progress::Failed(NodeFailure::Malformed(self.step(), error.to_string())),
@@ -184,6 +209,7 @@ impl Conversation {
                 Progress::Going => {}
                 Progress::Answer(_) if octets.is_empty() => return progress,
                 Progress::Answer(reply) => return self.answered(&reply),
+                Progress::Stale => return progress,
                 Progress::Verdict(_) | Progress::Failed(_) => {
                     self.state = State::Over;
                     return progress;
@@ -238,7 +264,9 @@ impl Conversation {
                 self.state = State::Handshake;
                 Progress::Going
             }
-            State::Ehlo if reply.code() == 250 => self.introduce(&reply, matter, wire),
+            State::Ehlo if reply.code() == 250 => {
+                self.introduce(Extensions::from_reply(&reply), matter, wire)
+            }
             State::Xclient => self.xclient_answered(reply, matter, wire),
             State::SecondEhlo if reply.code() == 250 => {
                 self.extensions = Extensions::from_reply(&reply);
@@ -294,8 +322,7 @@ impl Conversation {
     }
 
     /// Who the customer is, by what the node announces: XCLIENT, else XFORWARD.
-    fn introduce(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
-        let extensions = Extensions::from_reply(reply);
+    fn introduce(&mut self, extensions: Extensions, matter: &Matter, wire: &mut Wire) -> Progress {
         let xclient = extensions.parameters("XCLIENT").and_then(|names| matter.identity.command(names).ok());
         if let Some(command) = xclient {
             wire.write_line(Leg::Filter, command.as_bytes());

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use weir_smtp::Reply;
 use weir_smtp::envelope::Mailbox;
+use weir_smtp::extension::Extensions;
 
 use super::body::Stored;
 use super::conversation::{Conversation, Matter, NodeFailure, Progress};
@@ -128,6 +129,14 @@ impl Judgement {
         }
     }
 
+    /// A connection to the node was ready.
+    pub fn greeted(&mut self, announced: &Extensions, matter: &Matter, wire: &mut Wire) {
+        let Some(conversation) = &mut self.conversation else { return };
+        self.reached = true;
+        let progress = conversation.greeted(announced, matter, wire);
+        self.went(progress, wire);
+    }
+
     /// TLS with the node is on.
     pub fn secured(&mut self, matter: &Matter, now: Instant, wire: &mut Wire) {
         if let Some(conversation) = &mut self.conversation {
@@ -138,19 +147,39 @@ impl Judgement {
 
     pub fn bytes(&mut self, octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &mut self.conversation else { return };
-        match conversation.bytes(octets, matter, now, wire) {
+        let progress = conversation.bytes(octets, matter, now, wire);
+        self.went(progress, wire);
+    }
+
+    fn went(&mut self, progress: Progress, wire: &mut Wire) {
+        match progress {
             Progress::Going => {}
             Progress::Answer(reply) => {
-                self.decision = Some(Decision::of(conversation.node(), reply));
+                let node = self.conversation.as_ref().map(Conversation::node);
+                self.decision = node.map(|node| Decision::of(node, reply));
             }
             Progress::Verdict(reply) => self.decided(reply, wire),
+            Progress::Stale => self.connect_anew(wire),
             Progress::Failed(failure) => self.failed(failure, wire),
         }
     }
 
+    /// Nothing was said on the connection yet: its end says nothing about node or message.
+    fn connect_anew(&mut self, wire: &mut Wire) {
+        let Some(conversation) = self.conversation.take() else { return };
+        self.conversation = Some(Conversation::new(conversation.candidate()));
+        wire.push(Output::Abort(Leg::Filter));
+        wire.forget(Leg::Filter);
+        wire.push(Output::Connect(Leg::Filter));
+    }
+
     /// The connection to the node could not be made or was lost.
-    pub fn lost(&mut self, cause: Option<Cause>, wire: &mut Wire) {
+    pub fn lost(&mut self, cause: Option<Cause>, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &self.conversation else { return };
+        if conversation.is_unproven() {
+            wire.restart(Leg::Filter, now);
+            return self.connect_anew(wire);
+        }
         let failure = conversation.lost(cause);
         self.failed(failure, wire);
     }

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Buf;
+use weir_smtp::extension::Extensions;
 use weir_smtp::{Envelope, Reply};
 
 use self::customer::{Barrier, Customer};
@@ -52,6 +53,9 @@ use crate::treatment::Treatment;
 pub enum Input<'a> {
     Bytes(Leg, &'a [u8]),
     Connected(Leg),
+    /// In place of a new connection to the node: one that was kept ready. It was greeted, in TLS where that is asked for, and
+    /// the node announced these.
+    Greeted(&'a Extensions),
     /// TLS is on: protocol and cipher.
     Secured(Leg, &'a str),
     /// The connection could not be made, or was reset.
@@ -192,6 +196,10 @@ impl Session {
                     Leg::Customer => {}
                 }
             }
+            Input::Greeted(announced) => {
+                self.wire.restart(Leg::Filter, now);
+                self.with_judgement(|judgement, matter, wire| judgement.greeted(announced, matter, wire));
+            }
             Input::Secured(Leg::Filter, _) => {
                 self.with_judgement(|judgement, matter, wire| judgement.secured(matter, now, wire));
             }
@@ -212,10 +220,10 @@ impl Session {
                 self.end_question();
             }
             Input::Failed(Leg::Filter, cause) => {
-                self.with_judgement(|judgement, _, wire| judgement.lost(Some(cause), wire));
+                self.with_judgement(|judgement, _, wire| judgement.lost(Some(cause), now, wire));
             }
             Input::Closed(Leg::Filter) => {
-                self.with_judgement(|judgement, _, wire| judgement.lost(None, wire));
+                self.with_judgement(|judgement, _, wire| judgement.lost(None, now, wire));
             }
             Input::Writable(leg, octets) => self.wire.written(leg, octets, now),
             Input::Chosen(candidate) => {

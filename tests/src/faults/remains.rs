@@ -92,7 +92,9 @@ fn held_by_agent(lab: &weir_tests::lab::Lab) -> Result<Vec<(String, u64)>> {
     let status = WeirAgent::status(&lab.gateway)?;
     let number = |value: &Value, name: &str| value[name].as_u64().with_context(|| format!("no {name}"));
     let mut held = vec![("sessions_now".to_owned(), number(&status["counters"], "sessions_now")?)];
-    for name in ["buffered_bytes", "spool_memory_bytes", "spool_disk_bytes", "waiting_for_a_node"] {
+    for name in
+        ["buffered_bytes", "spool_memory_bytes", "spool_disk_bytes", "waiting_for_a_node", "warm_connections"]
+    {
         held.push((name.to_owned(), number(&status, name)?));
     }
     held.retain(|(_, number)| *number > 0);

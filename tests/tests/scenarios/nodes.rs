@@ -16,6 +16,7 @@ on_both_back_ends!(
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
+    connections_are_ready_before_they_are_needed,
     a_drained_node_finishes_what_it_has,
     a_name_that_gets_another_address_is_followed,
     who_would_wait_too_long_is_deferred_and_never_accepted,
@@ -41,6 +42,36 @@ fn one_node_killed_and_mail_is_still_judged(backend: Backend) -> Result<()> {
             }
         }
         Ok(())
+    })
+}
+
+/// A node that was restarted has closed what was kept ready, and no message notices.
+fn connections_are_ready_before_they_are_needed(backend: Backend) -> Result<()> {
+    Lab::run("warm", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let mut config = AgentConfig::new(backend);
+        config.nodes.truncate(1);
+        let mut filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let ready = |count: u64| {
+            wait_until(&format!("{count} connections to be ready"), PATIENCE, || {
+                Ok(WeirAgent::status(&lab.gateway)?["warm_connections"] == count)
+            })
+        };
+        for restarted in [false, false, true] {
+            if restarted {
+                filters[0].kill()?;
+                filters[0] = WeirFilter::start(&lab.filter, 0, &FilterConfig::node(0))?;
+            }
+            send(lab, Family::V4)?.expect(250)?;
+            ready(1)?;
+        }
+        agent.wait_message("lines of all messages", |_| agent.messages().len() == 3)?;
+        for line in agent.messages() {
+            assert_eq!(line.field("verdict"), "accept");
+            assert!(!line.has("node_failures"), "{line:?}");
+        }
+        ready(0)
     })
 }
 

@@ -11,6 +11,7 @@ mod regressions;
 mod server;
 mod simulation;
 mod tls;
+mod warm;
 mod world;
 mod xforward;
 

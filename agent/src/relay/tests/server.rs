@@ -1,8 +1,10 @@
 //! A simulated SMTP server, as destination or as filter node: lax, so that a mistake of the engine shows.
 
 use bytes::BytesMut;
+use weir_smtp::Reply;
 use weir_smtp::command::Command;
 use weir_smtp::data::DataDecoder;
+use weir_smtp::extension::Extensions;
 use weir_smtp::line::LineDecoder;
 
 /// Where a server stops working.
@@ -34,6 +36,8 @@ pub enum Trouble {
 pub struct Server {
     pub ehlo: &'static str,
     pub trouble: Option<(Stage, Trouble)>,
+    /// What it does at the first command on a connection that was kept ready.
+    pub tired: Option<Trouble>,
     /// RCPT of this domain is refused.
     pub refuses: &'static str,
     mode: Mode,
@@ -66,6 +70,7 @@ impl Server {
         Self {
             ehlo,
             trouble: None,
+            tired: None,
             refuses: "nowhere.invalid",
             mode: Mode::Commands,
             decoder: LineDecoder::new(8192),
@@ -84,6 +89,12 @@ impl Server {
         self.ehlo.contains(keyword)
     }
 
+    /// As told by its answer to EHLO.
+    pub fn announced(&self) -> Extensions {
+        let keywords = self.ehlo.lines().map(|line| &line[4..]).collect::<Vec<_>>().join("\n");
+        Extensions::from_reply(&Reply::new(250, format!("mx.example\n{keywords}")))
+    }
+
     pub fn with(mut self, stage: Stage, trouble: Trouble) -> Self {
         self.trouble = Some((stage, trouble));
         self
@@ -91,11 +102,16 @@ impl Server {
 
     /// A new connection; what it got before is remembered.
     pub fn connect(&mut self) -> Vec<u8> {
+        self.greeted();
+        self.answer(Stage::Banner, "220 mx.example ESMTP")
+    }
+
+    /// A connection that was kept ready.
+    pub fn greeted(&mut self) {
         self.mode = Mode::Commands;
         self.decoder = LineDecoder::new(8192);
         self.body.clear();
         (self.recipients, self.hangs, self.closed) = (0, false, false);
-        self.answer(Stage::Banner, "220 mx.example ESMTP")
     }
 
     pub fn feed(&mut self, mut octets: &[u8]) -> Vec<u8> {
@@ -218,7 +234,9 @@ impl Server {
     }
 
     fn answer(&mut self, stage: Stage, usual: &str) -> Vec<u8> {
-        let said = match self.trouble {
+        let tired = self.tired.filter(|_| stage == Stage::Xclient).map(|trouble| (stage, trouble));
+        self.tired = self.tired.filter(|_| tired.is_none());
+        let said = match tired.or(self.trouble) {
             Some((at, Trouble::Close)) if at == stage => {
                 self.closed = true;
                 return Vec::new();

@@ -84,6 +84,8 @@ pub struct World {
     pub handshakes_fail: bool,
     /// The spool cannot take what comes next.
     pub store_fails: bool,
+    /// The next connection to a node was kept ready.
+    pub warm: bool,
     /// Nodes are to be spoken to in TLS.
     pub nodes_in_tls: bool,
     /// What a connection to a server that is not there fails of.
@@ -134,6 +136,7 @@ impl World {
             connections_secured: 0,
             handshakes_fail: false,
             store_fails: false,
+            warm: false,
             nodes_in_tls: false,
             connect_error: Cause::Refused,
         }
@@ -301,6 +304,12 @@ impl World {
 
     fn connect(&mut self, leg: Leg) {
         self.drop_leg(leg);
+        let warm = leg == Leg::Filter && std::mem::take(&mut self.warm);
+        if let Some(server) = self.server(leg).filter(|_| warm) {
+            server.greeted();
+            let announced = server.announced();
+            return self.session.handle(Input::Greeted(&announced), self.now);
+        }
         match self.server(leg).map(Server::connect) {
             Some(banner) => {
                 self.to_engine[leg as usize] = banner;

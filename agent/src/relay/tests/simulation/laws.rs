@@ -8,6 +8,7 @@ use super::judge::Judge;
 use super::mouth::Time;
 use super::oracle::{Heard, Item, Oracle, verb};
 use super::peer::{Peer, Sent};
+use super::sent::{content, number, replies};
 use crate::config::{Mode, WhenUnavailable};
 use crate::relay::record::{Outcome, Record, SessionId, Verdict};
 use crate::treatment::Treatment;
@@ -44,6 +45,9 @@ pub struct Laws {
     awaits_reset: bool,
     /// A first chunk was refused: weir has the destination forget the envelope.
     chunk_refused: bool,
+    /// Each RCPT that a node refused before the destination was to hear of it, and each that the destination heard of.
+    refused_recipients: Vec<Vec<u8>>,
+    told_recipients: Vec<Vec<u8>>,
     /// The number of the destination's last reply that the customer got.
     last_number: Option<usize>,
     /// When the session was told to say nothing more.
@@ -74,6 +78,8 @@ impl Laws {
             in_auth: false,
             awaits_reset: false,
             chunk_refused: false,
+            refused_recipients: Vec::new(),
+            told_recipients: Vec::new(),
             last_number: None,
             farewell: false,
             customer_closed: false,
@@ -153,7 +159,12 @@ impl Laws {
                 self.chunk_refused |= verb(line) == b"BDAT" && reply.code == 554;
                 // Only about a recipient a node is asked before the message is there.
                 let asked = verb(line) == b"RCPT" && reply.code / 100 > 3;
-                ensure(asked || number(&reply.text, 'F').is_none(), unfit)?;
+                let of_node = number(&reply.text, 'F').is_some();
+                ensure(asked || !of_node, unfit)?;
+                if of_node {
+                    self.refused_recipients.push(line.clone());
+                    self.recipients_are_withheld(line)?;
+                }
                 if verb(line) == b"EHLO" {
                     self.no_tls_is_offered(&reply.text)?;
                 }
@@ -164,6 +175,15 @@ impl Laws {
             Item::Chunk | Item::EndOfData => self.end_of_data(reply)?,
         }
         Ok(())
+    }
+
+    /// The destination hears of no recipient whom a node refused, unless the customer names him again.
+    fn recipients_are_withheld(&self, line: &[u8]) -> Broken {
+        let count = |lines: &[Vec<u8>]| lines.iter().filter(|said| *said == line).count();
+        let (refused, told) = (count(&self.refused_recipients), count(&self.told_recipients));
+        ensure(refused + told <= count(&self.oracle.lines), || {
+            format!("{} was refused by a node, and reached the destination", line.escape_ascii())
+        })
     }
 
     fn no_tls_is_offered(&self, text: &[u8]) -> Broken {
@@ -205,7 +225,6 @@ impl Laws {
     /// The destination got a command.
     pub fn passed_on(&mut self, line: &[u8], in_step: bool) -> Broken {
         let verb = verb(line);
-        let own = line == b"RSET" || line == b"NOOP";
         if line == b"STARTTLS" && std::mem::take(&mut self.own_starttls) {
             self.own_ehlos += 1;
             return Ok(());
@@ -242,6 +261,17 @@ impl Laws {
                 return Ok(());
             }
         }
+        self.was_said(line)?;
+        if verb == b"RCPT" {
+            self.told_recipients.push(line.to_vec());
+            self.recipients_are_withheld(line)?;
+        }
+        Ok(())
+    }
+
+    /// The customer said it, after what was passed on before.
+    fn was_said(&mut self, line: &[u8]) -> Broken {
+        let own = line == b"RSET" || line == b"NOOP";
         loop {
             if let Some(at) = self.oracle.lines[self.passed..].iter().position(|said| said == line) {
                 self.passed += at + 1;
@@ -353,9 +383,10 @@ impl Laws {
         }
     }
 
-    pub fn node_connected(&mut self, node: usize, peer: &Peer, tls: bool) {
+    /// `in_clear`: it is to be spoken to in TLS, and is not yet.
+    pub fn node_connected(&mut self, node: usize, peer: &Peer, in_clear: bool) {
         self.reached = true;
-        self.judges.push(Judge::new(node, peer, tls));
+        self.judges.push(Judge::new(node, peer, in_clear));
     }
 
     /// The engine read octets of a node's.
@@ -454,59 +485,6 @@ fn may_pass(line: &[u8]) -> bool {
     const PASSED: &[&[u8]] =
         &[b"EHLO", b"HELO", b"MAIL", b"RCPT", b"RSET", b"NOOP", b"VRFY", b"EXPN", b"HELP", b"QUIT", b"AUTH"];
     PASSED.contains(&verb(line).as_slice())
-}
-
-/// The number in `#D17`.
-pub fn number(text: &[u8], letter: char) -> Option<usize> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (_, tail) = text.split_once(&format!("#{letter}"))?;
-    tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// The body itself.
-fn content(sent: &Sent) -> Result<Vec<u8>, String> {
-    match sent {
-        Sent::Stuffed(octets) => unstuffed(octets),
-        Sent::Counted(octets) => Ok(octets.clone()),
-    }
-}
-
-/// Takes the stuffing off. What no line of a message may have is an error.
-fn unstuffed(sent: &[u8]) -> Result<Vec<u8>, String> {
-    let mut message = Vec::with_capacity(sent.len());
-    let mut rest = sent;
-    while !rest.is_empty() {
-        let end = rest.windows(2).position(|pair| pair == b"\r\n").ok_or("a message without a last CRLF")?;
-        let line = &rest[..end];
-        if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
-            return Err(format!("a lax server could see another line end in {}", line.escape_ascii()));
-        }
-        message.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
-        message.extend_from_slice(b"\r\n");
-        rest = &rest[end + 2..];
-    }
-    Ok(message)
-}
-
-/// The whole replies in a stream, each with all its lines and CRLF ends, as a log would show them.
-fn replies(unheard: &mut Vec<u8>, octets: &[u8]) -> Vec<Vec<u8>> {
-    unheard.extend_from_slice(octets);
-    let (mut replies, mut begin, mut at) = (Vec::new(), 0, 0);
-    while let Some(end) = unheard[at..].iter().position(|octet| *octet == b'\n') {
-        let line = &unheard[at..at + end];
-        at += end + 1;
-        if line.get(3) != Some(&b'-') {
-            let lines = unheard[begin..at].split_inclusive(|octet| *octet == b'\n');
-            let reply = lines.flat_map(|line| {
-                let line = line.strip_suffix(b"\n").unwrap_or(line);
-                [line.strip_suffix(b"\r").unwrap_or(line), b"\r\n"].concat()
-            });
-            replies.push(reply.collect());
-            begin = at;
-        }
-    }
-    unheard.drain(..begin);
-    replies
 }
 
 /// The time within which something must happen while somebody is waited for.

@@ -6,7 +6,7 @@
 //! | `customer`, `peer`, `mouth` | the three peers |
 //! | `world` | the network, the spool, and the engine's outputs |
 //! | `run` | the schedule, and the laws of every step |
-//! | `oracle`, `judge`, `laws` | the session as it must be |
+//! | `oracle`, `judge`, `laws`, `sent` | the session as it must be |
 //! | `shrink`, `transcript` | a failure as people want to read it |
 //!
 //! `WEIR_SIM_STEPS` is how many steps to take, `WEIR_SIM_SEED` the first seed. All seeds are played, and each
@@ -20,6 +20,7 @@ mod mouth;
 mod oracle;
 mod peer;
 mod run;
+mod sent;
 mod shrink;
 mod transcript;
 mod world;

@@ -103,6 +103,13 @@ impl Peer {
         words.collect()
     }
 
+    /// The text of its answer to EHLO.
+    pub fn greeting(&self) -> String {
+        let offered = self.keywords.iter().filter(|keyword| !self.secured || **keyword != "STARTTLS");
+        let keywords = offered.map(|keyword| format!("\n{keyword}"));
+        format!("mx.example{}", keywords.collect::<String>())
+    }
+
     pub fn greet(&mut self, now: Time, choices: &mut Choices) {
         self.answer(b"", "220 mx.example ESMTP", now, choices);
     }
@@ -180,9 +187,7 @@ impl Peer {
         let verb = text.split(|octet| *octet == b' ').next().unwrap_or_default().to_ascii_uppercase();
         match verb.as_slice() {
             b"EHLO" => {
-                let offered = self.keywords.iter().filter(|keyword| !self.secured || **keyword != "STARTTLS");
-                let keywords = offered.map(|keyword| format!("\n{keyword}"));
-                let reply = format!("250 mx.example{}", keywords.collect::<String>());
+                let reply = format!("250 {}", self.greeting());
                 self.answer(text, &reply, now, choices);
             }
             b"STARTTLS" => self.answer(text, "220 2.0.0 go ahead", now, choices),

@@ -11,6 +11,9 @@ use super::laws::{Laws, ensure};
 use super::mouth::{SECOND, Time};
 use super::peer::{Peer, Understood};
 use super::transcript::Transcript;
+use weir_smtp::Reply;
+use weir_smtp::extension::Extensions;
+
 use crate::config::{
     BareLf, DestinationTls, EarlyTalkers, LongLines, Mode, OnConnectFailure, WhenUnavailable,
 };
@@ -80,6 +83,8 @@ pub struct World {
     pub destination: Peer,
     /// The node that the filter leg leads to.
     pub node: Option<(usize, Peer)>,
+    /// It may have a connection ready.
+    warm: bool,
     /// In how many cases of 256 the network, the nodes and the spool make trouble.
     pub weather: usize,
     node_temper: usize,
@@ -181,6 +186,7 @@ impl World {
             customer,
             destination,
             node: None,
+            warm: false,
             weather,
             node_temper,
             node_tls,
@@ -307,6 +313,11 @@ impl World {
     }
 
     fn choose(&mut self, tried: &[NodeId]) {
+        if self.node_temper > 0 && self.choices.odds(self.weather) {
+            self.transcript.note(self.now, "all nodes are busy");
+            self.laws.reached = true;
+            return self.handle(Input::NodesBusy);
+        }
         let probe_refused = self.choices.odds(self.node_temper);
         let node = (0..NODES).find(|node| !tried.contains(&NodeId(*node)));
         let candidate = node.map(|node| Candidate { node: NodeId(node), probe_refused, tls: self.node_tls });
@@ -314,6 +325,7 @@ impl World {
         if let Some(node) = node {
             let (temper, keywords) = self.node_character();
             self.node = Some((node, Peer::new('F', temper, keywords)));
+            self.warm = true;
         }
         self.handle(Input::Chosen(candidate));
     }
@@ -344,10 +356,36 @@ impl World {
 
     fn connect(&mut self, leg: Leg) {
         self.drop_leg(leg, "drops");
-        *self.wire(leg) = Wire::new(Link::Connecting);
-        if leg == Leg::Destination {
-            self.destination.connect();
+        if leg == Leg::Filter && std::mem::take(&mut self.warm) && self.greeted() {
+            return;
         }
+        *self.wire(leg) = Wire::new(Link::Connecting);
+        match (leg, &mut self.node) {
+            (Leg::Destination, _) => self.destination.connect(),
+            (Leg::Filter, Some((_, node))) => node.connect(),
+            _ => {}
+        }
+    }
+
+    /// A connection to the node was kept ready; the node may be about to give it up.
+    fn greeted(&mut self) -> bool {
+        let Some((number, node)) = &mut self.node else { return false };
+        let secured = self.node_tls && node.announces("STARTTLS");
+        if secured != self.node_tls || !self.choices.odds(64) {
+            return false;
+        }
+        if secured {
+            node.secured();
+        }
+        if self.choices.odds(self.node_temper * 4) {
+            node.unasked(self.now, &mut self.choices);
+        }
+        let announced = Extensions::from_reply(&Reply::new(250, node.greeting()));
+        self.laws.node_connected(*number, node, false);
+        *self.wire(Leg::Filter) = Wire::new(Link::Open);
+        self.transcript.note(self.now, "a connection to the node was ready");
+        self.handle(Input::Greeted(&announced));
+        true
     }
 
     /// The connection comes about, or not.

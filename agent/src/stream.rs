@@ -1,6 +1,7 @@
 //! A connection, in clear or in TLS, read and written by polling.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,10 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::tls::Peer;
+
 /// Pieces given to the kernel in one call.
 const GATHER: usize = 16;
 
-pub(super) enum Stream {
+pub enum Stream {
     Clear(TcpStream),
     Tls {
         stream: Box<TlsStream<TcpStream>>,
@@ -24,12 +27,12 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self::Tls { stream: Box::new(stream), unflushed: 0 }
     }
 
     /// Writes from the front of the queue. The octets that have left: of TLS, those that were flushed.
-    pub(super) fn poll_write(
+    pub fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         outgoing: &mut VecDeque<Bytes>,
@@ -64,7 +67,7 @@ impl Stream {
     }
 
     /// `Ok(0)`: the peer closed its side.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Clear(stream) => loop {
                 ready!(stream.poll_read_ready(cx))?;
@@ -84,7 +87,37 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub async fn write_all(&mut self, mut octets: VecDeque<Bytes>) -> io::Result<()> {
+        while !octets.is_empty() {
+            poll_fn(|cx| self.poll_write(cx, &mut octets)).await?;
+        }
+        Ok(())
+    }
+
+    /// `Ok(0)`: the peer closed its side.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buffer)).await
+    }
+
+    /// In TLS from now on, if it is not yet.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub async fn secure(self, peer: Peer) -> io::Result<Self> {
+        match self {
+            Self::Clear(stream) => peer.secure(stream).await.map(Self::tls),
+            secured @ Self::Tls { .. } => Ok(secured),
+        }
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls { stream, .. } => Pin::new(&mut **stream).poll_shutdown(cx),
@@ -92,7 +125,7 @@ impl Stream {
     }
 
     /// Makes the close to come a reset.
-    pub(super) fn reset_at_close(&self) {
+    pub fn reset_at_close(&self) {
         let tcp = match self {
             Self::Clear(stream) => stream,
             Self::Tls { stream, .. } => stream.get_ref().0,

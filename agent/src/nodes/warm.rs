@@ -1,0 +1,229 @@
+//! Connections to filter nodes that are kept ready up to before XCLIENT: a message that finds one waits for neither
+//! handshake nor banner.
+//!
+//! Each message takes one, and another is opened in its place; one that nobody wants for a while is closed. So there are
+//! about as many as messages come at a time, and none where none come.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::dial::Greeted;
+use super::{NodeId, Pool};
+use crate::relay::settings::Settings;
+
+/// Shorter than the patience of servers: Postfix under stress waits 10 s for a command.
+const KEPT: Duration = Duration::from_secs(8);
+
+/// The connections to all nodes.
+pub struct Warm {
+    pool: Arc<Pool>,
+    settings: Arc<Settings>,
+    /// To one node at a time, opening ones too.
+    most: usize,
+    // Held for moments, and never while anything is awaited.
+    shelves: Mutex<BTreeMap<usize, Shelf>>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    /// With the time when each was ready, the oldest first.
+    ready: Vec<(Instant, Greeted)>,
+    opening: usize,
+}
+
+impl std::fmt::Debug for Warm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Warm").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+impl Warm {
+    pub fn new(pool: Arc<Pool>, settings: Arc<Settings>, most: usize) -> Self {
+        Self { pool, settings, most, shelves: Mutex::default() }
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, BTreeMap<usize, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that are ready now, to all nodes.
+    pub fn ready(&self) -> usize {
+        self.shelves().values().map(|shelf| shelf.ready.len()).sum()
+    }
+
+    /// The one to this node that was made last, if it is as it was left. Another is opened in its place.
+    pub fn take(self: &Arc<Self>, node: NodeId) -> Option<Greeted> {
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry(node.0).or_default();
+        let mut freshest = std::iter::from_fn(|| shelf.ready.pop());
+        let taken = freshest.find_map(|(_, mut greeted)| greeted.is_quiet().then_some(greeted));
+        if shelf.ready.len() + shelf.opening < self.most {
+            shelf.opening += 1;
+            tokio::spawn(self.clone().open(node));
+        }
+        taken
+    }
+
+    async fn open(self: Arc<Self>, node: NodeId) {
+        let opened = match self.pool.address(node) {
+            Some(address) => {
+                let dial = Greeted::dial(address, &self.settings.hostname, self.pool.tls(node));
+                let limit = self.settings.node_connect_timeout + self.settings.node_reply_timeout;
+                // Messages and probes find out what is wrong with the node, and say it.
+                timeout(limit, dial).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        let mut shelves = self.shelves();
+        let Some(shelf) = shelves.get_mut(&node.0) else { return };
+        shelf.opening = shelf.opening.saturating_sub(1);
+        shelf.ready.extend(opened.map(|greeted| (Instant::now(), greeted)));
+    }
+
+    /// Closes what nobody wants, and what the nodes gave up. Call it every second or so.
+    pub fn tend(&self, now: Instant) {
+        let nodes = self.pool.ids();
+        let mut left = Vec::new();
+        self.shelves().retain(|node, shelf| {
+            let is_there = nodes.contains(&NodeId(*node));
+            let is_wanted = |since: Instant| is_there && now.saturating_duration_since(since) < KEPT;
+            for (since, mut greeted) in std::mem::take(&mut shelf.ready) {
+                match greeted.is_quiet() {
+                    true if is_wanted(since) => shelf.ready.push((since, greeted)),
+                    true => left.push(greeted),
+                    false => debug!(node, "filter node closed a connection that was kept ready"),
+                }
+            }
+            is_there || shelf.opening > 0
+        });
+        for greeted in left {
+            tokio::spawn(greeted.quit());
+        }
+    }
+
+    /// Closes all, before the end. None is opened any more.
+    pub async fn close(&self) {
+        let shelves = std::mem::take(&mut *self.shelves());
+        let ready = shelves.into_values().flat_map(|shelf| shelf.ready);
+        let goodbyes: tokio::task::JoinSet<()> = ready.map(|(_, greeted)| greeted.quit()).collect();
+        goodbyes.join_all().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::nodes::names::Site;
+    use crate::relay::settings::Settings;
+
+    /// Greets, and tells each line it hears with the number of the connection. Hangs up at NOOP.
+    async fn node(lines: mpsc::UnboundedSender<(usize, String)>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let lines = lines.clone();
+                tokio::spawn(async move {
+                    let (read, mut write) = stream.split();
+                    let mut read = BufReader::new(read).lines();
+                    write.write_all(b"220 node\r\n").await.unwrap();
+                    while let Ok(Some(line)) = read.next_line().await {
+                        lines.send((number, line.clone())).unwrap();
+                        match line.as_str() {
+                            "QUIT" | "NOOP" => return,
+                            _ => write.write_all(b"250-node\r\n250 XCLIENT ADDR\r\n").await.unwrap(),
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn warm(most: usize) -> (Arc<Warm>, mpsc::UnboundedReceiver<(usize, String)>) {
+        let (said, heard) = mpsc::unbounded_channel();
+        let site = Site { address: node(said).await, weight: 1, max_in_flight: 10 };
+        let pool = Arc::new(Pool::new(&[site], None, Duration::ZERO));
+        let text = weir_daemon::reference::example::<crate::config::Config>();
+        let config = weir_daemon::config::parse("agent.toml", &text).unwrap();
+        let settings = Arc::new(Settings::new(&config, "agent.example".into()));
+        (Arc::new(Warm::new(pool, settings, most)), heard)
+    }
+
+    async fn ready(warm: &Warm, count: usize) {
+        while warm.ready() != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    const NODE: NodeId = NodeId(0);
+
+    #[tokio::test]
+    async fn one_is_opened_for_each_that_is_wanted_and_no_more_than_may_be() {
+        let (warm, mut heard) = warm(2).await;
+        for _ in 0..5 {
+            assert!(warm.take(NODE).is_none());
+        }
+        ready(&warm, 2).await;
+        let greeted = warm.take(NODE).unwrap();
+        assert!(greeted.extensions.has("XCLIENT"));
+        ready(&warm, 2).await;
+        for number in 0..3 {
+            assert_eq!(heard.recv().await.unwrap(), (number, "EHLO agent.example".into()));
+        }
+        assert!(heard.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn one_that_the_node_closed_is_not_taken() {
+        let (warm, mut heard) = warm(1).await;
+        assert!(warm.take(NODE).is_none());
+        ready(&warm, 1).await;
+        let stream = warm.shelves().get_mut(&0).unwrap().ready.pop().unwrap();
+        let (mut client, extensions) = stream.1.into_parts();
+        client.say("NOOP").await.unwrap();
+        while heard.recv().await.unwrap().1 != "NOOP" {}
+        client.reply().await.unwrap_err();
+        let closed = (Instant::now(), Greeted::from_parts(client, extensions));
+        warm.shelves().get_mut(&0).unwrap().ready.push(closed);
+        assert!(warm.take(NODE).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_wants_is_closed_in_words() {
+        let (warm, mut heard) = warm(1).await;
+        assert!(warm.take(NODE).is_none());
+        ready(&warm, 1).await;
+        warm.tend(Instant::now());
+        assert_eq!(warm.ready(), 1);
+        warm.tend(Instant::now() + KEPT);
+        assert_eq!(warm.ready(), 0);
+        while heard.recv().await.unwrap() != (0, "QUIT".into()) {}
+        assert!(warm.take(NODE).is_none());
+        ready(&warm, 1).await;
+        warm.close().await;
+        while heard.recv().await.unwrap() != (1, "QUIT".into()) {}
+    }
+
+    #[tokio::test]
+    async fn those_of_a_node_that_is_gone_are_closed() {
+        let (warm, mut heard) = warm(1).await;
+        assert!(warm.take(NODE).is_none());
+        ready(&warm, 1).await;
+        warm.pool.set(&[]);
+        warm.tend(Instant::now());
+        while heard.recv().await.unwrap() != (0, "QUIT".into()) {}
+        assert!(warm.shelves().is_empty());
+    }
+}

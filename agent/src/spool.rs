@@ -9,8 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
+
+/// Who has something lent gives it back sooner than this.
+const RECALLED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Limits of all spools, and what they use.
 #[derive(Debug)]
@@ -21,6 +26,20 @@ pub struct Budget {
     pub directory: PathBuf,
     in_memory: AtomicUsize,
     on_disk: AtomicU64,
+    /// Counts how often what was lent was wanted back.
+    recalls: watch::Sender<u64>,
+}
+
+/// A spool that no customer waits for any more may be kept as long as this is not recalled. Drop the spool first.
+#[derive(Debug)]
+pub struct Loan(watch::Receiver<u64>);
+
+impl Loan {
+    /// Until the room is needed.
+    pub async fn recalled(&mut self) {
+        // An error means that the budget is gone: nobody needs room.
+        let _ = self.0.changed().await;
+    }
 }
 
 impl Budget {
@@ -32,6 +51,26 @@ impl Budget {
             directory: config.directory.clone(),
             in_memory: AtomicUsize::new(0),
             on_disk: AtomicU64::new(0),
+            recalls: watch::Sender::default(),
+        }
+    }
+
+    /// `None`: more than half is used, of memory or of disk.
+    pub fn lend(&self) -> Option<Loan> {
+        let half_used = self.in_memory() > self.memory_total / 2 || self.on_disk() > self.disk_total / 2;
+        (!half_used).then(|| Loan(self.recalls.subscribe()))
+    }
+
+    fn has_lent(&self) -> bool {
+        self.recalls.receiver_count() > 0
+    }
+
+    /// Has everything that was lent given back.
+    pub async fn recall(&self) {
+        while self.has_lent() {
+            self.recalls.send_modify(|recalls| *recalls += 1);
+            // Again, if something was lent at this very moment.
+            let _ = tokio::time::timeout(RECALLED_WITHIN, self.recalls.closed()).await;
         }
     }
 
@@ -180,22 +219,37 @@ impl Spool {
     }
 
     async fn write(&mut self, octets: Bytes) -> io::Result<()> {
+        match self.try_to_write(octets.clone()).await {
+            // No customer shall hear of it as long as there are spools that no customer needs.
+            Err(full) if full.kind() == io::ErrorKind::StorageFull && self.budget.has_lent() => {
+                self.budget.recall().await;
+                self.try_to_write(octets).await
+            }
+            written => written,
+        }
+    }
+
+    async fn try_to_write(&mut self, octets: Bytes) -> io::Result<()> {
         let (file, directory) = (self.file.clone(), self.budget.directory.clone());
-        let at = self.file_len;
-        let reserved = self.budget.take_disk(octets.len() as u64)?;
-        self.file_len += octets.len() as u64;
+        let (at, size) = (self.file_len, octets.len() as u64);
+        let reserved = self.budget.take_disk(size)?;
         let file = blocking(move || {
             let file = match file {
                 Some(file) => {
+                    file.file.write_all_at(&octets, at)?;
                     file.reserve(reserved);
                     file
                 }
-                None => Arc::new(Overflow::create(&directory, reserved)?),
+                None => {
+                    let file = Overflow::create(&directory, reserved)?;
+                    file.file.write_all_at(&octets, at)?;
+                    Arc::new(file)
+                }
             };
-            file.file.write_all_at(&octets, at)?;
             Ok(file)
         })
         .await?;
+        self.file_len += size;
         self.file = Some(file);
         Ok(())
     }
@@ -296,6 +350,34 @@ mod tests {
         let mut spool = Spool::new(budget.clone());
         assert!(spool.append(Bytes::from_static(b"x")).await.is_err());
         assert_eq!(budget.on_disk(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_lent_is_given_back_before_a_customer_hears_of_it() {
+        let config = crate::config::Spool {
+            memory_per_message: 0,
+            disk_total: 10,
+            directory: std::env::temp_dir(),
+            ..Default::default()
+        };
+        let budget = Arc::new(Budget::new(&config));
+        let mut kept = Spool::new(budget.clone());
+        kept.append(Bytes::from_static(b"12345")).await.unwrap();
+        let mut loan = budget.lend().expect("half is not more than half");
+        let keeper = tokio::spawn(async move {
+            loan.recalled().await;
+            drop((kept, loan));
+        });
+        let mut customer = Spool::new(budget.clone());
+        customer.append(Bytes::from_static(b"12345")).await.unwrap();
+        assert!(budget.lend().is_none(), "all is used");
+        assert!(!keeper.is_finished());
+        customer.append(Bytes::from_static(b"67890")).await.unwrap();
+        keeper.await.unwrap();
+        assert_eq!((read_all(&customer, 0..10).await, budget.on_disk()), (b"1234567890".to_vec(), 10));
+        let full = customer.append(Bytes::from_static(b"1")).await.unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull, "nothing is lent");
+        budget.recall().await;
     }
 
     #[tokio::test]

@@ -117,6 +117,10 @@ pub struct Filter {
     /// TLS to the nodes, for those that are not on the same wire. Without this table they are spoken to in clear.
     #[serde(default)]
     pub tls: Option<NodeTls>,
+    /// Test nodes that are asked, too, about messages that have their verdict. Nothing comes of their answers but log lines
+    /// (`message mirrored`) and counts, and nobody waits for them.
+    #[serde(default)]
+    pub mirror: Option<Mirror>,
     /// Customers that are treated otherwise: tables `[[filter.overrides]]`, each with `prefixes` and with `mode`,
     /// `when_unavailable` or both. The longest prefix that fits decides.
     #[serde(default)]
@@ -162,6 +166,23 @@ pub struct NodeTls {
     pub ca_file: PathBuf,
     /// The name in the nodes' certificates. Without it each must be made out to the node's address.
     pub server_name: Option<String>,
+}
+
+/// Test nodes, asked in the background about a share of the messages that a filter node has judged.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// The test nodes, written as `filter.nodes`, and none that is there: it would count each message twice. `filter.tls` and
+    /// the time limits of `[filter]` are theirs, too.
+    #[schemars(with = "Vec<String>", example = ["10.3.0.21:10025"])]
+    pub nodes: Vec<Node>,
+    /// What part of the messages is mirrored, more than 0 and at most 1 (all). It is drawn at random for each message.
+    #[schemars(example = 0.1)]
+    pub share: f64,
+    /// Messages mirrored at a time; further ones are skipped, and so are those that come while more than half of the
+    /// spool is used.
+    #[serde(default = "defaults::mirror_max_in_flight")]
+    pub max_in_flight: usize,
 }
 
 /// Another treatment for some customers; what is not said is as for all.
@@ -416,6 +437,9 @@ mod defaults {
     }
     pub(super) fn verdict_budget() -> u64 {
         55
+    }
+    pub(super) fn mirror_max_in_flight() -> usize {
+        50
     }
     pub(super) fn resolve_interval() -> u64 {
         30

@@ -7,18 +7,22 @@ use tracing::warn;
 /// Customer, destination, filter node, spool file; and a former filter node that is being closed.
 const PER_SESSION: u64 = 5;
 
+/// Mirror node, spool file; and a former mirror node that is being closed.
+const PER_MIRROR: u64 = 3;
+
 /// The listener, kernel objects, the control socket, probes, logs.
 const RESERVE: u64 = 128;
 
 /// Raises the soft limit to the hard one, and returns how many sessions fit, at most `wanted`.
-pub fn sessions(wanted: usize) -> usize {
+/// `mirrored`: messages that may be mirrored at a time beside them.
+pub fn sessions(wanted: usize, mirrored: usize) -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         Ok(hard)
     });
     match limit {
         Ok(limit) => {
-            let fit = fitting(limit);
+            let fit = fitting(limit, mirrored);
             if fit < wanted {
                 warn!(wanted, fit, limit, "relay.max_sessions is more than the limit of open files allows");
             }
@@ -31,8 +35,9 @@ pub fn sessions(wanted: usize) -> usize {
     }
 }
 
-fn fitting(limit: u64) -> usize {
-    usize::try_from((limit.saturating_sub(RESERVE) / PER_SESSION).max(1)).unwrap_or(usize::MAX)
+fn fitting(limit: u64, mirrored: usize) -> usize {
+    let reserve = PER_MIRROR.saturating_mul(mirrored as u64).saturating_add(RESERVE);
+    usize::try_from((limit.saturating_sub(reserve) / PER_SESSION).max(1)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -41,7 +46,8 @@ mod tests {
 
     #[test]
     fn sessions_leave_a_reserve() {
-        assert_eq!(fitting(1024), 179);
-        assert_eq!(fitting(0), 1);
+        assert_eq!(fitting(1024, 0), 179);
+        assert_eq!(fitting(1024, 50), 149);
+        assert_eq!((fitting(0, 0), fitting(1024, usize::MAX)), (1, 1));
     }
 }

@@ -9,6 +9,7 @@ mod counters;
 mod descriptors;
 mod drive;
 mod failure;
+mod mirrors;
 mod modes;
 mod nodes;
 mod places;

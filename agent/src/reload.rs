@@ -11,12 +11,14 @@ use tracing::{error, info, warn};
 use weir_daemon::config::load;
 use weir_daemon::service::{self, Hangups};
 
-use crate::config::Config;
+use crate::config::{Config, Node};
 use crate::drive::Shared;
+use crate::nodes::Pool;
 use crate::nodes::names::Names;
 
 /// What can change while the agent runs.
-const LIVE: [&str; 4] = ["filter.nodes", "filter.mode", "filter.when_unavailable", "filter.overrides"];
+const LIVE: [&str; 5] =
+    ["filter.nodes", "filter.mirror", "filter.mode", "filter.when_unavailable", "filter.overrides"];
 
 /// Reads the file again whenever it is told to.
 pub struct Reload {
@@ -25,6 +27,7 @@ pub struct Reload {
     pub config: Config,
     pub shared: Arc<Shared>,
     pub names: Arc<Mutex<Names>>,
+    pub mirror_names: Arc<Mutex<Names>>,
 }
 
 impl Reload {
@@ -55,15 +58,23 @@ impl Reload {
         let changed = differences(&self.config, &new);
         let (live, fixed): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|key| LIVE.contains(&key.as_str()));
-        if live.iter().any(|key| key == "filter.nodes") {
-            let mut names = self.names.lock().await;
-            names.replace(new.filter.nodes.clone());
-            names.resolve().await;
-            self.shared.pool.set(&names.sites());
+        let is_new = |key: &str| live.iter().any(|live| live == key);
+        if is_new("filter.nodes") {
+            replace(&self.names, &self.shared.pool, new.filter.nodes.clone()).await;
         }
         self.shared.treatments.configure(&new.filter);
+        // Last: names of test nodes that nobody resolves hold up nothing else.
+        if is_new("filter.mirror") {
+            let mirrors = &self.shared.mirrors;
+            mirrors.configure(None);
+            let mirror = new.filter.mirror.as_ref();
+            let nodes = mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default();
+            replace(&self.mirror_names, &mirrors.pool, nodes).await;
+            mirrors.configure(mirror);
+        }
         let filter = &mut self.config.filter;
         filter.nodes = new.filter.nodes;
+        filter.mirror = new.filter.mirror;
         filter.mode = new.filter.mode;
         filter.when_unavailable = new.filter.when_unavailable;
         filter.overrides = new.filter.overrides;
@@ -72,6 +83,13 @@ impl Reload {
         }
         info!(changed = live.join(" "), "the configuration is reloaded");
     }
+}
+
+async fn replace(names: &Mutex<Names>, pool: &Pool, nodes: Vec<Node>) {
+    let mut names = names.lock().await;
+    names.replace(nodes);
+    names.resolve().await;
+    pool.set(&names.sites());
 }
 
 /// The keys whose values differ, `section.key`.

@@ -23,6 +23,7 @@ use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::{Shared, drive};
 use crate::failure::Failure;
+use crate::mirrors::{self, Mirrors};
 use crate::modes::Modes;
 use crate::nodes::names::Names;
 use crate::nodes::warm::Warm;
@@ -61,13 +62,19 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let mut names = Names::new(config.filter.nodes.clone());
     names.resolve().await;
     let settings = Arc::new(Settings::new(&config, hostname));
-    let pool = Arc::new(Pool::new(&names.sites(), node_tls, Duration::from_secs(config.filter.max_wait)));
+    let max_wait = Duration::from_secs(config.filter.max_wait);
+    let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
     let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
+    let mirror = config.filter.mirror.as_ref();
+    // The start does not wait for them: they are resolved in the background.
+    let mirror_names = Names::new(mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
+    let mirror_pool = Pool::new(&mirror_names.sites(), node_tls, mirrors::MAX_WAIT);
     let shared = Arc::new(Shared {
         treatments: Treatments::new(&config.filter),
         settings,
         pool,
         warm: Arc::new(warm),
+        mirrors: Arc::new(Mirrors::new(mirror, mirror_pool)),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -91,9 +98,9 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
-    let names = Arc::new(tokio::sync::Mutex::new(names));
-    let mut background = background(&config, &names, &shared, &steering);
-    let reload = Reload { path, config: config.clone(), shared: shared.clone(), names };
+    let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
+    let mut background = background(&config, [&names, &mirror_names], &shared, &steering);
+    let reload = Reload { path, config: config.clone(), shared: shared.clone(), names, mirror_names };
     background.spawn(reload.run(hangups));
     background.spawn(watch_switches(modes, release, steering.clone()));
     background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
@@ -102,7 +109,8 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
     let mut sessions = JoinSet::new();
-    let max_sessions = descriptors::sessions(config.relay.max_sessions);
+    let mirrored = config.filter.mirror.as_ref().map_or(0, |mirror| mirror.max_in_flight);
+    let max_sessions = descriptors::sessions(config.relay.max_sessions, mirrored);
     let places = Places::new(match config.relay.max_sessions_per_customer {
         0 => usize::MAX,
         limit => limit,
@@ -122,6 +130,8 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     stop.send_replace(true);
     finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
     shared.warm.close().await;
+    // What mirror nodes are asked about is nobody's mail any more.
+    shared.budget.recall().await;
     shared.refusals.save(true);
     let removed = with(&steering, |steering| steering.remove()).await;
     withdrawn?.context("steering cannot be withdrawn")?;
@@ -256,7 +266,7 @@ async fn with<T: Send + 'static>(
 /// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
 fn background(
     config: &Config,
-    names: &SharedNames,
+    [names, mirror_names]: [&SharedNames; 2],
     shared: &Arc<Shared>,
     steering: &SharedSteering,
 ) -> JoinSet<()> {
@@ -265,22 +275,37 @@ fn background(
     let families = [Family::V4, Family::V6]
         .into_iter()
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
-    tasks.spawn(watch_nodes(shared.clone(), families.collect(), interval));
-    let interval = Duration::from_secs(config.filter.resolve_interval);
+    let families: Vec<_> = families.collect();
+    let resolve_interval = Duration::from_secs(config.filter.resolve_interval);
+    for (pool, names, kind) in
+        [(&shared.pool, names, "filter node"), (&shared.mirrors.pool, mirror_names, "mirror node")]
+    {
+        let nodes = Nodes { pool: pool.clone(), settings: shared.settings.clone(), kind };
+        tasks.spawn(watch_names(nodes.clone(), names.clone(), resolve_interval));
+        tasks.spawn(watch_nodes(nodes, families.clone(), interval));
+    }
     tasks.spawn(tend_warm(shared.clone()));
-    tasks.spawn(watch_names(shared.clone(), names.clone(), interval));
     tasks.spawn(watch_steering(steering.clone()));
     tasks
 }
 
+/// Nodes that are looked after.
+#[derive(Clone)]
+struct Nodes {
+    pool: Arc<Pool>,
+    settings: Arc<Settings>,
+    /// What they are called in the log.
+    kind: &'static str,
+}
+
 /// Probes every node that there is, also those that come later.
-async fn watch_nodes(shared: Arc<Shared>, families: Vec<Family>, interval: Duration) {
+async fn watch_nodes(all: Nodes, families: Vec<Family>, interval: Duration) {
     let (mut probes, mut known) = (JoinSet::new(), Vec::new());
     loop {
-        let nodes = shared.pool.ids();
+        let nodes = all.pool.ids();
         for node in nodes.iter().filter(|node| !known.contains(*node)) {
             for family in &families {
-                probes.spawn(watch_node(shared.clone(), *node, *family, interval));
+                probes.spawn(watch_node(all.clone(), *node, *family, interval));
             }
         }
         known = nodes;
@@ -298,32 +323,34 @@ async fn tend_warm(shared: Arc<Shared>) {
     }
 }
 
-async fn watch_names(shared: Arc<Shared>, names: SharedNames, interval: Duration) {
+async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
     loop {
-        tokio::time::sleep(interval).await;
-        let mut names = names.lock().await;
-        let before = names.sites();
-        names.resolve().await;
-        let sites = names.sites();
+        let mut locked = names.lock().await;
+        let before = locked.sites();
+        locked.resolve().await;
+        let sites = locked.sites();
         if sites != before {
             let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
-            info!(nodes = nodes.join(" "), "filter nodes' names have other addresses");
-            shared.pool.set(&sites);
+            info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.kind);
+            all.pool.set(&sites);
         }
+        drop(locked);
+        tokio::time::sleep(interval).await;
     }
 }
 
 /// As long as the node is there.
-async fn watch_node(shared: Arc<Shared>, node: NodeId, family: Family, interval: Duration) {
-    let Some(address) = shared.pool.address(node) else { return };
-    let limit = shared.settings.node_connect_timeout + shared.settings.node_reply_timeout;
-    while shared.pool.ids().contains(&node) {
-        let (began, tls) = (Instant::now(), shared.pool.tls(node));
-        let found = probe::probe(address, family, &shared.settings.hostname, tls, limit).await;
-        if shared.pool.probed(node, family, &found, began, Instant::now()) {
+async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration) {
+    let Nodes { pool, settings, kind } = all;
+    let Some(address) = pool.address(node) else { return };
+    let limit = settings.node_connect_timeout + settings.node_reply_timeout;
+    while pool.ids().contains(&node) {
+        let (began, tls) = (Instant::now(), pool.tls(node));
+        let found = probe::probe(address, family, &settings.hostname, tls, limit).await;
+        if pool.probed(node, family, &found, began, Instant::now()) {
             match found {
-                Ok(_) => info!(node = %address, "filter node works again"),
-                Err(failure) => warn!(node = %address, %failure, "filter node failed its probe"),
+                Ok(_) => info!(node = %address, "{kind} works again"),
+                Err(failure) => warn!(node = %address, %failure, "{kind} failed its probe"),
             }
         }
         tokio::time::sleep(interval).await;
@@ -430,6 +457,7 @@ fn status(
             "nodes": shared.pool.status(),
             "waiting_for_a_node": shared.pool.waiting(),
             "warm_connections": shared.warm.ready(),
+            "mirror": shared.mirrors.status(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
             "exempt_pairs": policy.count(),

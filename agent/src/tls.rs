@@ -45,6 +45,7 @@ impl Peer {
 }
 
 /// How the nodes are spoken to.
+#[derive(Clone)]
 pub struct Nodes {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,

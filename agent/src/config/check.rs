@@ -6,7 +6,7 @@ use std::hash::Hash;
 use ipnet::IpNet;
 use weir_daemon::config::{Check, Problems};
 
-use super::{Backend, Config, Customers, Filter, Place, Relay, Spool, Steering, WhenTlsWanted};
+use super::{Backend, Config, Customers, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted};
 
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -90,14 +90,10 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
     if filter.nodes.is_empty() {
         problems.add("filter.nodes", "is empty: nobody could judge");
     }
-    for (index, node) in filter.nodes.iter().enumerate() {
-        let Place::Address(address) = node.place else { continue };
-        if address.port() == 0 || address.ip().is_unspecified() {
-            problems.add(&format!("filter.nodes[{index}]"), format!("{address} cannot be connected to"));
-        }
+    check_nodes("filter.nodes", &filter.nodes, problems);
+    if let Some(mirror) = &filter.mirror {
+        check_mirror(mirror, &filter.nodes, problems);
     }
-    let places: Vec<_> = filter.nodes.iter().map(|node| &node.place).collect();
-    unique("filter.nodes", &places, problems);
     check_overrides(filter, problems);
     seconds("filter.verdict_budget", filter.verdict_budget, problems);
     seconds("filter.resolve_interval", filter.resolve_interval, problems);
@@ -105,6 +101,38 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
     seconds("filter.connect_timeout", filter.connect_timeout, problems);
     seconds("filter.reply_timeout", filter.reply_timeout, problems);
     seconds("filter.probe_interval", filter.probe_interval, problems);
+}
+
+fn check_nodes(key: &str, nodes: &[Node], problems: &mut Problems) {
+    for (index, node) in nodes.iter().enumerate() {
+        let Place::Address(address) = node.place else { continue };
+        if address.port() == 0 || address.ip().is_unspecified() {
+            problems.add(&format!("{key}[{index}]"), format!("{address} cannot be connected to"));
+        }
+    }
+    let places: Vec<_> = nodes.iter().map(|node| &node.place).collect();
+    unique(key, &places, problems);
+}
+
+fn check_mirror(mirror: &Mirror, judges: &[Node], problems: &mut Problems) {
+    const NODES: &str = "filter.mirror.nodes";
+    if mirror.nodes.is_empty() {
+        problems.add(NODES, "is empty: who is to be asked?");
+    }
+    check_nodes(NODES, &mirror.nodes, problems);
+    for (index, node) in mirror.nodes.iter().enumerate() {
+        if judges.iter().any(|judge| judge.place == node.place) {
+            let twice = format!("{} is in filter.nodes: it would count each message twice", node.place);
+            problems.add(&format!("{NODES}[{index}]"), twice);
+        }
+    }
+    // Not a number neither.
+    if !(mirror.share > 0.0 && mirror.share <= 1.0) {
+        problems.add("filter.mirror.share", "must be more than 0 and at most 1");
+    }
+    if mirror.max_in_flight == 0 {
+        problems.add("filter.mirror.max_in_flight", "must be 1 or more");
+    }
 }
 
 fn check_overrides(filter: &Filter, problems: &mut Problems) {
@@ -221,6 +249,40 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
             "agent.toml:10: filter.reply_timeout: must be 1",
         ] {
             assert!(problems.contains(part), "{part:?} not in:\n{problems}");
+        }
+    }
+
+    #[test]
+    fn mirrors_are_checked() {
+        let with = |lines: &str| format!("{MINIMAL}[filter.mirror]\n{lines}");
+        let text = with("nodes = [\"10.3.0.21:10025\", \"lab.example:25 weight=2\"]\nshare = 1");
+        let mirror = parse::<Config>("agent.toml", &text).unwrap().filter.mirror.unwrap();
+        assert_eq!((mirror.nodes.len(), mirror.max_in_flight), (2, 50));
+        for (lines, problem) in [
+            ("nodes = []\nshare = 0.5", "agent.toml:11: filter.mirror.nodes: is empty"),
+            ("nodes = [\"x:1\"]\nshare = 0.0", "agent.toml:12: filter.mirror.share: must be more than 0"),
+            ("nodes = [\"x:1\"]\nshare = 1.01", "agent.toml:12: filter.mirror.share: must be more than 0"),
+            ("nodes = [\"x:1\"]\nshare = nan", "agent.toml:12: filter.mirror.share: must be more than 0"),
+            ("nodes = [\"x:1\"]", "agent.toml:10: filter.mirror.share: required key is missing"),
+            (
+                "nodes = [\"x:1\"]\nshare = 1\nmax_in_flight = 0",
+                "agent.toml:13: filter.mirror.max_in_flight: must be 1",
+            ),
+            (
+                "nodes = [\"0.0.0.0:1\"]\nshare = 1",
+                "agent.toml:11: filter.mirror.nodes[0]: 0.0.0.0:1 cannot be",
+            ),
+            (
+                "nodes = [\"x:1\", \"x:1\"]\nshare = 1",
+                "agent.toml:11: filter.mirror.nodes[1]: is there twice",
+            ),
+            (
+                "nodes = [\"10.3.0.11:10025 weight=2\"]\nshare = 1",
+                "agent.toml:11: filter.mirror.nodes[0]: 10.3.0.11:10025 is in filter.nodes",
+            ),
+        ] {
+            let problems = problems(&with(lines));
+            assert!(problems.contains(problem), "{problem:?} not in:\n{problems}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod leg;
 mod linger;
+mod mirror;
 
 use std::future::poll_fn;
 use std::ops::RangeInclusive;
@@ -20,10 +21,12 @@ use crate::buffers::{Buffers, Hold};
 use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
+use crate::mirrors::Mirrors;
 use crate::nodes::warm::Warm;
 use crate::nodes::{Asked, Chosen, NodeId, Pool, Waiting};
 use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
+use crate::relay::mirror::Original;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
@@ -40,6 +43,7 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     pub pool: Arc<Pool>,
     pub warm: Arc<Warm>,
+    pub mirrors: Arc<Mirrors>,
     pub treatments: Treatments,
     pub budget: Arc<Budget>,
     pub buffers: Arc<Buffers>,
@@ -228,6 +232,7 @@ impl Driver {
             Output::Replay(leg, range) => self.leg(leg).want(Some(range)),
             Output::Report { node, failure } => self.report(node, failure.as_ref()),
             Output::Log(record) => self.log(&record),
+            Output::Mirror(original) => self.mirror(*original),
             Output::Noticed(notice) => self.notice(notice),
         }
     }
@@ -256,6 +261,15 @@ impl Driver {
         self.destination.want(None);
         self.filter.want(None);
         self.spool = Spool::new(self.shared.budget.clone());
+    }
+
+    /// Mirror nodes are asked with the spool itself, while the session goes on with a new one.
+    fn mirror(&mut self, original: Original) {
+        let Shared { mirrors, budget, buffers, .. } = &*self.shared;
+        if let Some(place) = mirrors.take(budget, buffers.is_tight(), &mut rand::rng()) {
+            let spool = std::mem::replace(&mut self.spool, Spool::new(budget.clone()));
+            tokio::spawn(mirror::Mirroring::new(original, spool, place, self.shared.clone()).run());
+        }
     }
 
     async fn store(&mut self, octets: Bytes) {

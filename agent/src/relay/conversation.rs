@@ -6,7 +6,7 @@
 //! it would answer has left is ever taken as a verdict. On a connection that was kept ready all this begins with XCLIENT.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weir_smtp::envelope::Mailbox;
 use weir_smtp::extension::Extensions;
@@ -17,6 +17,7 @@ use weir_smtp::{Envelope, Reply, xforward};
 use super::body::{Answered, BodySender, Stored};
 use super::envelope::{EnvelopeProgress, EnvelopeReplies};
 use super::record::MessageId;
+use super::settings::Settings;
 use super::wire::{Leg, Output, Wire};
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
@@ -145,6 +146,14 @@ impl Conversation {
             State::Envelope(replies) => !replies.is_idle(),
             _ => true,
         }
+    }
+
+    /// How long the node may take for what it is to do now. `None`: the verdict's own time counts.
+    pub fn patience(&self, settings: &Settings) -> Option<Duration> {
+        if self.is_connecting() {
+            return Some(settings.node_connect_timeout);
+        }
+        self.awaits_reply().then_some(settings.node_reply_timeout)
     }
 
     /// For messages: where in the conversation this is.

@@ -8,6 +8,7 @@ use weir_smtp::reply::Severity;
 use super::body::{BodySender, Stored};
 use super::conversation::Matter;
 use super::judgement::Judgement;
+use super::mirror::Original;
 use super::reception::{Chunk, Reception};
 use super::record::{Outcome, Record, Verdict};
 use super::settings::Settings;
@@ -314,11 +315,20 @@ impl Message {
     /// The customer is gone before the end went out: it never will.
     pub fn abandon(mut self, now: Instant, wire: &mut Wire) -> Record {
         self.judgement.abandon(wire);
-        self.record(None, Outcome::Abandoned, None, now)
+        self.record(None, Outcome::Abandoned, None, now).0
     }
 
-    pub fn conclude(self, conclusion: &Conclusion, now: Instant) -> Record {
-        self.record(Some(conclusion.reply.clone()), conclusion.outcome, conclusion.failure, now)
+    /// What is logged, and what mirror nodes may be asked about: a message that a node has judged, unless the
+    /// spool lacks some of it because it was refused before.
+    pub fn conclude(self, conclusion: &Conclusion, now: Instant) -> (Record, Option<Original>) {
+        let stored = self.stored_body();
+        let whole = stored.complete && stored.octets == self.reception.findings().size;
+        let decision = self.judgement.decision().filter(|decision| decision.node.is_some());
+        let verdict = decision.map(|decision| decision.verdict);
+        let verdict = verdict.filter(|_| whole && self.reception.refusal.is_none());
+        let (record, matter) =
+            self.record(Some(conclusion.reply.clone()), conclusion.outcome, conclusion.failure, now);
+        (record, verdict.map(|verdict| Original { matter, stored, verdict }))
     }
 
     fn record(
@@ -327,12 +337,12 @@ impl Message {
         outcome: Outcome,
         failure: Option<Failure>,
         now: Instant,
-    ) -> Record {
+    ) -> (Record, Matter) {
         let findings = self.reception.findings();
         let mode = self.judgement.mode();
         let (decision, failures, suspect) = self.judgement.into_parts();
-        Record {
-            id: self.matter.id,
+        let record = Record {
+            id: self.matter.id.clone(),
             helo: String::from_utf8_lossy(&self.matter.identity.helo).into_owned(),
             recipients: self.matter.envelope.recipients.len(),
             size: findings.size,
@@ -355,6 +365,7 @@ impl Message {
             suspect,
             tls: String::new(),
             duration: now.saturating_duration_since(self.began),
-        }
+        };
+        (record, self.matter)
     }
 }

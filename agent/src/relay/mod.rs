@@ -12,6 +12,7 @@ mod destination;
 mod envelope;
 mod judgement;
 mod message;
+pub mod mirror;
 mod reception;
 mod recipients;
 pub mod record;
@@ -317,9 +318,12 @@ impl Session {
         };
         let gone = message.customer_gone;
         self.customer.chunk_refusal = message.unanswered_chunk().map(|_| conclusion.reply.clone());
-        let mut record = message.conclude(&conclusion, now);
+        let (mut record, original) = message.conclude(&conclusion, now);
         record.tls = self.destination.tls.describe();
         self.wire.push(Output::Log(Box::new(record)));
+        if let Some(original) = original {
+            self.wire.push(Output::Mirror(Box::new(original)));
+        }
         self.wire.push(Output::DropSpool);
         if conclusion.abort_destination {
             self.drop_destination();

@@ -147,14 +147,7 @@ impl Session {
     }
 
     fn filter_wait(&self, conversation: Option<&Conversation>) -> Option<(Wait, Instant)> {
-        let conversation = conversation?;
-        let limit = if conversation.is_connecting() {
-            self.settings.node_connect_timeout
-        } else if conversation.awaits_reply() {
-            self.settings.node_reply_timeout
-        } else {
-            return None;
-        };
+        let limit = conversation?.patience(&self.settings)?;
         Some((Wait::Filter, self.since(Leg::Filter, limit)))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::mirror::Original;
 use super::record::Record;
 use crate::nodes::NodeId;
 
@@ -48,6 +49,8 @@ pub enum Output {
         failure: Option<super::conversation::NodeFailure>,
     },
     Log(Box<Record>),
+    /// A message that is wholly in the spool was judged: mirror nodes may be asked as well. The session does not wait.
+    Mirror(Box<Original>),
     /// Something that is counted.
     Noticed(Notice),
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::logs::{self, LogLine};
@@ -168,6 +169,10 @@ impl WeirAgent {
 
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     pub fn pid(&self) -> u32 {

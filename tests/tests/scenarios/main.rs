@@ -32,6 +32,7 @@ mod foreign;
 mod host_settings;
 mod interop;
 mod lab;
+mod mirror;
 mod modes;
 mod narrow_link;
 mod next_address;

@@ -5,6 +5,7 @@ mod chunks;
 mod corpus;
 mod extensions;
 mod limits;
+mod mirror;
 mod modes;
 mod recipients;
 mod regressions;

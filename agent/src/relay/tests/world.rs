@@ -10,6 +10,7 @@ use crate::config::{
 };
 use crate::failure::Cause;
 use crate::nodes::{Candidate, NodeId};
+use crate::relay::mirror::Original;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
@@ -65,6 +66,8 @@ pub struct World {
     to_server: [Vec<u8>; 3],
     pub heard: Vec<u8>,
     pub logs: Vec<Record>,
+    /// What mirror nodes might be asked.
+    pub originals: Vec<Original>,
     pub noticed: Vec<Notice>,
     spool: Vec<u8>,
     cuts: Cuts,
@@ -122,6 +125,7 @@ impl World {
             to_server: Default::default(),
             heard: Vec::new(),
             logs: Vec::new(),
+            originals: Vec::new(),
             noticed: Vec::new(),
             spool: Vec::new(),
             cuts,
@@ -268,6 +272,10 @@ impl World {
                 }
                 Output::PauseRead(leg) => self.paused[leg as usize] = true,
                 Output::ResumeRead(leg) => self.paused[leg as usize] = false,
+                Output::Mirror(original) => {
+                    assert_eq!(original.size(), self.spool.len() as u64, "the whole body is there");
+                    self.originals.push(*original);
+                }
                 Output::NewSpool | Output::DropSpool => self.spool.clear(),
                 Output::Store(octets) if self.store_fails => {
                     self.store_fails = false;

@@ -251,7 +251,8 @@ impl World {
                 }
                 Output::Replay(leg, range) => self.replay(leg, &range),
                 Output::StartTls(leg) => self.wire(leg).handshake = true,
-                Output::Report { .. } => {}
+                // Nothing comes of them.
+                Output::Mirror(_) | Output::Report { .. } => {}
                 Output::Noticed(notice) => self.noticed(notice),
                 Output::Log(record) => {
                     self.transcript.note(

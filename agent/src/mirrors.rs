@@ -1,0 +1,237 @@
+//! Mirror nodes: which messages they are asked about, what they are asked with, and what came of it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::config;
+use crate::failure::Failure;
+use crate::nodes::{NodeId, Pool};
+use crate::relay::mirror::Comparison;
+use crate::spool::{Budget, Loan};
+
+/// Messages that mirror nodes were to be asked about.
+#[derive(Debug, Default, Serialize)]
+pub struct Counters {
+    /// Asked about, and the end is known: one of the next three.
+    mirrored: AtomicU64,
+    /// A mirror node's verdict was the filter node's.
+    agreed: AtomicU64,
+    differed: AtomicU64,
+    /// No mirror node gave a verdict.
+    failed: AtomicU64,
+    /// Not asked about: there was no room, here or at the mirror nodes.
+    skipped: AtomicU64,
+}
+
+/// How much is mirrored.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    share: f64,
+    max_in_flight: usize,
+}
+
+#[derive(Debug)]
+pub struct Mirrors {
+    /// Theirs alone: they judge nothing.
+    pub pool: Arc<Pool>,
+    extent: RwLock<Option<Extent>>,
+    in_flight: AtomicUsize,
+    counters: Counters,
+}
+
+/// A mirrored message's place. Given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    mirrors: Arc<Mirrors>,
+    loan: Loan,
+}
+
+impl Place {
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
+    }
+
+    /// Until its spool is wanted back.
+    pub async fn recalled(&mut self) {
+        self.loan.recalled().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.mirrors.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Mirrors {
+    pub fn new(config: Option<&config::Mirror>, pool: Pool) -> Self {
+        let mirrors = Self {
+            pool: Arc::new(pool),
+            extent: RwLock::default(),
+            in_flight: AtomicUsize::new(0),
+            counters: Counters::default(),
+        };
+        mirrors.configure(config);
+        mirrors
+    }
+
+    /// From the next message on.
+    pub fn configure(&self, config: Option<&config::Mirror>) {
+        let extent = config.map(|mirror| Extent { share: mirror.share, max_in_flight: mirror.max_in_flight });
+        *self.extent.write().unwrap_or_else(PoisonError::into_inner) = extent;
+    }
+
+    /// A place for a message that was judged, if it is to be mirrored and there is room. Mirroring takes only what
+    /// customers do not need: of the spool at most half.
+    pub fn take(self: &Arc<Self>, budget: &Budget, is_tight: bool, random: &mut impl Rng) -> Option<Place> {
+        let extent = (*self.extent.read().unwrap_or_else(PoisonError::into_inner))?;
+        if !random.random_bool(extent.share.clamp(0.0, 1.0)) {
+            return None;
+        }
+        let taken = Some(()).filter(|()| !is_tight).and_then(|()| budget.lend()).and_then(|loan| {
+            let next = |taken: usize| (taken < extent.max_in_flight).then_some(taken + 1);
+            let taken = self.in_flight.fetch_update(Relaxed, Relaxed, next);
+            taken.ok().map(|_| Place { mirrors: self.clone(), loan })
+        });
+        if taken.is_none() {
+            add(&self.counters.skipped);
+        }
+        taken
+    }
+
+    /// Counts and logs what came of a message.
+    pub fn note(&self, comparison: &Comparison) {
+        let decision = comparison.mirrored.as_ref();
+        if decision.is_some_and(|decision| decision.failure == Some(Failure::FilterBusy)) {
+            add(&self.counters.skipped);
+            return;
+        }
+        let judged = decision.filter(|decision| decision.node.is_some());
+        let agree = judged.map(|decision| decision.verdict == comparison.verdict);
+        add(&self.counters.mirrored);
+        add(match agree {
+            Some(true) => &self.counters.agreed,
+            Some(false) => &self.counters.differed,
+            None => &self.counters.failed,
+        });
+        let failures = comparison.failures.iter();
+        let failures: Vec<String> =
+            failures.map(|(node, failure)| format!("{} {failure}", self.node_name(*node))).collect();
+        info!(
+            id = %comparison.id,
+            node = judged.and_then(|decision| decision.node).map(|node| self.node_name(node)),
+            real_verdict = comparison.verdict.name(),
+            mirror_verdict = judged.map_or("none", |decision| decision.verdict.name()),
+            mirror_reply = judged.and_then(|decision| decision.filter_reply.as_ref()).map(tracing::field::display),
+            agree,
+            reason = judged.is_none().then(|| reason(comparison)),
+            node_failures = (!failures.is_empty()).then(|| failures.join("; ")),
+            duration_ms = u64::try_from(comparison.duration.as_millis()).unwrap_or(u64::MAX),
+            "message mirrored"
+        );
+    }
+
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.pool.address(node).map_or_else(|| "a former node".into(), |address| address.to_string())
+    }
+
+    /// As `status` shows it. `None`: nothing is mirrored.
+    pub fn status(&self) -> Option<Value> {
+        let Extent { share, max_in_flight } = (*self.extent.read().unwrap_or_else(PoisonError::into_inner))?;
+        Some(json!({
+            "share": share,
+            "max_in_flight": max_in_flight,
+            "in_flight": self.in_flight.load(Relaxed),
+            "messages": self.counters,
+            "nodes": self.pool.status(),
+        }))
+    }
+}
+
+/// How long a message waits while all mirror nodes have as many as they may: it is skipped.
+pub const MAX_WAIT: Duration = Duration::ZERO;
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+/// Why there is no verdict.
+fn reason(comparison: &Comparison) -> String {
+    match comparison.mirrored.as_ref().and_then(|decision| decision.failure) {
+        None => "cut short: the spool is needed, or the agent stops".into(),
+        Some(Failure::FilterUnavailable) => "no mirror node could be reached".into(),
+        Some(Failure::FilterSilent) => "no verdict in time".into(),
+        Some(Failure::FilterLacks(what)) => format!("no mirror node takes {what}"),
+        Some(_) => "mirror nodes failed".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    fn mirrors(share: f64, max_in_flight: usize) -> Arc<Mirrors> {
+        let config = config::Mirror { nodes: Vec::new(), share, max_in_flight };
+        Arc::new(Mirrors::new(Some(&config), Pool::new(&[], None, MAX_WAIT)))
+    }
+
+    fn budget(memory_total: usize) -> Arc<Budget> {
+        Arc::new(Budget::new(&config::Spool { memory_total, ..config::Spool::default() }))
+    }
+
+    fn skipped(mirrors: &Mirrors) -> u64 {
+        mirrors.counters.skipped.load(Relaxed)
+    }
+
+    #[test]
+    fn the_share_is_drawn_for_each_message() {
+        let (budget, mut random) = (budget(1 << 20), StdRng::seed_from_u64(7));
+        for (share, expected) in [(1.0, 10_000..=10_000), (0.25, 2400..=2600), (0.001, 3..=20)] {
+            let mirrors = mirrors(share, usize::MAX);
+            let taken = (0..10_000).filter(|_| mirrors.take(&budget, false, &mut random).is_some()).count();
+            assert!(expected.contains(&taken), "{taken} of 10000 at {share}");
+            assert_eq!(skipped(&mirrors), 0);
+        }
+        let none = Arc::new(Mirrors::new(None, Pool::new(&[], None, MAX_WAIT)));
+        assert!(none.take(&budget, false, &mut random).is_none() && none.status().is_none());
+    }
+
+    #[test]
+    fn without_room_a_message_is_skipped_and_counted() {
+        let (budget, mut random) = (budget(1 << 20), StdRng::seed_from_u64(7));
+        let mirrors = mirrors(1.0, 2);
+        let mut take = |mirrors: &Arc<Mirrors>, tight| mirrors.take(&budget, tight, &mut random);
+        let (first, second) = (take(&mirrors, false), take(&mirrors, false));
+        assert!(first.is_some() && second.is_some());
+        assert!(take(&mirrors, false).is_none());
+        assert_eq!(skipped(&mirrors), 1);
+        drop(first);
+        assert!(take(&mirrors, true).is_none(), "buffers are nearly full");
+        assert_eq!(skipped(&mirrors), 2);
+        assert!(take(&mirrors, false).is_some());
+        mirrors.configure(None);
+        assert!(take(&mirrors, false).is_none());
+        assert_eq!(skipped(&mirrors), 2, "nothing is to be mirrored");
+    }
+
+    #[tokio::test]
+    async fn at_most_half_of_the_spool_is_for_mirrors() {
+        let (budget, mut random) = (budget(128 * 1024), StdRng::seed_from_u64(7));
+        let mirrors = mirrors(1.0, 10);
+        let mut spool = crate::spool::Spool::new(budget.clone());
+        spool.append(vec![0; 64 * 1024].into()).await.unwrap();
+        assert!(mirrors.take(&budget, false, &mut random).is_some());
+        spool.append(vec![0; 1].into()).await.unwrap();
+        assert!(mirrors.take(&budget, false, &mut random).is_none());
+        assert_eq!(skipped(&mirrors), 1);
+    }
+}

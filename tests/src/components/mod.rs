@@ -12,6 +12,7 @@ mod authority;
 mod filter;
 mod haproxy;
 mod logs;
+mod name_server;
 mod postfix;
 mod spamd;
 
@@ -20,6 +21,7 @@ pub use authority::Authority;
 pub use filter::{FilterConfig, PORT as FILTER_PORT, WeirFilter};
 pub use haproxy::Haproxy;
 pub use logs::{LogLine, log_lines};
+pub use name_server::name_server;
 pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, SECOND_DOMAIN, Stored};
 pub use spamd::{SPAMD_PORT, Spamd};
 

@@ -17,6 +17,10 @@ pub(crate) enum Target {
     Node(u8),
     Scanner,
     Destination,
+    /// The gateway's name server, which knows the nodes.
+    Names,
+    /// What agent and nodes take for the time of day.
+    Clocks,
     /// An interface of the gateway.
     Link(&'static str),
     Spool,
@@ -28,8 +32,12 @@ pub(crate) enum How {
     Killed,
     /// SIGTERM, and started again.
     Restarted,
-    /// SIGSTOP until SIGCONT. To the process that is a jump of its clock, too.
+    /// SIGSTOP until SIGCONT.
     Hung,
+    /// An hour in the future, and back.
+    Ahead,
+    /// An hour in the past, and back.
+    Behind,
     /// `ip link set down`.
     Down,
     /// Every packet is dropped in silence.
@@ -60,6 +68,8 @@ impl Fault {
         all.extend(with(Target::Node(1), &daemon));
         all.extend(with(Target::Scanner, &[How::Killed, How::Hung]));
         all.extend(with(Target::Destination, &[How::Killed, How::Hung]));
+        all.extend(with(Target::Names, &[How::Killed, How::Hung]));
+        all.extend(with(Target::Clocks, &[How::Ahead, How::Behind]));
         all.extend(with(Target::Spool, &[How::Full]));
         for link in LINKS {
             all.extend(with(Target::Link(link), &[How::Down, How::BlackHole, How::Loss, How::Slow]));
@@ -104,6 +114,8 @@ impl Fault {
             (Target::Link(link), how) => link_changes(stage, link, how, begin),
             (Target::Spool, _) if begin => stage.fill_spool(),
             (Target::Spool, _) => stage.empty_spool(),
+            (Target::Clocks, _) if !begin => stage.set_clocks("+0"),
+            (Target::Clocks, how) => stage.set_clocks(if how == How::Ahead { "+3600" } else { "-3600" }),
             (target, How::Hung) => {
                 let process = process(stage, target)?;
                 process.signal(if begin { Signal::SIGSTOP } else { Signal::SIGCONT })
@@ -113,6 +125,7 @@ impl Fault {
             (Target::Node(node), _) => stage.start_node(node),
             (Target::Scanner, _) => stage.start_scanner(),
             (Target::Destination, _) => stage.start_destination(),
+            (Target::Names, _) => stage.start_names(),
         }
     }
 }
@@ -123,7 +136,8 @@ fn process<'s>(stage: &'s mut Stage<'_>, target: Target) -> Result<&'s mut Proce
         Target::Node(node) => stage.nodes[usize::from(node)].as_mut().map(WeirFilter::process),
         Target::Scanner => stage.scanner.as_mut(),
         Target::Destination => stage.destination.as_mut(),
-        Target::Link(_) | Target::Spool => None,
+        Target::Names => stage.names.as_mut(),
+        Target::Link(_) | Target::Spool | Target::Clocks => None,
     }
     .context("it does not run")
 }
@@ -170,6 +184,8 @@ impl fmt::Display for Fault {
             Target::Link(INTERNET_INTERFACE) => f.write_str("link to the internet"),
             Target::Link(_) => f.write_str("link to the nodes"),
             Target::Spool => f.write_str("spool directory"),
+            Target::Names => f.write_str("name server"),
+            Target::Clocks => f.write_str("clocks"),
         }?;
         f.write_str(match self.how {
             How::Killed => ": kill -9",
@@ -180,6 +196,8 @@ impl fmt::Display for Fault {
             How::Loss => ": packet loss",
             How::Slow => ": slow",
             How::Full => ": full",
+            How::Ahead => ": an hour ahead",
+            How::Behind => ": an hour behind",
         })
     }
 }

@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter, name_server};
 use weir_tests::lab::{Family, Host, Lab, Process};
 use weir_tests::wait::PATIENCE;
 
 const SCANNER_PORT: u16 = 783;
 const SPOOL: &str = "/var/spool/weir-faults";
 const BOOK: &str = "/var/tmp/book";
+const CLOCK: &str = "/var/tmp/clock";
 
 /// Customers have so many addresses of IPv4, beside those of the lab: source ports are not enough otherwise.
 const MORE_CUSTOMERS: u8 = 60;
@@ -52,6 +53,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) nodes: [Option<WeirFilter>; 2],
     pub(crate) scanner: Option<Process>,
     pub(crate) destination: Option<Process>,
+    pub(crate) names: Option<Process>,
 }
 
 impl<'a> Stage<'a> {
@@ -72,8 +74,12 @@ impl<'a> Stage<'a> {
             nodes: [None, None],
             scanner: None,
             destination: None,
+            names: None,
         };
         prepare(lab)?;
+        fake_clocks(lab)?;
+        stage.set_clocks("+0")?;
+        stage.start_names()?;
         stage.start_destination()?;
         stage.start_scanner()?;
         stage.start_node(0)?;
@@ -85,7 +91,11 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn start_agent(&mut self) -> Result<()> {
-        self.agent = Some(WeirAgent::start(&self.lab.gateway, &self.config)?);
+        let mut config = self.config.to_toml();
+        for node in 0..2 {
+            config = config.replace(&Family::V4.filter_node(node).to_string(), &node_name(node));
+        }
+        self.agent = Some(WeirAgent::start_with(&self.lab.gateway, &config)?);
         Ok(())
     }
 
@@ -107,6 +117,17 @@ impl<'a> Stage<'a> {
         self.destination =
             Some(own(&self.lab.internet, "destination", &["destination", "--port", "25", "--book", BOOK])?);
         Ok(())
+    }
+
+    pub(crate) fn start_names(&mut self) -> Result<()> {
+        let record = |node| format!("--host-record={},{}", node_name(node), Family::V4.filter_node(node));
+        self.names = Some(name_server(&self.lab.gateway, &[record(0), record(1)])?);
+        Ok(())
+    }
+
+    /// By so many seconds `agent` and nodes are mistaken about the time of day from now on.
+    pub(crate) fn set_clocks(&self, offset: &str) -> Result<()> {
+        [&self.lab.gateway, &self.lab.filter].into_iter().try_for_each(|host| host.write(CLOCK, offset))
     }
 
     pub(crate) fn book(&self) -> PathBuf {
@@ -137,13 +158,35 @@ fn config(setting: &Setting) -> AgentConfig {
     let mut config = AgentConfig::new(setting.backend).closed();
     config.node_settings = setting.node_settings;
     config.filter_lines =
-        "probe_interval = 1\nverdict_budget = 20\nconnect_timeout = 2\nreply_timeout = 5".into();
+        "resolve_interval = 1\nprobe_interval = 1\nverdict_budget = 20\nconnect_timeout = 2\nreply_timeout = 5".into();
     config.relay_lines = format!(
         "connect_timeout = 8\nreply_timeout = 15\nend_of_data_timeout = 20\nidle_timeout = 20\nshutdown_timeout = 5\n{}",
         setting.relay_lines
     );
     config.spool_lines = format!("directory = \"{SPOOL}\"\nmemory_per_message = 8192");
     config
+}
+
+fn node_name(node: u8) -> String {
+    format!("node{node}.provider.test")
+}
+
+/// What agent and nodes take for the time of day is in a file, read anew each second.
+fn fake_clocks(lab: &Lab) -> Result<()> {
+    for host in [&lab.gateway, &lab.filter] {
+        host.install("faketime")?;
+        let library = host.sh("ls /usr/lib/*/faketime/libfaketimeMT.so.1")?;
+        host.set_environment("LD_PRELOAD", library.trim());
+        host.set_environment("FAKETIME_TIMESTAMP_FILE", CLOCK);
+        host.set_environment("FAKETIME_CACHE_DURATION", "1");
+        // The clock that times are measured with does not jump: the kernel promises that (clock_gettime(2)).
+        host.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        host.write(CLOCK, "+3600")?;
+        let [theirs, ours] = [host.sh("date +%s")?, lab.internet.sh("date +%s")?];
+        let ahead = theirs.trim().parse::<i64>()? - ours.trim().parse::<i64>()?;
+        ensure!(ahead > 3500, "the clock of {} does not jump: {ahead} s ahead", host.name());
+    }
+    Ok(())
 }
 
 fn prepare(lab: &Lab) -> Result<()> {

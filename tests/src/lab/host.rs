@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -26,6 +27,7 @@ pub struct Host {
     namespaces: Vec<(CloneFlags, File)>,
     logs: PathBuf,
     runs: AtomicU32,
+    environment: Mutex<Vec<(String, String)>>,
 }
 
 impl Host {
@@ -54,6 +56,7 @@ impl Host {
             namespaces,
             logs: logs.to_path_buf(),
             runs: AtomicU32::new(0),
+            environment: Mutex::default(),
         };
         host.prepare()?;
         Ok(host)
@@ -89,6 +92,12 @@ impl Host {
         })
     }
 
+    /// Programs that are started from now on have it in their environment.
+    pub fn set_environment(&self, name: &str, value: &str) {
+        let mut environment = self.environment.lock().unwrap_or_else(PoisonError::into_inner);
+        environment.push((name.into(), value.into()));
+    }
+
     /// Starts a program in the host; its output goes to a log of that name.
     pub fn spawn(&self, log: &str, mut command: Command) -> Result<Process> {
         let path = self.logs.join(format!("{}-{log}.log", self.name));
@@ -97,6 +106,7 @@ impl Host {
         let start = output.metadata()?.len();
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
+        command.envs(self.environment.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         // A group of its own: ended together, and away from Ctrl-C.
         command.process_group(0);
         let child = self

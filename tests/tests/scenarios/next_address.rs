@@ -2,10 +2,9 @@
 //! has already answered the handshake, says 421 or resets the connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter, name_server};
 use weir_tests::interop::{Connection, Wire, exim, opensmtpd};
 use weir_tests::lab::{Family, Host, Lab, NarrowLink, Process};
 use weir_tests::probe::HAM;
@@ -46,7 +45,7 @@ fn they_go_on(backend: Backend, on_connect_failure: &str) -> Result<()> {
             Family::BOTH.map(|family| Server::start(&lab.internet, family.destination(), Script::default()));
         let [v4, v6] = living;
         let living = [v4?, v6?];
-        let _names = name_server(&lab.customer)?;
+        let _names = name_server(&lab.customer, &records())?;
         let customers = Customers::start(&lab.customer)?;
         let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
         let mut config = AgentConfig::new(backend);
@@ -114,34 +113,22 @@ fn failed_as_configured(tried: &[Connection], dead: IpAddr, on_connect_failure: 
     Ok(())
 }
 
-fn name_server(host: &Host) -> Result<Process> {
-    host.install("dnsmasq")?;
-    let mut arguments = vec![
-        "--keep-in-foreground".to_owned(),
-        "--conf-file=/dev/null".to_owned(),
-        "--user=root".to_owned(),
-        "--no-resolv".to_owned(),
-        "--no-hosts".to_owned(),
-        "--local=/test/".to_owned(),
-        "--listen-address=127.0.0.1".to_owned(),
-        "--bind-interfaces".to_owned(),
-    ];
+/// What the customers' name server knows.
+fn records() -> Vec<String> {
+    let mut records = Vec::new();
     let [v4, v6] = Family::BOTH.map(Family::destination);
     for (domain, dead) in DEAD_FIRST {
-        arguments.push(format!("--mx-host={domain},first.{domain},10"));
-        arguments.push(format!("--mx-host={domain},second.{domain},20"));
-        arguments.push(format!("--host-record=first.{domain},{dead}"));
-        arguments.push(format!("--host-record=second.{domain},{v4}"));
+        records.push(format!("--mx-host={domain},first.{domain},10"));
+        records.push(format!("--mx-host={domain},second.{domain},20"));
+        records.push(format!("--host-record=first.{domain},{dead}"));
+        records.push(format!("--host-record=second.{domain},{v4}"));
     }
     for (domain, dead) in DUAL_STACK {
         let living = if dead.is_ipv4() { v6 } else { v4 };
-        arguments.push(format!("--mx-host={domain},mx.{domain},10"));
-        arguments.push(format!("--host-record=mx.{domain},{dead},{living}"));
+        records.push(format!("--mx-host={domain},mx.{domain},10"));
+        records.push(format!("--host-record=mx.{domain},{dead},{living}"));
     }
-    host.write("/etc/resolv.conf", "nameserver 127.0.0.1\n")?;
-    let mut command = Command::new("dnsmasq");
-    command.args(arguments);
-    host.spawn("dnsmasq", command)
+    records
 }
 
 /// The customer's servers; each looks the destinations up and uses no TLS.

@@ -13,6 +13,7 @@ use super::{Shared, input_of, linger};
 use crate::buffers::Hold;
 use crate::failure::Cause;
 use crate::mirrors::Place;
+use crate::nodes::needs::Needs;
 use crate::nodes::{Asked, Chosen, NodeId};
 use crate::relay::conversation::NodeFailure;
 use crate::relay::mirror::{Mirror, Original};
@@ -90,7 +91,7 @@ impl Mirroring {
 
     fn act(&mut self, output: Output) {
         match output {
-            Output::ChooseNode { tried } => self.choose(&tried),
+            Output::ChooseNode { tried, needs } => self.choose(&tried, needs),
             Output::Connect(Leg::Filter) => self.connect(),
             Output::Write(Leg::Filter, octets) => {
                 self.sent = Instant::now();
@@ -109,10 +110,10 @@ impl Mirroring {
         }
     }
 
-    fn choose(&mut self, tried: &[NodeId]) {
+    fn choose(&mut self, tried: &[NodeId], needs: Needs) {
         // What the last one held is given back before the next is asked.
         self.asked = None;
-        match self.place.mirrors().pool.choose(tried, self.customer, Instant::now()) {
+        match self.place.mirrors().pool.choose(tried, needs, self.customer, Instant::now()) {
             Chosen::Node(asked) => {
                 let candidate = asked.candidate;
                 self.asked = Some(asked);

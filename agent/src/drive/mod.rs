@@ -22,6 +22,7 @@ use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
 use crate::mirrors::Mirrors;
+use crate::nodes::needs::Needs;
 use crate::nodes::warm::Warm;
 use crate::nodes::{Asked, Chosen, NodeId, Pool, Waiting};
 use crate::policy::Refusals;
@@ -225,7 +226,7 @@ impl Driver {
             Output::Abort(leg) => self.abort(leg),
             Output::Close(leg) => self.close_leg(leg),
             Output::StartTls(leg) => self.secure(leg),
-            Output::ChooseNode { tried } => self.choose(&tried),
+            Output::ChooseNode { tried, needs } => self.choose(&tried, needs),
             Output::Connect(leg) => self.connect(leg),
             Output::NewSpool | Output::DropSpool => self.drop_spool(),
             Output::Store(octets) => self.store(octets).await,
@@ -306,10 +307,10 @@ impl Driver {
         true
     }
 
-    fn choose(&mut self, tried: &[NodeId]) {
+    fn choose(&mut self, tried: &[NodeId], needs: Needs) {
         // What the last one held is given back before the next is asked.
         (self.asked, self.waiting) = (None, None);
-        let chosen = self.shared.pool.choose(tried, self.customer_address.ip(), Instant::now());
+        let chosen = self.shared.pool.choose(tried, needs, self.customer_address.ip(), Instant::now());
         self.chosen(chosen);
     }
 

@@ -15,7 +15,8 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Sleep, sleep_until};
 
 use super::members::Choice;
-use super::{Chosen, Family, NodeId, Pool};
+use super::needs::Needs;
+use super::{Chosen, Family, NodeId, Pool, State};
 use crate::source::Source;
 
 /// Who waits for a node asks again after so long at the latest: nodes come back by themselves.
@@ -49,7 +50,8 @@ pub struct Line {
     tickets: u64,
     places: BTreeMap<Key, Place>,
     turns: HashMap<Source, Turns>,
-    /// Messages that a node has failed already. They wait for another one, and hold up nobody.
+    /// Messages that a node has failed already, or that only some nodes can take. They wait for another one, and hold up
+    /// nobody.
     again: BTreeMap<u64, Arc<Notify>>,
 }
 
@@ -122,6 +124,7 @@ enum Standing {
 pub struct Waiting {
     pool: Arc<Pool>,
     tried: Vec<NodeId>,
+    needs: Needs,
     family: Family,
     until: Instant,
     standing: Standing,
@@ -131,17 +134,21 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// At the end of its customer's messages in `line`, which is the pool's.
+    /// At the end of its customer's messages in line. One that only some nodes can take holds up nobody who would be
+    /// content with the others.
     pub(super) fn join(
         pool: Arc<Pool>,
-        line: &mut Line,
+        state: &mut State,
         tried: &[NodeId],
+        needs: Needs,
         customer: IpAddr,
         now: Instant,
     ) -> Self {
+        let has_unfit = !state.unfit(needs).is_empty();
         let wake = Arc::new(Notify::new());
         let family = Family::of(customer);
-        let standing = if tried.is_empty() {
+        let State { line, .. } = state;
+        let standing = if tried.is_empty() && !has_unfit {
             Standing::InLine(line.join(Source::of(customer), family, wake.clone()))
         } else {
             line.tickets += 1;
@@ -152,6 +159,7 @@ impl Waiting {
         Self {
             pool,
             tried: tried.to_vec(),
+            needs,
             family,
             until,
             standing,
@@ -177,7 +185,8 @@ impl Waiting {
             Standing::Again(_) => true,
         };
         let choice = if its_turn {
-            state.members.choose(&self.tried, self.family, now, &mut rand::rng())
+            let unfit = state.unfit(self.needs);
+            state.members.choose(&self.tried, &unfit, self.family, now, &mut rand::rng())
         } else {
             Choice::Full
         };

@@ -85,11 +85,19 @@ pub struct Members(pub BTreeMap<usize, Member>);
 impl Members {
     /// The next node for a customer of this family, without those tried already. An ejected node gets its trial
     /// when that is due; all others come before it, but if there is none it is asked all the same: nothing is
-    /// refused because a node failed a moment ago.
-    pub fn choose(&self, tried: &[NodeId], family: Family, now: Instant, random: &mut impl Rng) -> Choice {
+    /// refused because a node failed a moment ago. Those that are unfit for the message come after all others.
+    pub fn choose(
+        &self,
+        tried: &[NodeId],
+        unfit: &[NodeId],
+        family: Family,
+        now: Instant,
+        random: &mut impl Rng,
+    ) -> Choice {
+        let out = |node: &NodeId| tried.contains(node) || unfit.contains(node);
         let open = || {
-            let open = |(id, member): &(&usize, &Member)| !member.draining && !tried.contains(&NodeId(**id));
-            self.0.iter().filter(open).map(|(id, member)| (NodeId(*id), member))
+            let all = self.0.iter().map(|(id, member)| (NodeId(*id), member));
+            all.filter(|(node, member)| !member.draining && !out(node))
         };
         let trial_at = |member: &Member| member.standing[family as usize].trial_at();
         // Not with a message that a node has failed already.
@@ -109,6 +117,8 @@ impl Members {
         match ejected.min_by_key(|(_, member)| (trial_at(member).is_none(), trial_at(member))) {
             Some((node, member)) => Choice::Node { node, trial: trial_at(member).is_some() },
             None if open().next().is_some() => Choice::Full,
+            // What is known of them may be out of date.
+            None if !unfit.is_empty() => self.choose(tried, &[], family, now, random),
             None => Choice::None,
         }
     }

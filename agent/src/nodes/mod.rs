@@ -5,6 +5,7 @@ mod latency;
 mod line;
 mod members;
 pub mod names;
+pub mod needs;
 pub mod probe;
 mod standing;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use self::line::Line;
 pub use self::line::Waiting;
 use self::members::{Choice, Member, Members};
 use self::names::Site;
+use self::needs::Needs;
 use self::standing::Severity;
 use crate::relay::conversation::NodeFailure;
 use crate::source::Source;
@@ -68,8 +70,8 @@ struct About {
     address: SocketAddr,
     /// Its XCLIENT was refused to a probe. `None`: not probed yet.
     probe_refused: [Option<bool>; 2],
-    /// It announced CHUNKING and BINARYMIME when it was last well.
-    takes_binary: bool,
+    /// What it announced when it was last well. `None`: not known yet.
+    announced: Option<Extensions>,
     verdicts: u64,
     failures: u64,
     last_failure: Option<String>,
@@ -80,7 +82,7 @@ impl About {
         Self {
             address,
             probe_refused: [None; 2],
-            takes_binary: false,
+            announced: None,
             verdicts: 0,
             failures: 0,
             last_failure: None,
@@ -102,6 +104,17 @@ impl State {
     /// The nodes that are there now.
     fn nodes(&self) -> impl Iterator<Item = (usize, &About, &Member)> {
         self.members.0.iter().filter_map(|(id, member)| Some((*id, self.about.get(id)?, member)))
+    }
+
+    /// Those that are known to lack what a message needs, unless all are.
+    fn unfit(&self, needs: Needs) -> Vec<NodeId> {
+        let lacks = |about: &About| about.announced.as_ref().and_then(|announced| needs.lacking(announced));
+        let unfit = self.nodes().filter(|(_, about, _)| lacks(about).is_some());
+        let mut unfit: Vec<_> = unfit.map(|(id, ..)| NodeId(id)).collect();
+        if unfit.len() == self.members.0.len() {
+            unfit.clear();
+        }
+        unfit
     }
 }
 
@@ -213,18 +226,26 @@ impl Pool {
     }
 
     /// The next node for a message of this customer, without those tried already.
-    pub fn choose(self: &Arc<Self>, tried: &[NodeId], customer: IpAddr, now: Instant) -> Chosen {
+    pub fn choose(
+        self: &Arc<Self>,
+        tried: &[NodeId],
+        needs: Needs,
+        customer: IpAddr,
+        now: Instant,
+    ) -> Chosen {
         let family = Family::of(customer);
         let mut state = self.state();
+        let unfit = state.unfit(needs);
         // Nobody passes those that wait, but for his turn among them.
-        let choice = if tried.is_empty() && state.line.has(family) {
+        let choice = if tried.is_empty() && unfit.is_empty() && state.line.has(family) {
             Choice::Full
         } else {
-            state.members.choose(tried, family, now, &mut rand::rng())
+            state.members.choose(tried, &unfit, family, now, &mut rand::rng())
         };
         let before = || if tried.is_empty() { state.line.before(Source::of(customer)) } else { 0 };
         if choice == Choice::Full && state.members.estimate(before()) <= self.max_wait {
-            return Chosen::Later(Waiting::join(self.clone(), &mut state.line, tried, customer, now));
+            let waiting = Waiting::join(self.clone(), &mut state, tried, needs, customer, now);
+            return Chosen::Later(waiting);
         }
         self.begin(&mut state, choice, family, now)
     }
@@ -273,7 +294,9 @@ impl Pool {
     /// Every node takes messages that are no lines (RFC 3030).
     pub fn takes_binary(&self) -> bool {
         let state = self.state();
-        state.nodes().next().is_some() && state.nodes().all(|(_, about, _)| about.takes_binary)
+        let takes = |announced: &Extensions| announced.has("CHUNKING") && announced.has("BINARYMIME");
+        state.nodes().next().is_some()
+            && state.nodes().all(|(_, about, _)| about.announced.as_ref().is_some_and(takes))
     }
 
     /// What the probe that began at `began` found. `true`: that is news.
@@ -293,7 +316,7 @@ impl Pool {
         about.probe_refused[family as usize] = Some(matches!(found, Err(probe::Error::XclientRefused(_))));
         match found {
             Ok(announced) => {
-                about.takes_binary = announced.has("CHUNKING") && announced.has("BINARYMIME");
+                about.announced = Some(announced.clone());
                 member.standing(family).probed_well(now)
             }
             Err(failure) => {

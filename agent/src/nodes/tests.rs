@@ -9,16 +9,22 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use weir_smtp::envelope::{Mailbox, Parameter, Path};
 use weir_smtp::extension::Extensions;
+use weir_smtp::{Envelope, Reply};
 
 use super::latency::Latency;
 use super::members::{Choice, Member, Members};
 use super::names::{Names, Site};
+use super::needs::Needs;
 use super::standing::Severity;
 use super::{Asked, Chosen, Family, NodeId, Pool, probe};
 use crate::relay::conversation::NodeFailure;
 
 const V4: Family = Family::V4;
+
+/// What mail needs that any node takes.
+const PLAIN: Needs = Needs::NONE;
 
 fn members(weights: &[u32]) -> Members {
     Members(weights.iter().map(|weight| Member::new(*weight, usize::MAX)).enumerate().collect())
@@ -41,7 +47,8 @@ fn simulate(members: &mut Members, service: &[f64], gap: f64, start: Instant, me
             member.in_flight -= 1;
             member.latency.observe(took, at);
         }
-        let Choice::Node { node: NodeId(node), trial: false } = members.choose(&[], V4, now, &mut random)
+        let Choice::Node { node: NodeId(node), trial: false } =
+            members.choose(&[], &[], V4, now, &mut random)
         else {
             panic!("no node")
         };
@@ -103,24 +110,24 @@ fn an_ejected_node_gets_its_trial_and_nothing_else() {
     let mut random = StdRng::seed_from_u64(7);
     members.0.get_mut(&1).unwrap().standing(V4).failed(Severity::Message, now, false, now);
     for _ in 0..1000 {
-        let chosen = members.choose(&[], V4, now, &mut random);
+        let chosen = members.choose(&[], &[], V4, now, &mut random);
         assert!(matches!(chosen, Choice::Node { node: NodeId(0 | 2), trial: false }), "{chosen:?}");
     }
     let due = members.0[&1].standing[0].trial_at().unwrap();
-    let chosen = members.choose(&[NodeId(0)], V4, due, &mut random);
+    let chosen = members.choose(&[NodeId(0)], &[], V4, due, &mut random);
     assert_eq!(
         chosen,
         Choice::Node { node: NodeId(2), trial: false },
         "no trial with a message that failed before"
     );
-    assert_eq!(members.choose(&[], V4, due, &mut random), Choice::Node { node: NodeId(1), trial: true });
+    assert_eq!(members.choose(&[], &[], V4, due, &mut random), Choice::Node { node: NodeId(1), trial: true });
     members.0.get_mut(&1).unwrap().standing(V4).begin_trial();
     for _ in 0..1000 {
-        let chosen = members.choose(&[], V4, due, &mut random);
+        let chosen = members.choose(&[], &[], V4, due, &mut random);
         assert!(matches!(chosen, Choice::Node { node: NodeId(0 | 2), trial: false }), "{chosen:?}");
     }
     // Another family's customers are not concerned.
-    let mut chosen = (0..1000).map(|_| members.choose(&[], Family::V6, due, &mut random));
+    let mut chosen = (0..1000).map(|_| members.choose(&[], &[], Family::V6, due, &mut random));
     assert!(chosen.any(|chosen| chosen == Choice::Node { node: NodeId(1), trial: false }));
 }
 
@@ -152,7 +159,7 @@ proptest! {
         }
         let tried: Vec<_> = tried.into_iter().map(NodeId).collect();
         let then = now + Duration::from_secs(later);
-        let choice = members.choose(&tried, V4, then, &mut StdRng::seed_from_u64(seed));
+        let choice = members.choose(&tried, &[], V4, then, &mut StdRng::seed_from_u64(seed));
         let open: Vec<_> =
             members.0.iter().filter(|(id, member)| !member.draining && !tried.contains(&NodeId(**id))).collect();
         let has_room = |member: &Member| member.in_flight < member.max_in_flight;
@@ -189,7 +196,7 @@ fn customer(family: Family) -> IpAddr {
 }
 
 fn ask(pool: &Arc<Pool>, tried: &[NodeId], family: Family, now: Instant) -> Asked {
-    match pool.choose(tried, customer(family), now) {
+    match pool.choose(tried, PLAIN, customer(family), now) {
         Chosen::Node(asked) => asked,
         other => panic!("{other:?}"),
     }
@@ -207,7 +214,7 @@ fn a_node_that_failed_is_avoided_and_only_for_its_family() {
     }
     assert_eq!(ask(&pool, &[NodeId(1)], Family::V6, now).candidate.node, NodeId(0), "there is no other");
     assert!((0..200).any(|_| ask(&pool, &[], V4, now).candidate.node == NodeId(0)));
-    assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], customer(V4), now), Chosen::None));
+    assert!(matches!(pool.choose(&[NodeId(0), NodeId(1)], PLAIN, customer(V4), now), Chosen::None));
     let status = pool.status();
     assert_eq!((status[0].healthy, status[0].failures, status[1].healthy), (false, 1, true));
 }
@@ -236,7 +243,10 @@ fn a_drained_node_keeps_what_it_has_and_gets_nothing_more() {
     for _ in 0..100 {
         assert_eq!(ask(&pool, &[], V4, now).candidate.node, NodeId(1));
     }
-    assert!(matches!(pool.choose(&[NodeId(1)], customer(V4), now), Chosen::None), "not even as the last");
+    assert!(
+        matches!(pool.choose(&[NodeId(1)], PLAIN, customer(V4), now), Chosen::None),
+        "not even as the last"
+    );
     assert_eq!(kept.address(), Some(address(0)));
     let last = pool.drain(address(1), true).unwrap_err().to_string();
     assert_eq!(last, "10.3.0.12:25 is the last node that is not drained: nobody could judge");
@@ -272,7 +282,7 @@ fn nodes_that_stay_keep_what_is_known_and_those_that_go_finish() {
     }
     assert!(pool.state().about.len() <= super::FORMER + 1);
     pool.set(&[]);
-    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::None));
+    assert!(matches!(pool.choose(&[], PLAIN, customer(V4), now), Chosen::None));
     assert!(!pool.takes_binary());
 }
 
@@ -294,21 +304,25 @@ fn a_trial_that_came_to_nothing_is_given_to_another_message() {
 async fn messages_wait_for_room_in_their_order() {
     let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
     let first = ask(&pool, &[], V4, now);
-    let Chosen::Later(mut second) = pool.choose(&[], customer(V4), now) else { panic!("there is no room") };
+    let Chosen::Later(mut second) = pool.choose(&[], PLAIN, customer(V4), now) else {
+        panic!("there is no room")
+    };
     let woken = tokio::time::timeout(Duration::ZERO, std::future::poll_fn(|cx| second.poll(cx)));
     assert!(woken.await.is_err(), "nothing has changed");
     drop(first);
-    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Later(_)), "one was there before");
+    assert!(matches!(pool.choose(&[], PLAIN, customer(V4), now), Chosen::Later(_)), "one was there before");
     std::future::poll_fn(|cx| second.poll(cx)).await;
     assert!(matches!(second.choose(now), Chosen::Node(_)));
-    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Node(_)));
+    assert!(matches!(pool.choose(&[], PLAIN, customer(V4), now), Chosen::Node(_)));
 }
 
 #[tokio::test]
 async fn who_would_wait_too_long_is_told_at_once() {
     let (pool, now) = (pool(&["10.3.0.11:25 max_in_flight=1"]), Instant::now());
     let first = ask(&pool, &[], V4, now);
-    let Chosen::Later(waiting) = pool.choose(&[], customer(V4), now) else { panic!("there is no room") };
+    let Chosen::Later(waiting) = pool.choose(&[], PLAIN, customer(V4), now) else {
+        panic!("there is no room")
+    };
     assert!(matches!(waiting.choose(now + Duration::from_secs(5)), Chosen::Busy));
     drop(first);
     let mut slow = Latency::default();
@@ -316,9 +330,9 @@ async fn who_would_wait_too_long_is_told_at_once() {
     pool.state().members.0.get_mut(&0).unwrap().occupation = slow;
     let now = Instant::now();
     let _first = ask(&pool, &[], V4, now);
-    let second = pool.choose(&[], customer(V4), now);
+    let second = pool.choose(&[], PLAIN, customer(V4), now);
     assert!(matches!(second, Chosen::Later(_)), "3 s are less than 5");
-    assert!(matches!(pool.choose(&[], customer(V4), now), Chosen::Busy), "6 s are more than 5");
+    assert!(matches!(pool.choose(&[], PLAIN, customer(V4), now), Chosen::Busy), "6 s are more than 5");
 }
 
 #[test]
@@ -333,12 +347,55 @@ fn a_refused_probe_is_told_to_the_engine() {
     assert!(!refused());
 }
 
+fn announced(keywords: &str) -> Result<Extensions, probe::Error> {
+    Ok(Extensions::from_reply(&Reply::new(250, format!("filter.example\n{keywords}"))))
+}
+
+#[test]
+fn a_message_goes_to_a_node_that_has_what_it_needs() {
+    let (pool, now) = (two(), Instant::now());
+    let chosen = |tried: &[NodeId], needs| match pool.choose(tried, needs, customer(V4), now) {
+        Chosen::Node(asked) => asked.candidate.node,
+        other => panic!("{other:?}"),
+    };
+    let always = |node, needs| (0..100).all(|_| chosen(&[], needs) == NodeId(node));
+    let (utf8, binary, large) = (needs(&["SMTPUTF8"]), needs(&["BODY=BINARYMIME"]), needs(&["SIZE=2000"]));
+    pool.probed(NodeId(0), V4, &announced("SIZE 1000\nCHUNKING"), now, now);
+    assert!([utf8, binary, large].into_iter().all(|needs| always(1, needs)), "nothing is known of the other");
+    assert!(!always(0, PLAIN) && !always(1, PLAIN));
+    pool.probed(NodeId(1), V4, &announced("SMTPUTF8\nSIZE 0"), now, now);
+    assert!(always(1, utf8) && always(1, large));
+    assert!(!always(0, binary) && !always(1, binary), "none has it");
+    // As the last one it is asked all the same: it may have learned it.
+    assert_eq!(chosen(&[NodeId(1)], utf8), NodeId(0));
+    // Ill, but the only one that can.
+    ask(&pool, &[NodeId(0)], V4, now).report(Err(&NodeFailure::Closed("in the body")), now);
+    assert!(always(1, utf8) && always(0, PLAIN));
+}
+
+#[tokio::test]
+async fn who_waits_for_the_only_fitting_node_holds_up_nobody() {
+    let (pool, now) = (pool(&["10.3.0.11:25", "10.3.0.12:25 max_in_flight=1"]), Instant::now());
+    pool.probed(NodeId(0), V4, &announced("CHUNKING"), now, now);
+    pool.probed(NodeId(1), V4, &announced("SMTPUTF8"), now, now);
+    let utf8 = needs(&["SMTPUTF8"]);
+    let Chosen::Node(first) = pool.choose(&[], utf8, customer(V4), now) else { panic!("there is room") };
+    let Chosen::Later(mut second) = pool.choose(&[], utf8, customer(V4), now) else { panic!("it is full") };
+    assert_eq!(ask(&pool, &[], V4, now).candidate.node, NodeId(0));
+    drop(first);
+    std::future::poll_fn(|cx| second.poll(cx)).await;
+    let Chosen::Node(second) = second.choose(now) else { panic!("there is room again") };
+    assert_eq!(second.candidate.node, NodeId(1));
+}
+
+fn needs(parameters: &[&str]) -> Needs {
+    let parameters = parameters.iter().map(|text| Parameter::parse(text.as_bytes()).unwrap());
+    Needs::of(&Envelope::new(Mailbox { path: Path::new("a@b.example"), parameters: parameters.collect() }))
+}
+
 #[test]
 fn binary_messages_are_taken_when_every_node_takes_them() {
     let (pool, now) = (two(), Instant::now());
-    let announced = |keywords: &str| {
-        Ok(Extensions::from_reply(&weir_smtp::Reply::new(250, format!("filter.example\n{keywords}"))))
-    };
     pool.probed(NodeId(0), V4, &announced("CHUNKING\nBINARYMIME"), now, now);
     assert!(!pool.takes_binary(), "the other one was not asked yet");
     pool.probed(NodeId(1), V4, &announced("CHUNKING\nBINARYMIME"), now, now);

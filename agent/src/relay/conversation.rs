@@ -20,6 +20,7 @@ use super::record::MessageId;
 use super::settings::Settings;
 use super::wire::{Leg, Output, Wire};
 use crate::failure::Cause;
+use crate::nodes::needs::Needs;
 use crate::nodes::{Candidate, NodeId};
 
 /// Why a node gave no verdict. Another node may.
@@ -76,6 +77,12 @@ pub struct Matter {
     pub is_question: bool,
     /// The agent's own host name.
     pub hostname: Arc<str>,
+}
+
+impl Matter {
+    pub fn needs(&self) -> Needs {
+        Needs::of(&self.envelope)
+    }
 }
 
 #[derive(Debug)]
@@ -279,7 +286,7 @@ impl Conversation {
             State::Xclient => self.xclient_answered(reply, matter, wire),
             State::SecondEhlo if reply.code() == 250 => {
                 self.extensions = Extensions::from_reply(&reply);
-                if let Some(lacking) = lacking(matter, &self.extensions) {
+                if let Some(lacking) = matter.needs().lacking(&self.extensions) {
                     return Progress::Failed(NodeFailure::Lacks(lacking));
                 }
                 let names = self.extensions.parameters("XFORWARD");
@@ -344,7 +351,7 @@ impl Conversation {
         let Some(mut commands) = commands.map(Vec::into_iter) else {
             return Progress::Failed(NodeFailure::NoXclient);
         };
-        if let Some(lacking) = lacking(matter, &extensions) {
+        if let Some(lacking) = matter.needs().lacking(&extensions) {
             return Progress::Failed(NodeFailure::Lacks(lacking));
         }
         self.extensions = extensions;
@@ -426,21 +433,4 @@ fn ehlo_name(identity: &Identity) -> Vec<u8> {
         std::net::IpAddr::V6(address) => format!("[IPv6:{address}]"),
     }
     .into_bytes()
-}
-
-/// What a message needs and a node does not have.
-fn lacking(matter: &Matter, extensions: &Extensions) -> Option<&'static str> {
-    let sender = &matter.envelope.sender;
-    let declared = sender.size().unwrap_or(0);
-    if sender.parameter("SMTPUTF8").is_some() && !extensions.has("SMTPUTF8") {
-        Some("SMTPUTF8")
-    } else if sender.is_binary() && !extensions.has("CHUNKING") {
-        Some("CHUNKING")
-    } else if sender.is_binary() && !extensions.has("BINARYMIME") {
-        Some("BINARYMIME")
-    } else if extensions.size().is_some_and(|limit| declared > limit) {
-        Some("a SIZE as large as it is")
-    } else {
-        None
-    }
 }

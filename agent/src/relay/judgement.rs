@@ -12,6 +12,7 @@ use super::record::Verdict;
 use super::wire::{Leg, Output, Wire};
 use crate::config::{Mode, WhenUnavailable};
 use crate::failure::{Cause, Failure};
+use crate::nodes::needs::Needs;
 use crate::nodes::{Candidate, NodeId};
 use crate::treatment::Treatment;
 
@@ -38,6 +39,7 @@ impl Decision {
 #[derive(Debug)]
 pub struct Judgement {
     treatment: Treatment,
+    needs: Needs,
     conversation: Option<Conversation>,
     tried: Vec<NodeId>,
     pub failures: Vec<(NodeId, NodeFailure)>,
@@ -51,14 +53,15 @@ pub struct Judgement {
 
 impl Judgement {
     /// Asks for the first node, unless nobody is to judge.
-    pub fn begin(treatment: Treatment, wire: &mut Wire) -> Self {
+    pub fn begin(treatment: Treatment, needs: Needs, wire: &mut Wire) -> Self {
         let unasked = Decision { verdict: Verdict::Accept, node: None, filter_reply: None, failure: None };
         let decision = Some(unasked).filter(|_| treatment.mode == Mode::Bypass);
         if decision.is_none() {
-            wire.push(Output::ChooseNode { tried: Vec::new() });
+            wire.push(Output::ChooseNode { tried: Vec::new(), needs });
         }
         Self {
             treatment,
+            needs,
             conversation: None,
             tried: Vec::new(),
             failures: Vec::new(),
@@ -259,7 +262,7 @@ impl Judgement {
         if self.suspicions >= SUSPECT_AFTER {
             self.decide(Verdict::Defer, Failure::Suspect);
         } else {
-            wire.push(Output::ChooseNode { tried: self.tried.clone() });
+            wire.push(Output::ChooseNode { tried: self.tried.clone(), needs: self.needs });
         }
     }
 

@@ -64,7 +64,7 @@ impl Message {
         wire: &mut Wire,
     ) -> Self {
         wire.push(Output::NewSpool);
-        let judgement = Judgement::begin(treatment, wire);
+        let judgement = Judgement::begin(treatment, matter.needs(), wire);
         let binary = matter.envelope.sender.is_binary();
         Self {
             matter,

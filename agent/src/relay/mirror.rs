@@ -66,7 +66,7 @@ impl Mirror {
     pub fn new(settings: Arc<Settings>, original: Original, now: Instant) -> Self {
         let mut wire = Wire::new(now);
         let treatment = Treatment { mode: Mode::Enforce, when_unavailable: WhenUnavailable::Defer };
-        let judgement = Judgement::begin(treatment, &mut wire);
+        let judgement = Judgement::begin(treatment, original.matter.needs(), &mut wire);
         Self { settings, original, judgement, began: now, cut: false, wire }
     }
 

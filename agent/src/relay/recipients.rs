@@ -55,7 +55,7 @@ impl Session {
         if !goes_on {
             let envelope = Envelope { sender: sender.clone(), recipients: vec![recipient.clone()] };
             let matter = Matter { is_question: true, ..self.matter(envelope) };
-            let judgement = Judgement::begin(self.treatment, &mut self.wire);
+            let judgement = Judgement::begin(self.treatment, matter.needs(), &mut self.wire);
             self.question = Some(Box::new(Question { judgement, matter, pending: None }));
         }
         if let Some(question) = &mut self.question {

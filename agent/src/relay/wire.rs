@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::mirror::Original;
 use super::record::Record;
 use crate::nodes::NodeId;
+use crate::nodes::needs::Needs;
 
 /// One of the three connections of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,11 @@ pub enum Leg {
 /// What the driver is to do, in this order.
 #[derive(Debug)]
 pub enum Output {
-    /// Choose a filter node that is not in the list and say which: `Input::Chosen`.
+    /// Choose a filter node that is not in the list, and has what the message needs if any has, and say which:
+    /// `Input::Chosen`.
     ChooseNode {
         tried: Vec<NodeId>,
+        needs: Needs,
     },
     /// Connect: to the original destination from the customer's address, or to the chosen node.
     Connect(Leg),

@@ -16,6 +16,7 @@ on_both_back_ends!(
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
+    a_message_goes_to_the_node_that_has_what_it_needs,
     connections_are_ready_before_they_are_needed,
     a_drained_node_finishes_what_it_has,
     a_name_that_gets_another_address_is_followed,
@@ -259,6 +260,47 @@ fn who_would_wait_too_long_is_deferred_and_never_accepted(backend: Backend) -> R
         ensure!(reply.text().starts_with("4.7.1 mail filter has too much to do"), "{}", reply.text());
         gate.open();
         Ok(reply)
+    })
+}
+
+/// A node that lacks an extension is not asked in vain, as the probes have seen what each announces.
+fn a_message_goes_to_the_node_that_has_what_it_needs(backend: Backend) -> Result<()> {
+    Lab::run("node-needs", NarrowLink::Nowhere, |lab| {
+        let config = AgentConfig::new(backend);
+        let plain = Script::filter_node().answering(
+            "EHLO",
+            "250-filter.provider.test\r\n250-8BITMIME\r\n250 XCLIENT NAME ADDR PORT PROTO HELO",
+        );
+        let plain = Server::start_at(&lab.filter, config.nodes[0], plain)?;
+        let other = Server::start_at(&lab.filter, config.nodes[1], Script::filter_node())?;
+        let offers = Script::default().answering("EHLO", "250-mx.destination.test\r\n250 SMTPUTF8");
+        let _destination = Server::start(&lab.internet, Family::V4.destination(), offers)?;
+        let _agent = WeirAgent::start(&lab.gateway, &config)?;
+        let probed = |node: &Server| node.any(|session| session.commands.iter().any(|said| said == "QUIT"));
+        wait_until("the probes of both nodes", PATIENCE, || Ok(probed(&plain) && probed(&other)))?;
+        // Those who ask for nothing go to both.
+        let customer = format!("ADDR={} ", Family::V4.customer());
+        let asked = |node: &Server| {
+            let of_customer = |said: &String| said.starts_with("XCLIENT") && said.contains(&customer);
+            node.sessions_that(|session| session.commands.iter().any(of_customer)).len()
+        };
+        wait_until("messages at both nodes", PATIENCE, || {
+            send(lab, Family::V4)?.expect(250)?;
+            Ok(asked(&plain) > 0 && asked(&other) > 0)
+        })?;
+        let before = asked(&plain);
+        for _ in 0..20 {
+            let to = (Family::V4.destination(), 25).into();
+            let mut client = Client::connect_from(&lab.customer, Family::V4.customer(), to)?;
+            client.greet("mail.customer.test")?;
+            client.command("MAIL FROM:<sender@customer.test> SMTPUTF8")?.expect(250)?;
+            client.command("RCPT TO:<user@v4.destination.test>")?.expect(250)?;
+            client.command("DATA")?.expect(354)?;
+            client.send(b"Subject: needs\r\n\r\nmore\r\n.\r\n")?;
+            client.expect(250)?;
+        }
+        ensure!(asked(&plain) == before, "{:?}", plain.sessions());
+        Ok(())
     })
 }
 

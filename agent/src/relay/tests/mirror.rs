@@ -104,7 +104,7 @@ impl Scene {
         while let Some(output) = self.mirror.poll() {
             match output {
                 Output::ChooseNode { .. } if self.busy => self.mirror.handle(Input::NodesBusy, self.now),
-                Output::ChooseNode { tried } => {
+                Output::ChooseNode { tried, .. } => {
                     self.node = (0..self.nodes.len()).find(|node| !tried.contains(&NodeId(*node)));
                     let candidate = self.node.map(|node| Candidate {
                         node: NodeId(node),

@@ -252,7 +252,7 @@ impl World {
                 }
                 Output::Write(leg, octets) => self.to_server[leg as usize].extend_from_slice(&octets),
                 Output::Connect(leg) => self.connect(leg),
-                Output::ChooseNode { tried } => {
+                Output::ChooseNode { tried, .. } => {
                     self.node = (0..self.nodes.len()).find(|node| !tried.contains(&NodeId(*node)));
                     let candidate = self.node.map(|node| Candidate {
                         node: NodeId(node),

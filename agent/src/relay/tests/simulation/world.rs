@@ -234,7 +234,7 @@ impl World {
             match output {
                 Output::Write(leg, octets) => self.write(leg, &octets),
                 Output::Connect(leg) => self.connect(leg),
-                Output::ChooseNode { tried } => self.choose(&tried),
+                Output::ChooseNode { tried, .. } => self.choose(&tried),
                 Output::Abort(leg) => self.drop_leg(leg, "aborts"),
                 Output::Close(leg) => self.close(leg),
                 Output::PauseRead(leg) => self.wire(leg).paused = true,

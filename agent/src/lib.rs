@@ -14,6 +14,7 @@ mod modes;
 mod nodes;
 mod places;
 pub mod policy;
+mod pulse;
 mod relay;
 mod reload;
 mod reminder;

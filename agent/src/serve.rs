@@ -30,6 +30,7 @@ use crate::nodes::warm::Warm;
 use crate::nodes::{Family, NodeId, Pool, probe};
 use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals, Release};
+use crate::pulse::{BEAT, Pulse};
 use crate::relay::settings::Settings;
 use crate::reload::Reload;
 use crate::spool::Budget;
@@ -92,9 +93,11 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let plan = Plan::new(&config.steering, &config.customers);
     let policy = Arc::new(Policy::of(&config));
     let release = Arc::new(Release::of(&config));
-    let steering = steer::install(&plan, &policy.in_force(), release.until(), listener.as_fd())
-        .await
-        .context("steering cannot be installed")?;
+    let pulse = Arc::new(Pulse::default());
+    let steering =
+        steer::install(&plan, &policy.in_force(), release.until(), listener.as_fd(), pulse.clone())
+            .await
+            .context("steering cannot be installed")?;
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
@@ -116,7 +119,7 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
         limit => limit,
     });
     let room = Room { max_sessions, places: Arc::new(places) };
-    let accepting = accept(&listener, &shared, &room, &mut sessions, &stopped, &cutting);
+    let accepting = accept(&listener, &shared, &room, &mut sessions, &stopped, &cutting, &pulse);
     tokio::select! {
         () = accepting => {}
         () = shutdown => {}
@@ -154,9 +157,14 @@ async fn accept(
     sessions: &mut JoinSet<()>,
     stopped: &watch::Receiver<bool>,
     cutting: &watch::Receiver<bool>,
+    pulse: &Pulse,
 ) {
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        pulse.show();
         let accepted = tokio::select! {
+            _ = beats.tick() => continue,
             accepted = listener.accept() => accepted,
             Some(ended) = sessions.join_next() => {
                 note_panic(&ended);

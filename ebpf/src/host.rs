@@ -181,6 +181,16 @@ impl Host for Kernel {
     }
 
     #[inline(always)]
+    fn is_alive(&self) -> bool {
+        maps::is_alive()
+    }
+
+    #[inline(always)]
+    fn admits(&self) -> bool {
+        maps::admits()
+    }
+
+    #[inline(always)]
     fn has_listener(&self) -> bool {
         Socket::listener().is_some()
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap};
 use weir_ebpf_common::{
@@ -27,6 +27,12 @@ static EXEMPT_V6: HashMap<[u32; 8], Exemption> = HashMap::with_max_entries(MAX_E
 
 #[map]
 static RELEASED: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+static HEART: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+static ADMITTED: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static LISTENER: SockMap = SockMap::with_max_entries(1, 0);
@@ -83,6 +89,33 @@ pub(crate) fn is_exempt(flow: &Flow) -> bool {
 #[inline(always)]
 pub(crate) fn released() -> bool {
     RELEASED.get(0).is_some_and(|until| is_released(*until, now()))
+}
+
+/// Whether the agent has shown lately that it lives.
+#[inline(always)]
+pub(crate) fn is_alive() -> bool {
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    HEART.get(0).is_some_and(|last| weir_ebpf_common::is_alive(*last, now))
+}
+
+/// Whether one more new connection is taken.
+#[inline(always)]
+pub(crate) fn admits() -> bool {
+    let Some(admitted) = ADMITTED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the map holds a valid `u32` there. Two processors may take the last one together, which does no harm.
+    unsafe {
+        match *admitted {
+            u32::MAX => true,
+            0 => false,
+            left => {
+                *admitted = left - 1;
+                true
+            }
+        }
+    }
 }
 
 /// In seconds of CLOCK_BOOTTIME.

@@ -35,7 +35,8 @@ pub fn way(host: &Host, from: IpAddr, to: IpAddr) -> Result<Way> {
     way_within(host, from, to, PATIENCE)
 }
 
-fn way_within(host: &Host, from: IpAddr, to: IpAddr, patience: Duration) -> Result<Way> {
+/// As `way`, for a destination that answers within this time.
+pub fn way_within(host: &Host, from: IpAddr, to: IpAddr, patience: Duration) -> Result<Way> {
     let mut client = Client::connect_within(host, from, SocketAddr::new(to, 25), patience)?;
     let extensions = client.greet("program.customer.test")?;
     client.command("QUIT")?;

@@ -27,6 +27,7 @@ mod tproxy;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use cleanup::{Report, cleanup};
 pub use error::SteerError;
@@ -34,6 +35,7 @@ pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
 pub use plan::Plan;
 
 use crate::config::Backend;
+use crate::pulse::{Beat, Pulse};
 
 /// Steering that is in place. Dropped without [`Steering::remove`] (by a panic, say) it removes itself
 /// just the same.
@@ -68,7 +70,7 @@ pub trait Steering: Send {
 }
 
 /// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`. The pairs in `exempt`
-/// go straight from the first packet on, and all until `released`.
+/// go straight from the first packet on, and all until `released`. While `pulse` is not shown the agent is taken for hung.
 ///
 /// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
 /// of a dead agent may be gone).
@@ -77,11 +79,12 @@ pub async fn install(
     exempt: &[(Pair, Terms)],
     released: Option<BootTime>,
     listener: BorrowedFd<'_>,
+    pulse: Arc<Pulse>,
 ) -> Result<Box<dyn Steering>, SteerError> {
     let (plan, exempt) = (plan.clone(), exempt.to_vec());
     let listener =
         listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    blocking(move || install_blocking(plan, &exempt, released, listener)).await
+    blocking(move || install_blocking(plan, &exempt, released, listener, pulse)).await
 }
 
 fn install_blocking(
@@ -89,6 +92,7 @@ fn install_blocking(
     exempt: &[(Pair, Terms)],
     released: Option<BootTime>,
     listener: OwnedFd,
+    pulse: Arc<Pulse>,
 ) -> Result<Box<dyn Steering>, SteerError> {
     if plan.backend == Backend::External {
         return Ok(Box::new(external::External));
@@ -96,8 +100,8 @@ fn install_blocking(
     let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
-        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, released, listener, claim)?),
-        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, released, claim)?),
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, released, listener, pulse, claim)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, released, pulse, claim)?),
         Backend::External => Box::new(external::External),
     })
 }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
     let listener = TcpListener::bind("[::]:0").unwrap();
-    install_blocking(plan.clone(), &[], None, OwnedFd::from(listener))
+    install_blocking(plan.clone(), &[], None, OwnedFd::from(listener), Arc::default())
 }
 
 fn clean() {
@@ -187,7 +188,8 @@ fn pairs_are_exempted_and_intercepted_again() {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
             let known = [(v4, terms(false)), (v6, terms(true))];
-            let mut steering = install_blocking(plan, &known, None, OwnedFd::from(listener)).unwrap();
+            let mut steering =
+                install_blocking(plan, &known, None, OwnedFd::from(listener), Arc::default()).unwrap();
             for change in [true, false, true] {
                 steering.exempt(&[(v4, terms(change)), (v6, terms(!change))]).unwrap();
             }
@@ -220,7 +222,8 @@ fn all_are_released_and_intercepted_again() {
         for backend in BACKENDS {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
-            let mut steering = install_blocking(plan, &[], later(1000), OwnedFd::from(listener)).unwrap();
+            let mut steering =
+                install_blocking(plan, &[], later(1000), OwnedFd::from(listener), Arc::default()).unwrap();
             let set = || output("nft", "list set inet weir released_protocols");
             if backend == Backend::Tproxy {
                 assert!(set().contains("tcp timeout 16m"), "{}", set());

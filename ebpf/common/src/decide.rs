@@ -60,6 +60,10 @@ pub trait Host {
     fn is_exempt(&self, flow: &Flow) -> bool;
     /// Whether the operator has all new connections go straight for a while.
     fn is_released(&self) -> bool;
+    /// Whether the agent lives and is not hung.
+    fn is_alive(&self) -> bool;
+    /// Whether the agent takes another new connection now; if so, it counts.
+    fn admits(&self) -> bool;
     fn has_listener(&self) -> bool;
     fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment;
 }
@@ -118,6 +122,18 @@ fn decide_segment<H: Host>(
     if host.is_exempt(flow) {
         return Verdict::Exempt;
     }
+    if !host.is_alive() {
+        return match (host.has_listener(), without_listener) {
+            (false, WithoutListener::Pass) => Verdict::NoListenerPassed,
+            (false, WithoutListener::Drop) => Verdict::NoListenerDropped,
+            (true, WithoutListener::Pass) => Verdict::HungPassed,
+            (true, WithoutListener::Drop) => Verdict::HungDropped,
+        };
+    }
+    // Closed is closed: there the agent takes all.
+    if without_listener == WithoutListener::Pass && !host.admits() {
+        return Verdict::UnprovenPassed;
+    }
     match (host.assign_listener(packet, Handshake::Syn), without_listener) {
         (ListenerAssignment::Done, _) => Verdict::NewConnection,
         (ListenerAssignment::NoListener, WithoutListener::Pass) => Verdict::NoListenerPassed,
@@ -140,7 +156,7 @@ fn decide_evasion<H: Host>(
     without_listener: WithoutListener,
     host: &H,
 ) -> Verdict {
-    let intercepting = without_listener == WithoutListener::Drop || host.has_listener();
+    let intercepting = without_listener == WithoutListener::Drop || (host.has_listener() && host.is_alive());
     if side == Side::Internet
         || !host.is_customer(packet.flow.version, &packet.flow.source)
         || !intercepting

@@ -11,6 +11,7 @@ extern crate std;
 
 mod decide;
 mod exempt;
+mod heart;
 mod parse;
 mod release;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod verdict;
 
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
 pub use exempt::{Exemption, MAX_EXEMPT, pair_v4, pair_v6};
+pub use heart::is_alive;
 pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
 pub use release::is_released;
 pub use verdict::{Action, Verdict};
@@ -36,6 +38,10 @@ pub mod names {
     pub const EXEMPT_V6: &str = "EXEMPT_V6";
     /// Array with one `u32`: the second of CLOCK_BOOTTIME at which the release ends; 0: there is none.
     pub const RELEASED: &str = "RELEASED";
+    /// Array with one `u64`: when the agent's heart beat last, in nanoseconds of CLOCK_MONOTONIC.
+    pub const HEART: &str = "HEART";
+    /// Array with one `u32`: how many new connections are still taken; `u32::MAX`: all.
+    pub const ADMITTED: &str = "ADMITTED";
     /// Socket map with one entry, the agent's listener. The kernel empties it when the socket closes.
     pub const LISTENER: &str = "LISTENER";
     /// Per-CPU array of `u64`, indexed by [`Verdict`](crate::Verdict).

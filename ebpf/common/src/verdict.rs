@@ -40,11 +40,17 @@ pub enum Verdict {
     Exempt = 16,
     /// New connection of a customer while the operator has released them all: it goes straight.
     Released = 17,
+    /// New connection of a customer while the agent was hung: passed (`open`).
+    HungPassed = 18,
+    /// New connection of a customer while the agent was hung: dropped (`closed`).
+    HungDropped = 19,
+    /// New connection of a customer while no answers came back from the internet: passed (`open`).
+    UnprovenPassed = 20,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -63,10 +69,13 @@ impl Verdict {
         Self::LoopedBackDropped,
         Self::Exempt,
         Self::Released,
+        Self::HungPassed,
+        Self::HungDropped,
+        Self::UnprovenPassed,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 18;
+    pub const COUNT: u32 = 21;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -85,13 +94,16 @@ impl Verdict {
             | Self::NoListenerPassed
             | Self::RefusedPassed
             | Self::Exempt
-            | Self::Released => Action::Pass,
+            | Self::Released
+            | Self::HungPassed
+            | Self::UnprovenPassed => Action::Pass,
             Self::NoListenerDropped
             | Self::RefusedDropped
             | Self::FragmentDropped
             | Self::ShortFragmentDropped
             | Self::ExtensionHeadersDropped
-            | Self::LoopedBackDropped => Action::Drop,
+            | Self::LoopedBackDropped
+            | Self::HungDropped => Action::Drop,
         }
     }
 
@@ -116,6 +128,9 @@ impl Verdict {
             Self::LoopedBackDropped => "looped_back_dropped",
             Self::Exempt => "exempt",
             Self::Released => "released",
+            Self::HungPassed => "hung_passed",
+            Self::HungDropped => "hung_dropped",
+            Self::UnprovenPassed => "unproven_passed",
         }
     }
 }

@@ -1,15 +1,27 @@
 //! Weir dead is not port 25 dead; or it is, where that was chosen.
 
-use std::time::Duration;
+use std::fs;
+use std::net::{IpAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
-use weir_tests::probe::{HAM, Way, is_dropped, time_until, way};
+use weir_tests::probe::{HAM, Way, is_dropped, time_until, way, way_within};
 use weir_tests::smtp::Client;
+use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(
     killed_and_open_within_a_second,
+    hung_and_open_within_a_second,
+    hung_and_closed,
+    busy_is_not_hung,
     stopped_and_open,
     closed_until_cleanup,
     a_stop_finishes_what_is_in_flight
@@ -45,6 +57,142 @@ fn killed_and_open_within_a_second(backend: Backend) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Stopped as a whole, and with everything stopped but the thread that watches.
+fn hung_and_open_within_a_second(backend: Backend) -> Result<()> {
+    Lab::run("hung", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let mut agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
+        for family in Family::BOTH {
+            let (from, to) = (family.customer(), family.destination());
+            let is_intercepted_again = || time_until(Way::Intercepted, &lab.customer, from, to);
+            is_intercepted_again()?;
+            agent.process().signal(Signal::SIGSTOP)?;
+            let open = last_caught(lab, from, to)?;
+            agent.process().signal(Signal::SIGCONT)?;
+            assert!(open < OPEN_WITHIN, "{family:?}: a stopped agent was given connections for {open:?}");
+            is_intercepted_again()?;
+
+            let frozen = Frozen::but(agent.pid(), "heart")?;
+            let open = last_caught(lab, from, to)?;
+            drop(frozen);
+            assert!(open < OPEN_WITHIN, "{family:?}: a hung agent was given connections for {open:?}");
+            is_intercepted_again()?;
+        }
+        let counters = WeirAgent::status(&lab.gateway)?["steering"].clone();
+        assert!(backend == Backend::Tproxy || counters["hung_passed"].as_u64() > Some(0), "{counters}");
+        agent.stop()
+    })
+}
+
+fn hung_and_closed(backend: Backend) -> Result<()> {
+    Lab::run("hung-closed", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let mut agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend).closed())?;
+        let (from, to) = (Family::V4.customer(), Family::V4.destination());
+        time_until(Way::Intercepted, &lab.customer, from, to)?;
+        agent.process().signal(Signal::SIGSTOP)?;
+        wait_until("connections to be dropped", PATIENCE, || is_dropped(&lab.customer, from, to))?;
+        agent.process().signal(Signal::SIGCONT)?;
+        time_until(Way::Intercepted, &lab.customer, from, to)?;
+        agent.stop()
+    })
+}
+
+/// Overload must not open the path: a spammer could bring it about.
+fn busy_is_not_hung(backend: Backend) -> Result<()> {
+    const FLOODERS: usize = 8;
+    Lab::run("busy", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let mut config = AgentConfig::new(backend);
+        config.relay_lines = "max_sessions_per_customer = 5".into();
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let (other, to) = (Family::V4.other_customer(), Family::V4.destination());
+        let over = AtomicBool::new(false);
+        let turned_away = thread::scope(|scope| {
+            let flood = || {
+                lab.customer.in_network(|| {
+                    let mut count = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        count += usize::from(TcpStream::connect((to, 25)).is_ok());
+                    }
+                    Ok(count)
+                })
+            };
+            let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
+            let looked = (0..10).try_for_each(|_| {
+                thread::sleep(Duration::from_millis(300));
+                // Slow or turned away, perhaps, but never past weir.
+                let way = way(&lab.customer, other, to);
+                ensure!(!matches!(way, Ok(Way::Straight)), "a connection went straight");
+                Ok(())
+            });
+            over.store(true, Ordering::Relaxed);
+            let counts: Result<Vec<usize>> =
+                flooders.into_iter().map(|each| each.join().map_err(|_| anyhow!("a panic"))?).collect();
+            looked.and(counts)
+        })?;
+        let status = WeirAgent::status(&lab.gateway)?;
+        eprintln!("{turned_away:?} connections, {}", status["steering"]);
+        if backend == Backend::Ebpf {
+            assert_eq!(status["steering"]["hung_passed"], 0);
+            assert_eq!(status["steering"]["no_listener_passed"], 0);
+        }
+        agent.stop()
+    })
+}
+
+/// How long from now connections were begun that did not go straight.
+fn last_caught(lab: &Lab, from: IpAddr, to: IpAddr) -> Result<Duration> {
+    let begin = Instant::now();
+    let (mut last, mut straight) = (Duration::ZERO, 0);
+    while straight < 5 {
+        ensure!(begin.elapsed() < PATIENCE, "connections do not go straight");
+        let at = begin.elapsed();
+        match way_within(&lab.customer, from, to, Duration::from_millis(200)) {
+            Ok(Way::Straight) => straight += 1,
+            _ => (last, straight) = (at, 0),
+        }
+    }
+    Ok(last)
+}
+
+/// All threads of a process, but those of one name, held by a debugger; released when dropped.
+struct Frozen {
+    threads: Vec<Pid>,
+}
+
+impl Frozen {
+    fn but(pid: u32, name: &str) -> Result<Self> {
+        let mut threads = Vec::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            if fs::read_to_string(task.path().join("comm"))?.trim() != name {
+                threads.push(Pid::from_raw(task.file_name().to_string_lossy().parse()?));
+            }
+        }
+        let frozen = Self { threads };
+        for thread in &frozen.threads {
+            ptrace::seize(*thread, ptrace::Options::empty())?;
+            ptrace::interrupt(*thread)?;
+        }
+        ensure!(frozen.threads.len() > 1, "process {pid} has no threads to hold");
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            // It must have stopped before it can be let go; one that is gone need not.
+            let _ = waitpid(*thread, Some(WaitPidFlag::__WALL));
+            let _ = ptrace::detach(*thread, None);
+        }
+    }
 }
 
 fn stopped_and_open(backend: Backend) -> Result<()> {
@@ -116,13 +264,13 @@ fn a_stop_finishes_what_is_in_flight(backend: Backend) -> Result<()> {
         client.command("RCPT TO:<user@v4.destination.test>")?.expect(250)?;
         client.command("DATA")?.expect(354)?;
         client.send(b"Subject: begun before the stop\r\n\r\n")?;
-        agent.process().signal(nix::sys::signal::Signal::SIGTERM)?;
+        agent.process().signal(Signal::SIGTERM)?;
         time_until(Way::Straight, &lab.customer, from, to)?;
         client.send(b"ended after it\r\n.\r\n")?;
         client.expect(250)?;
         destination.wait_stored("user")?;
         drop(client);
-        let status = agent.process().wait_exit(2 * weir_tests::wait::PATIENCE)?;
+        let status = agent.process().wait_exit(2 * PATIENCE)?;
         anyhow::ensure!(status.success(), "{status}");
         Ok(())
     })

@@ -12,11 +12,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, host, tproxy};
 use crate::config::WhenAgentDies;
+use crate::pulse::{BEAT, Heart, Pulse};
 use attach::Attachment;
 use program::Program;
 
@@ -34,6 +36,7 @@ pub(super) struct Ebpf {
     /// The listener is out of the map because marked packets could not be delivered.
     suspended: bool,
     removed: bool,
+    _heart: Heart,
     /// Last, so that it ends after everything else.
     _claim: Claim,
 }
@@ -44,12 +47,15 @@ impl Ebpf {
         exempt: &[(Pair, Terms)],
         released: Option<BootTime>,
         listener: OwnedFd,
+        pulse: Arc<Pulse>,
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
         let mut program = Program::load(&plan)?;
         program.exempt(exempt)?;
         program.release(released)?;
+        let heart = Heart::start(pulse, BEAT, program.beat()?)
+            .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
         program.set_listener(&listener)?;
         let routing = plan.routing();
         routing.install()?;
@@ -62,6 +68,7 @@ impl Ebpf {
             listener: Some(listener),
             suspended: false,
             removed: false,
+            _heart: heart,
             _claim: claim,
         };
         steering.attach()?;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
@@ -12,11 +13,12 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::time::{ClockId, clock_gettime};
 use weir_ebpf_common::{Exemption, Side, Verdict, names};
 
 use crate::config::WhenAgentDies;
 use crate::steer::routing::MARK_MASK;
-use crate::steer::{BootTime, PER_HOUR, Pair, Plan, SteerError, Terms};
+use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, SteerError, Terms};
 
 /// The object that build.rs has made of the crate `ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
@@ -51,6 +53,7 @@ impl Program {
             load(program.classifier(side)?)?;
         }
         program.fill_prefixes(plan)?;
+        program.admit(None)?;
         Ok(program)
     }
 
@@ -66,6 +69,28 @@ impl Program {
             v6.insert(&key, POLICY, 0).map_err(refused)?;
         }
         Ok(())
+    }
+
+    /// Says that the agent lives, whenever it is called; to be kept up from before there is a listener.
+    pub(super) fn beat(&mut self) -> Result<Beat, SteerError> {
+        let data = match self.bpf.map_mut(names::HEART) {
+            Some(Map::Array(data)) => data.fd().as_fd().try_clone_to_owned(),
+            _ => return Err(absent(names::HEART)),
+        };
+        let data = MapData::from_fd(data.map_err(refused)?).map_err(refused)?;
+        let mut heart: Array<_, u64> = Map::Array(data).try_into().map_err(refused)?;
+        beat(&mut heart)?;
+        Ok(Box::new(move || {
+            if let Err(error) = beat(&mut heart) {
+                tracing::debug!(%error, "no heartbeat");
+            }
+        }))
+    }
+
+    /// So many new connections are taken from now on; `None`: all.
+    pub(super) fn admit(&mut self, count: Option<u32>) -> Result<(), SteerError> {
+        let mut map: Array<_, u32> = self.map(names::ADMITTED)?;
+        map.set(0, count.unwrap_or(u32::MAX), 0).map_err(refused)
     }
 
     /// New connections go to this socket from now on. The kernel forgets it when the socket closes.
@@ -177,6 +202,12 @@ impl Program {
         let map = self.bpf.map_mut(name).ok_or_else(|| absent(name))?;
         map.try_into().map_err(refused)
     }
+}
+
+fn beat(heart: &mut Array<MapData, u64>) -> Result<(), SteerError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(refused)?;
+    let nanoseconds = Duration::from(now).as_nanos();
+    heart.set(0, u64::try_from(nanoseconds).unwrap_or(u64::MAX), 0).map_err(refused)
 }
 
 fn key_v4(customer: &Ipv4Addr, destination: &Ipv4Addr) -> PairKey<4> {

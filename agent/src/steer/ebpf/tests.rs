@@ -5,8 +5,10 @@
 //! refused. That packets do arrive is tested with real ones, in tests/.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use weir_ebpf_common::{Side, Verdict};
 
 use super::program::Program;
 use crate::config::{Backend, WhenAgentDies};
+use crate::pulse::{BEAT, Heart};
 use crate::steer::{BootTime, PER_HOUR, Pair, Plan, Terms};
 
 const SYN: u8 = 0x02;
@@ -49,7 +52,33 @@ fn ip(arguments: &str) {
     assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
 }
 
-fn load(when_agent_dies: WhenAgentDies) -> Program {
+/// A program, and an agent that lives.
+struct Loaded {
+    program: Program,
+    _heart: Heart,
+}
+
+impl Deref for Loaded {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
+    }
+}
+
+fn load(when_agent_dies: WhenAgentDies) -> Loaded {
+    let mut program = load_without_agent(when_agent_dies);
+    let heart = Heart::start(Arc::default(), BEAT, program.beat().unwrap()).unwrap();
+    Loaded { program, _heart: heart }
+}
+
+fn load_without_agent(when_agent_dies: WhenAgentDies) -> Program {
     let plan = Plan {
         backend: Backend::Ebpf,
         customer_interfaces: Vec::new(),
@@ -96,13 +125,17 @@ fn assert_verdict(program: &mut Program, side: Side, frame: &[u8], expected: Ver
 /// until it runs.
 fn wait_for(program: &mut Program, frame: &[u8], expected: Verdict) {
     for _ in 0..100 {
-        let before = program.counters().unwrap();
-        run(program, Side::Customer, frame);
-        if program.counters().unwrap()[expected.name()] != before[expected.name()] {
+        if is_verdict(program, frame, expected) {
             return;
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn is_verdict(program: &mut Program, frame: &[u8], expected: Verdict) -> bool {
+    let before = program.counters().unwrap();
+    run(program, Side::Customer, frame);
+    program.counters().unwrap()[expected.name()] != before[expected.name()]
 }
 
 fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
@@ -388,5 +421,45 @@ fn our_own_syn_sent_back_is_dropped() {
         }
         let customers = segment_v4(CUSTOMER_V4, 20_001, 25, SYN);
         assert_verdict(&mut program, Side::Customer, &customers, Verdict::NoListenerPassed);
+    });
+}
+
+#[test]
+fn an_agent_that_is_silent_is_hung_until_it_beats_again() {
+    in_namespace(|| {
+        for (policy, hung, refused) in [
+            (WhenAgentDies::Open, Verdict::HungPassed, Verdict::RefusedPassed),
+            (WhenAgentDies::Closed, Verdict::HungDropped, Verdict::RefusedDropped),
+        ] {
+            let mut program = load_without_agent(policy);
+            let listener = TcpListener::bind("[::]:0").unwrap();
+            program.set_listener(&listener.as_fd()).unwrap();
+            let syn = segment_v4(CUSTOMER_V4, 40_000, 25, SYN);
+            assert_verdict(&mut program, Side::Customer, &syn, hung);
+            let mut beat = program.beat().unwrap();
+            wait_for(&mut program, &syn, hung);
+            assert_verdict(&mut program, Side::Customer, &syn, hung);
+            let alive = (0..100).any(|_| {
+                beat();
+                is_verdict(&mut program, &syn, refused)
+            });
+            assert!(alive, "a beat is not seen");
+        }
+    });
+}
+
+#[test]
+fn where_answers_are_in_doubt_so_many_are_taken_and_no_more() {
+    in_namespace(|| {
+        let mut program = load(WhenAgentDies::Open);
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        program.set_listener(&listener.as_fd()).unwrap();
+        let syn = segment_v4(CUSTOMER_V4, 40_000, 25, SYN);
+        program.admit(Some(2)).unwrap();
+        for expected in [Verdict::RefusedPassed, Verdict::RefusedPassed, Verdict::UnprovenPassed] {
+            assert_verdict(&mut program, Side::Customer, &syn, expected);
+        }
+        program.admit(None).unwrap();
+        assert_verdict(&mut program, Side::Customer, &syn, Verdict::RefusedPassed);
     });
 }

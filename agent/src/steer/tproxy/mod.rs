@@ -4,6 +4,7 @@ mod nft;
 mod ruleset;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, ebpf, host};
 use crate::config::WhenAgentDies;
+use crate::pulse::{Heart, Pulse};
 use ruleset::{CHAIN, FAMILY, Stage, TABLE};
 
 /// The rules, without the sets: those may be long, and this is asked every second.
@@ -24,6 +26,7 @@ pub(super) struct Tproxy {
     exempt: BTreeMap<Pair, Terms>,
     released: Option<BootTime>,
     removed: bool,
+    heart: Option<Heart>,
     /// Last, so that it ends after everything else.
     _claim: Claim,
 }
@@ -33,6 +36,7 @@ impl Tproxy {
         plan: Plan,
         exempt: &[(Pair, Terms)],
         released: Option<BootTime>,
+        pulse: Arc<Pulse>,
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // Only to see whether nft works here, before anything is changed.
@@ -49,7 +53,11 @@ impl Tproxy {
             return Err(error);
         }
         let stage = Stage::Steering;
-        let steering = Self { plan, routing, stage, exempt, released, removed: false, _claim: claim };
+        let mut steering =
+            Self { plan, routing, stage, exempt, released, removed: false, heart: None, _claim: claim };
+        let heart = Heart::start(pulse, ruleset::BEAT, Box::new(beat))
+            .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
+        steering.heart = Some(heart);
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         Ok(steering)
     }
@@ -81,6 +89,8 @@ impl Steering for Tproxy {
         if self.removed {
             return Ok(());
         }
+        // It would go on about a table that is gone.
+        self.heart = None;
         let table = match self.plan.when_agent_dies {
             WhenAgentDies::Open => nft::apply(&ruleset::delete_table()),
             WhenAgentDies::Closed => self.withdraw(),
@@ -161,10 +171,17 @@ impl Drop for Tproxy {
     }
 }
 
+fn beat() {
+    if let Err(error) = nft::command(&ruleset::beat()) {
+        tracing::debug!(%error, "no heartbeat");
+    }
+}
+
 /// The table with the pairs that are exempt now, and the release.
 fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>, released: Option<BootTime>) -> Vec<Value> {
     let pairs: Vec<(Pair, Terms)> = exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
     let mut commands = ruleset::replace_table(plan);
+    commands.push(ruleset::first_beat());
     let now = BootTime::now();
     commands.extend(ruleset::exempt_in_new_table(&pairs, now));
     commands.extend(ruleset::release(released.filter(|until| *until > now), now));

@@ -1,4 +1,4 @@
-//! Calls of nft(8), in JSON both ways (libnftables-json(5)). One call is one transaction of the kernel's.
+//! Calls of nft(8), in JSON both ways (libnftables-json(5)) wherever it can say it. One call is one transaction of the kernel's.
 
 use std::io::{self, ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
@@ -12,6 +12,12 @@ pub(super) fn apply(commands: &[Value]) -> Result<(), SteerError> {
     let input = json!({ "nftables": commands }).to_string();
     let output = run(&["-j", "-f", "-"], input.as_bytes())?;
     if output.status.success() { Ok(()) } else { Err(failure("refused the rules", &output)) }
+}
+
+/// A command in nft's own language.
+pub(super) fn command(command: &str) -> Result<(), SteerError> {
+    let output = run(&["-f", "-"], command.as_bytes())?;
+    if output.status.success() { Ok(()) } else { Err(failure("refused the command", &output)) }
 }
 
 /// What `nft list` says of an object; `None` if there is no such object.

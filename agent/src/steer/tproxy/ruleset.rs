@@ -6,13 +6,14 @@
 //! | a customer's SYN to port 25, not to the gateway itself, of an exempt pair | passed |
 //! | the same of any pair, while all are released | passed |
 //! | a customer's SYN to port 25, not to the gateway itself | to the listener, and marked |
-//! | the same while there is no listener | passed (`open`), dropped (`closed`) |
+//! | the same while there is no listener, or the agent is hung | passed (`open`), dropped (`closed`) |
 //! | anything else | passed |
 //!
 //! Fragments need no rules: the kernel puts packets together before it looks at any of them, in every
 //! network namespace with a `tproxy` statement.
 
 mod exempt;
+mod heart;
 mod release;
 
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub(super) const RELEASED: &str = "released";
 pub(super) const COUNTERS: [&str; 5] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT, RELEASED];
 
 pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
+pub(super) use heart::{BEAT, beat, first_beat};
 pub(super) use release::release;
 
 /// Whether new connections are taken.
@@ -54,6 +56,7 @@ pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
         commands.push(json!({ "add": { "counter": { "family": FAMILY, "table": TABLE, "name": name } } }));
     }
     commands.push(release::set());
+    commands.push(heart::set());
     for family in plan.families() {
         commands.push(json!({ "add": { "set": {
             "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
@@ -94,7 +97,8 @@ fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
         // Without a listener as well: that a pair is exempt does not end with the agent.
         rules.extend(exempt::rules(family).map(|treatment| new_connections(plan, family, &treatment)));
         if stage == Stage::Steering {
-            let to_listener = [tproxy(plan, family), count(NEW_CONNECTION), set_mark(plan), accept()];
+            let to_listener =
+                [heart::beats(), tproxy(plan, family), count(NEW_CONNECTION), set_mark(plan), accept()];
             rules.push(new_connections(plan, family, &to_listener));
         }
         if plan.when_agent_dies == WhenAgentDies::Closed {

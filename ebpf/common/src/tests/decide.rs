@@ -15,6 +15,8 @@ struct Kernel {
     route: Route,
     exempt: bool,
     released: bool,
+    alive: bool,
+    admits: bool,
     listener: ListenerAssignment,
     cookie: bool,
 }
@@ -26,6 +28,8 @@ const KERNEL: Kernel = Kernel {
     route: Route::Forwarded,
     exempt: false,
     released: false,
+    alive: true,
+    admits: true,
     listener: ListenerAssignment::Done,
     cookie: false,
 };
@@ -51,6 +55,12 @@ impl Host for Kernel {
     }
     fn is_released(&self) -> bool {
         self.released
+    }
+    fn is_alive(&self) -> bool {
+        self.alive
+    }
+    fn admits(&self) -> bool {
+        self.admits
     }
     fn has_listener(&self) -> bool {
         self.listener != ListenerAssignment::NoListener
@@ -224,4 +234,39 @@ fn icmp_errors() {
         assert_eq!(on(side, &packet, connected), [Verdict::IcmpError; 2]);
         assert_eq!(on(side, &packet, KERNEL), [Verdict::Unrelated; 2]);
     }
+}
+
+#[test]
+fn a_hung_agent_is_as_a_dead_one() {
+    let hung = Kernel { alive: false, ..KERNEL };
+    let syn = segment(40_000, 25, SYN);
+    assert_eq!(from_customer(&syn, hung), [Verdict::HungPassed, Verdict::HungDropped]);
+    assert_eq!(
+        from_customer(&syn, Kernel { listener: ListenerAssignment::NoListener, ..hung }),
+        [Verdict::NoListenerPassed, Verdict::NoListenerDropped]
+    );
+    // What it has, it keeps, and what is exempt or released goes straight.
+    assert_eq!(from_customer(&syn, Kernel { connection: true, ..hung }), [Verdict::Established; 2]);
+    assert_eq!(from_customer(&syn, Kernel { exempt: true, ..hung }), [Verdict::Exempt; 2]);
+    assert_eq!(from_customer(&syn, Kernel { released: true, ..hung }), [Verdict::Released; 2]);
+    let fragment = Packet { kind: crate::Kind::Fragment, ..syn };
+    assert_eq!(from_customer(&fragment, hung), [Verdict::Unrelated, Verdict::FragmentDropped]);
+}
+
+#[test]
+fn while_no_answers_come_back_only_some_are_taken() {
+    let unproven = Kernel { admits: false, ..KERNEL };
+    let syn = segment(40_000, 25, SYN);
+    // Closed is closed.
+    assert_eq!(from_customer(&syn, unproven), [Verdict::UnprovenPassed, Verdict::NewConnection]);
+    assert_eq!(from_customer(&syn, Kernel { connection: true, ..unproven }), [Verdict::Established; 2]);
+}
+
+#[test]
+fn a_heart_that_was_silent_too_long_has_stopped() {
+    let second = 1_000_000_000;
+    assert!(crate::is_alive(5 * second, 5 * second) && crate::is_alive(5 * second, 5 * second + 499_999_999));
+    assert!(!crate::is_alive(5 * second, 5 * second + 500_000_000) && !crate::is_alive(0, 5 * second));
+    // The beat of another processor, a moment later than this one's look at the clock.
+    assert!(crate::is_alive(5 * second + 1, 5 * second));
 }

@@ -1,0 +1,40 @@
+//! The heartbeat: a set with one element, which the kernel itself drops when the agent is silent for too long.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{FAMILY, TABLE, matches};
+
+/// Between two beats, each of which starts nft(8).
+pub const BEAT: Duration = Duration::from_millis(150);
+
+/// The longest that the agent may be silent, in nft's words.
+const SILENCE: &str = "500ms";
+
+const NAME: &str = "alive";
+
+pub(super) fn set() -> Value {
+    json!({ "add": { "set": {
+        "family": FAMILY, "table": TABLE, "name": NAME, "type": "inet_proto", "flags": ["timeout"],
+    } } })
+}
+
+/// Whether the agent lives.
+pub(super) fn beats() -> Value {
+    matches(&json!({ "meta": { "key": "l4proto" } }), &json!(format!("@{NAME}")))
+}
+
+/// A command that says that it does, in nft's own language: JSON knows no part of a second. An element that is there
+/// keeps its old time; what is not there can't be removed, what was just added can.
+pub fn beat() -> String {
+    let set = format!("element {FAMILY} {TABLE} {NAME}");
+    format!("add {set} {{ tcp }}\ndelete {set} {{ tcp }}\nadd {set} {{ tcp timeout {SILENCE} }}\n")
+}
+
+/// A command for the first beat, which is there with the table.
+pub fn first_beat() -> Value {
+    json!({ "add": { "element": {
+        "family": FAMILY, "table": TABLE, "name": NAME, "elem": [{ "elem": { "val": "tcp", "timeout": 1 } }],
+    } } })
+}

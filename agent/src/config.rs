@@ -164,7 +164,8 @@ pub struct NodeTls {
     /// Certificates of the authorities that the nodes' certificates must be signed by: a file in PEM.
     #[schemars(example = &"/etc/weir/filter-ca.pem")]
     pub ca_file: PathBuf,
-    /// The name in the nodes' certificates. Without it each must be made out to the node's address.
+    /// The name in the nodes' certificates. Without it each must be made out to the node as it is written in `nodes`, by its
+    /// host name or its address.
     pub server_name: Option<String>,
 }
 

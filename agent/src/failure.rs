@@ -93,7 +93,7 @@ fn untrusted(error: &rustls::Error) -> &'static str {
         // An authority of the same name with another key makes a bad signature.
         Bad::UnknownIssuer | Bad::BadSignature => "its certificate is not signed by filter.tls.ca_file",
         Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-            "its certificate is for another name than filter.tls.server_name or its address"
+            "its certificate is for another name than filter.tls.server_name, or the node's own in filter.nodes"
         }
         Bad::Expired | Bad::ExpiredContext { .. } => "its certificate has expired",
         Bad::NotValidYet | Bad::NotValidYetContext { .. } => "its certificate is not valid yet",

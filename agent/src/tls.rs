@@ -76,8 +76,11 @@ impl Nodes {
         Ok(Self { config: Arc::new(config), name: name.context("filter.tls.server_name")? })
     }
 
-    pub fn peer(&self, address: IpAddr) -> Peer {
-        let name = self.name.clone().unwrap_or_else(|| ServerName::from(address));
+    /// A node's certificate is made out to `filter.tls.server_name`, else to the host name by which the node is
+    /// configured, else to its address.
+    pub fn peer(&self, host: Option<&str>, address: IpAddr) -> Peer {
+        let configured = || ServerName::try_from(host?.to_owned()).ok();
+        let name = self.name.clone().or_else(configured).unwrap_or_else(|| ServerName::from(address));
         Peer { config: self.config.clone(), name }
     }
 }

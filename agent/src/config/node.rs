@@ -27,6 +27,15 @@ pub enum Place {
     Name(String),
 }
 
+impl Place {
+    /// The name without port and root; `None`: an address.
+    pub fn host(&self) -> Option<&str> {
+        let Self::Name(name) = self else { return None };
+        let (host, _) = name.rsplit_once(':')?;
+        Some(host.strip_suffix('.').unwrap_or(host))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,6 +149,10 @@ mod tests {
         assert_eq!(node.to_string(), text);
         let node: Node = "Filter.example:10025".parse().unwrap();
         assert_eq!(node.place, Place::Name("filter.example:10025".into()));
+        let rooted: Node = "filter.example.:10025".parse().unwrap();
+        for (node, host) in [(node, Some("filter.example")), (rooted, Some("filter.example"))] {
+            assert_eq!(node.place.host(), host);
+        }
     }
 
     #[test]

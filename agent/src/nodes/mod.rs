@@ -68,6 +68,8 @@ impl Family {
 #[derive(Debug)]
 struct About {
     address: SocketAddr,
+    /// The host name by which it is configured.
+    host: Option<Arc<str>>,
     /// Its XCLIENT was refused to a probe. `None`: not probed yet.
     probe_refused: [Option<bool>; 2],
     /// What it announced when it was last well. `None`: not known yet.
@@ -78,9 +80,10 @@ struct About {
 }
 
 impl About {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, host: Option<Arc<str>>) -> Self {
         Self {
             address,
+            host,
             probe_refused: [None; 2],
             announced: None,
             verdicts: 0,
@@ -184,15 +187,17 @@ impl Pool {
         let State { members, about, next, .. } = &mut *state;
         let is_there = |address: SocketAddr| sites.iter().any(|site| site.address == address);
         members.0.retain(|id, _| about.get(id).is_some_and(|about| is_there(about.address)));
-        for Site { address, weight, max_in_flight } in sites.iter().copied() {
-            let known =
-                members.0.iter_mut().find(|(id, _)| about.get(id).is_some_and(|a| a.address == address));
-            if let Some((_, member)) = known {
+        for Site { address, host, weight, max_in_flight } in sites.iter().cloned() {
+            let known = |id: &usize| about.get(id).is_some_and(|about| about.address == address);
+            if let Some(id) = members.0.keys().copied().find(known)
+                && let (Some(member), Some(about)) = (members.0.get_mut(&id), about.get_mut(&id))
+            {
                 (member.weight, member.max_in_flight) = (weight, max_in_flight);
+                about.host = host;
                 continue;
             }
             members.0.insert(*next, Member::new(weight, max_in_flight));
-            about.insert(*next, About::new(address));
+            about.insert(*next, About::new(address, host));
             *next += 1;
         }
         // The log lines of messages under way still name the former ones.
@@ -222,7 +227,10 @@ impl Pool {
 
     /// With whom TLS is to be had at a node, if it is.
     pub fn tls(&self, node: NodeId) -> Option<tls::Peer> {
-        Some(self.tls.as_ref()?.peer(self.address(node)?.ip()))
+        let tls = self.tls.as_ref()?;
+        let state = self.state();
+        let about = state.about.get(&node.0)?;
+        Some(tls.peer(about.host.as_deref(), about.address.ip()))
     }
 
     /// The next node for a message of this customer, without those tried already.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
@@ -18,9 +19,11 @@ use crate::config::{Node, Place};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node of the pool: an address and how much it gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     pub address: SocketAddr,
+    /// The host name that it was found by.
+    pub host: Option<Arc<str>>,
     pub weight: u32,
     pub max_in_flight: usize,
 }
@@ -65,13 +68,15 @@ impl Names {
         let mut seen = BTreeSet::new();
         let mut sites = Vec::new();
         for Node { place, weight, max_in_flight } in &self.nodes {
-            let addresses = match place {
-                Place::Address(address) => BTreeSet::from([*address]),
-                Place::Name(name) => self.found.get(name).cloned().unwrap_or_default(),
+            let (host, addresses) = match place {
+                Place::Address(address) => (None, BTreeSet::from([*address])),
+                Place::Name(name) => {
+                    (place.host().map(Arc::from), self.found.get(name).cloned().unwrap_or_default())
+                }
             };
             let (weight, max_in_flight) = (*weight, max_in_flight.unwrap_or(usize::MAX));
             let new = addresses.into_iter().filter(|address| seen.insert(*address));
-            sites.extend(new.map(|address| Site { address, weight, max_in_flight }));
+            sites.extend(new.map(|address| Site { address, host: host.clone(), weight, max_in_flight }));
         }
         sites
     }
@@ -98,7 +103,8 @@ mod tests {
         names.resolve().await;
         assert!(names.sites().iter().any(|site| site.address == ([10, 3, 0, 11], 25).into()));
         names.replace(vec![node("no.invalid:25 weight=2")]);
-        let [site] = names.sites()[..] else { panic!("{:?}", names.sites()) };
+        let [site] = &names.sites()[..] else { panic!("{:?}", names.sites()) };
         assert_eq!((site.address, site.weight), (([10, 3, 0, 11], 25).into(), 2));
+        assert_eq!(site.host.as_deref(), Some("no.invalid"));
     }
 }

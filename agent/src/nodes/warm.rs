@@ -153,7 +153,7 @@ mod tests {
 
     async fn warm(most: usize) -> (Arc<Warm>, mpsc::UnboundedReceiver<(usize, String)>) {
         let (said, heard) = mpsc::unbounded_channel();
-        let site = Site { address: node(said).await, weight: 1, max_in_flight: 10 };
+        let site = Site { address: node(said).await, host: None, weight: 1, max_in_flight: 10 };
         let pool = Arc::new(Pool::new(&[site], None, Duration::ZERO));
         let text = weir_daemon::reference::example::<crate::config::Config>();
         let config = weir_daemon::config::parse("agent.toml", &text).unwrap();

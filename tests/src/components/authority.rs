@@ -27,7 +27,11 @@ impl<'a> Authority<'a> {
 
     /// A certificate and its key for both addresses of a node.
     pub fn issue(&self, node: u8) -> Result<[String; 2]> {
-        let names = Family::BOTH.map(|family| format!("IP:{}", family.filter_node(node))).join(",");
+        self.issue_to(node, &Family::BOTH.map(|family| format!("IP:{}", family.filter_node(node))).join(","))
+    }
+
+    /// A certificate and its key for these names, as OpenSSL writes them.
+    pub fn issue_to(&self, node: u8, names: &str) -> Result<[String; 2]> {
         let name = format!("node{node}");
         self.host.sh(&format!(
             "cd {} && openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} \
@@ -40,10 +44,14 @@ impl<'a> Authority<'a> {
 
     /// Puts a certificate of its own where a node looks for it; the lines of `[smtp]` that say so.
     pub fn equip(&self, node: u8) -> Result<String> {
-        let [certificate, key] = self.issue(node)?;
+        Self::install(self.host, node, self.issue(node)?)
+    }
+
+    /// As `equip`, with a certificate and its key that were issued.
+    pub fn install(host: &Host, node: u8, [certificate, key]: [String; 2]) -> Result<String> {
         let [to, key_to] = Self::files(node);
-        self.host.write(&to, certificate)?;
-        self.host.write(&key_to, key)?;
+        host.write(&to, certificate)?;
+        host.write(&key_to, key)?;
         Ok(format!("[smtp.tls]\ncertificate = {to:?}\nkey = {key_to:?}"))
     }
 

@@ -173,6 +173,46 @@ fn a_node_that_is_not_trusted_judges_nothing_and_the_message_is_deferred() -> Re
     })
 }
 
+/// A node by name shows a certificate for this name; one for its address, which a resolver may say is the name's, will not do.
+#[test]
+fn a_node_by_name_is_known_by_its_name() -> Result<()> {
+    const NAME: &str = "filter.provider.test";
+    Lab::run("node-tls-name", NarrowLink::Nowhere, |lab| {
+        let authority = Authority::new(&lab.filter, "authority")?;
+        let destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let start = |node, issued| {
+            let smtp_lines = Authority::install(&lab.filter, node, issued)?;
+            WeirFilter::start(&lab.filter, node, &FilterConfig { smtp_lines, ..FilterConfig::node(node) })
+        };
+        let named = start(0, authority.issue_to(0, &format!("DNS:{NAME}"))?)?;
+        let other = start(1, authority.issue(1)?)?;
+        let addresses = [0, 1].map(|node| format!("{} {NAME}\n", Family::V4.filter_node(node)));
+        lab.gateway.write("/etc/hosts", addresses.concat())?;
+        lab.gateway.write(CA, authority.certificate())?;
+        let mut config = asking(Backend::Ebpf, &format!("ca_file = {CA:?}"));
+        config.nodes.truncate(1);
+        let text = config.to_toml().replace(&config.nodes[0].ip().to_string(), NAME);
+        let agent = WeirAgent::start_with(&lab.gateway, &text)?;
+        let last_failure = |node: &str| {
+            let nodes = WeirAgent::status(&lab.gateway)?["nodes"].clone();
+            let mut nodes = nodes.as_array().into_iter().flatten();
+            let found = nodes.find(|one| one["address"].as_str().is_some_and(|one| one.starts_with(node)));
+            Ok::<_, anyhow::Error>(found.map(|one| one["last_failure"].clone()).unwrap_or_default())
+        };
+        let [first, second] = [0, 1].map(|node| Family::V4.filter_node(node).to_string());
+        wait_until("the probe of the node that is another", PATIENCE, || {
+            let said = last_failure(&second)?;
+            Ok(said.as_str().is_some_and(|said| said.contains("certificate is for another name")))
+        })?;
+        for _ in 0..5 {
+            send(lab, Family::V4, "user", HAM)?.expect(250)?;
+        }
+        ensure!((named.messages().len(), other.messages().len()) == (5, 0));
+        ensure!(last_failure(&first)?.is_null() && destination.any(|session| !session.messages.is_empty()));
+        agent.stop()
+    })
+}
+
 /// The next handshake has the new certificate; while only one of both files is new, the last pair stays.
 #[test]
 fn a_certificate_is_renewed_without_a_restart() -> Result<()> {

@@ -19,6 +19,7 @@ use super::names::{Names, Site};
 use super::needs::Needs;
 use super::standing::Severity;
 use super::{Asked, Chosen, Family, NodeId, Pool, probe};
+use crate::failure::Cause;
 use crate::relay::conversation::NodeFailure;
 
 const V4: Family = Family::V4;
@@ -284,6 +285,54 @@ fn nodes_that_stay_keep_what_is_known_and_those_that_go_finish() {
     pool.set(&[]);
     assert!(matches!(pool.choose(&[], PLAIN, customer(V4), now), Chosen::None));
     assert!(!pool.takes_binary());
+}
+
+/// What comes of one message when each node that it kills needs some time to start again, and those that are starting
+/// refuse connections. The engine gives a message up after two nodes that died of it.
+fn judged(pool: &Arc<Pool>, from: IpAddr, kills: bool, down: &mut [Instant], now: Instant) -> bool {
+    let (mut tried, mut died) = (Vec::new(), 0);
+    while died < 2 {
+        let Chosen::Node(mut asked) = pool.choose(&tried, PLAIN, from, now) else { return false };
+        let node = asked.candidate.node;
+        tried.push(node);
+        let closed = NodeFailure::Closed("in the body");
+        let outcome = if now < down[node.0] {
+            Err(&NodeFailure::Connect(Cause::Refused))
+        } else if kills {
+            died += 1;
+            down[node.0] = now + Duration::from_secs(2);
+            Err(&closed)
+        } else {
+            Ok(Duration::from_millis(100))
+        };
+        asked.report(outcome, now);
+        if outcome.is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+/// One customer's messages kill two nodes each, every 3 s for 10 minutes. The others' have their verdicts all the time, though the
+/// pauses of the nodes grow, and afterwards all nodes come back.
+#[test]
+fn a_customer_whose_messages_kill_nodes_does_not_empty_the_pool() {
+    let start = Instant::now();
+    let pool = pool(&["10.3.0.11:25", "10.3.0.12:25", "10.3.0.13:25", "10.3.0.14:25"]);
+    let mut down = [start; 4];
+    let killer = IpAddr::from([192, 0, 2, 66]);
+    for tenth in 0..6000u64 {
+        let now = start + Duration::from_millis(100 * tenth);
+        if tenth % 30 == 0 {
+            assert!(!judged(&pool, killer, true, &mut down, now));
+        }
+        assert!(judged(&pool, customer(V4), false, &mut down, now), "after {tenth} tenths of a second");
+    }
+    for second in 600..720 {
+        assert!(judged(&pool, customer(V4), false, &mut down, start + Duration::from_secs(second)));
+    }
+    let status = pool.status();
+    assert!(status.iter().all(|node| node.healthy), "{status:?}");
 }
 
 #[test]

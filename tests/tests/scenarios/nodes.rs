@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
-use weir_tests::components::{AgentConfig, Backend, FilterConfig, Postfix, WeirAgent, WeirFilter};
+use weir_tests::components::{
+    AgentConfig, Backend, FILTER_PORT, FilterConfig, Postfix, WeirAgent, WeirFilter,
+};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::HAM;
 use weir_tests::smtp::{Client, Gate, Reply, Script, Server};
@@ -12,6 +14,7 @@ use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(
     one_node_killed_and_mail_is_still_judged,
+    nodes_are_asked_over_ipv6,
     nodes_die_by_turns_and_no_customer_sees_it,
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
@@ -121,6 +124,31 @@ fn kill_and_start(lab: &Lab, filter: &mut WeirFilter, sent: &AtomicUsize) -> Res
     })?;
     *filter = WeirFilter::start(&lab.filter, filter.node(), &FilterConfig::node(filter.node()))?;
     wait_until("messages at the node that came back", PATIENCE, || Ok(filter.messages().len() > 20))
+}
+
+/// The agent speaks to its nodes over IPv6 alone, about customers of both families.
+fn nodes_are_asked_over_ipv6(backend: Backend) -> Result<()> {
+    Lab::run("nodes-v6", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let mut config = AgentConfig::new(backend);
+        config.nodes = [0, 1].map(|node| (Family::V6.filter_node(node), FILTER_PORT).into()).to_vec();
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        for (number, family) in Family::BOTH.into_iter().enumerate() {
+            send(lab, family)?.expect(250)?;
+            agent.wait_message("the message's line", |_| agent.messages().len() == number + 1)?;
+            let line = &agent.messages()[number];
+            let judge = filters.iter().find(|filter| {
+                line.field("node") == format!("[{}]:{FILTER_PORT}", Family::V6.filter_node(filter.node()))
+            });
+            ensure!(judge.is_some(), "{line:?}");
+            if let Some(judge) = judge {
+                let judged = judge.wait_message(&line.field("id"))?;
+                ensure!(judged.field("customer").contains(&family.customer().to_string()), "{judged:?}");
+            }
+        }
+        agent.stop()
+    })
 }
 
 fn without_nodes_mail_is_deferred(backend: Backend) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) fn check(plan: &Plan) -> Result<(), SteerError> {
 /// The first sysctl by which this host does not forward customers' packets. Without forwarding, mail
 /// would not flow straight when the agent is dead, and the kernel program could not tell the
 /// gateway's own addresses from others.
-pub(super) fn forwarding_off(plan: &Plan) -> Option<String> {
+pub(crate) fn forwarding_off(plan: &Plan) -> Option<String> {
     for family in plan.families() {
         // IPv6 asks the global switch as well.
         let all = (family == Family::V6).then_some("all");
@@ -56,7 +56,7 @@ pub(super) fn interface_index(name: &str) -> io::Result<u32> {
 }
 
 /// Whether a path, or the nearest directory above it that exists, is in a BPF file system.
-pub(super) fn is_in_bpffs(path: &Path) -> bool {
+pub(crate) fn is_in_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
         .and_then(|ancestor| nix::sys::statfs::statfs(ancestor).ok())

@@ -23,6 +23,8 @@ mod test_host;
 #[cfg(test)]
 mod tests;
 mod tproxy;
+mod trial;
+pub(crate) mod view;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +34,9 @@ use std::sync::Arc;
 pub use cleanup::{Report, cleanup};
 pub use error::SteerError;
 pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
+pub(crate) use host::{forwarding_off, is_in_bpffs};
 pub use plan::Plan;
+pub(crate) use trial::trial;
 
 use crate::config::Backend;
 use crate::pulse::{Beat, Pulse};

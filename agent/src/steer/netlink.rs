@@ -37,6 +37,20 @@ impl Netlink {
         }
     }
 
+    /// Asks for one object.
+    pub(super) fn ask(&mut self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        self.send(message, NLM_F_REQUEST)?;
+        loop {
+            for reply in self.receive()? {
+                match reply.payload {
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::InnerMessage(message) => return Ok(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Asks for all objects that match `message`.
     pub(super) fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;

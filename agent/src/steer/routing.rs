@@ -3,6 +3,8 @@
 //! One rule per interface and address family: with `iif` in it, and only so, reverse path checks
 //! see the same route for marked packets as for others.
 
+mod inspect;
+
 use std::fmt;
 use std::io;
 
@@ -16,6 +18,7 @@ use nix::libc;
 
 use super::SteerError;
 use super::netlink::Netlink;
+pub(crate) use inspect::Inspection;
 
 /// Marks rules and routes as ours (`proto 87` in the output of ip(8)): a number nobody else uses, by which a
 /// later start and `cleanup` find them.

@@ -42,6 +42,11 @@ impl Attachment {
         Self { interface, index, side, hold }
     }
 
+    /// A kernel without TCX.
+    pub(super) fn is_filter(&self) -> bool {
+        matches!(self.hold, Hold::Filter(..))
+    }
+
     /// Detaches the program, unless it is to outlive the agent.
     pub(super) fn end(self) -> Result<(), SteerError> {
         let attach_error =
@@ -70,7 +75,7 @@ impl Attachment {
             }
             Ok(_) => {}
         }
-        if matches!(self.hold, Hold::Filter(..)) {
+        if self.is_filter() {
             return None;
         }
         let (_, attached) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()?;

@@ -21,6 +21,7 @@ use crate::config::WhenAgentDies;
 use crate::pulse::{BEAT, Heart, Pulse};
 use attach::Attachment;
 use program::Program;
+use weir_ebpf_common::Side;
 
 pub(super) use attach::remove_filters;
 pub(super) use pins::remove as remove_pins;
@@ -39,6 +40,18 @@ pub(super) struct Ebpf {
     _heart: Heart,
     /// Last, so that it ends after everything else.
     _claim: Claim,
+}
+
+/// Loads the program, and attaches it in a network namespace that is not the host's.
+pub(super) fn trial(plan: &Plan, attaches: bool) -> Result<String, SteerError> {
+    let mut program = Program::load(plan)?;
+    if !attaches {
+        return Ok("the kernel takes the steering program".to_owned());
+    }
+    let attachment = attach::attach(&mut program, "lo", Side::Customer)?;
+    let how = if attachment.is_filter() { "a clsact filter" } else { "TCX" };
+    attachment.end()?;
+    Ok(format!("the kernel takes the steering program, and attaches it by {how}"))
 }
 
 impl Ebpf {

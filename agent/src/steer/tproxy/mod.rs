@@ -31,6 +31,17 @@ pub(super) struct Tproxy {
     _claim: Claim,
 }
 
+/// Whether nft works here.
+pub(super) fn look() -> Result<(), SteerError> {
+    nft::list(&LIST_CHAIN).map(drop)
+}
+
+/// Makes the table, in a network namespace that is not the host's.
+pub(super) fn trial(plan: &Plan) -> Result<String, SteerError> {
+    nft::apply(&whole_table(plan, &BTreeMap::new(), None))?;
+    Ok("nft and the kernel take the table".to_owned())
+}
+
 impl Tproxy {
     pub(super) fn install(
         plan: Plan,
@@ -40,7 +51,7 @@ impl Tproxy {
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // Only to see whether nft works here, before anything is changed.
-        nft::list(&LIST_CHAIN)?;
+        look()?;
         let routing = plan.routing();
         routing.install()?;
         let exempt: BTreeMap<Pair, Terms> = exempt.iter().copied().collect();

@@ -35,9 +35,16 @@ pub fn sessions(wanted: usize, mirrored: usize) -> usize {
     }
 }
 
-fn fitting(limit: u64, mirrored: usize) -> usize {
+/// Sessions that fit below a limit of open files.
+pub(crate) fn fitting(limit: u64, mirrored: usize) -> usize {
     let reserve = PER_MIRROR.saturating_mul(mirrored as u64).saturating_add(RESERVE);
     usize::try_from((limit.saturating_sub(reserve) / PER_SESSION).max(1)).unwrap_or(usize::MAX)
+}
+
+/// The limit of open files below which so many sessions fit.
+pub(crate) fn needed(sessions: usize, mirrored: usize) -> u64 {
+    let reserve = PER_MIRROR.saturating_mul(mirrored as u64).saturating_add(RESERVE);
+    PER_SESSION.saturating_mul(sessions as u64).saturating_add(reserve)
 }
 
 #[cfg(test)]
@@ -48,6 +55,7 @@ mod tests {
     fn sessions_leave_a_reserve() {
         assert_eq!(fitting(1024, 0), 179);
         assert_eq!(fitting(1024, 50), 149);
+        assert_eq!(fitting(needed(10_000, 50), 50), 10_000);
         assert_eq!((fitting(0, 0), fitting(1024, usize::MAX)), (1, 1));
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 mod counters;
 mod descriptors;
+pub mod doctor;
 mod drive;
 mod failure;
 mod mirrors;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use weir_agent::config::{Config, Mode};
 use weir_agent::policy::time;
-use weir_agent::{serve, steer};
+use weir_agent::{doctor, serve, steer};
 use weir_daemon::config::load;
 use weir_daemon::{control, log, reference};
 
@@ -37,6 +37,15 @@ enum Command {
     Check {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Look at configuration and host, and say what is wrong and what mends it; changes nothing. Exit status: 0 all is
+    /// well (warnings or not), 1 something is wrong, 2 something could not be checked
+    Doctor {
+        #[arg(long, value_name = "FILE", default_value = "/etc/weir/agent.toml")]
+        config: PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Say what the running agent does
     Status {
@@ -168,6 +177,15 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             Ok(_) => println!("{}: OK", config.display()),
             Err(problems) => return Ok(say(&problems)),
         },
+        Command::Doctor { config, json } => {
+            let report = runtime()?.block_on(doctor::examine(&config));
+            if json {
+                println!("{}", serde_json::to_string_pretty(&report.to_json())?);
+            } else {
+                print!("{}", report.to_table());
+            }
+            return Ok(ExitCode::from(report.exit_status()));
+        }
         Command::Status { json, socket } => ask::status(socket.path.as_deref(), json)?,
         Command::Exempt { customer, destination, duration, reason, socket } => {
             ask::exempt(socket.path.as_deref(), customer, destination, duration, reason)?;

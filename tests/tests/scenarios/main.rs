@@ -25,6 +25,7 @@ mod corpus;
 mod death;
 mod delivery;
 mod destination_tls;
+mod doctor;
 mod exempt;
 mod faults;
 mod filter_node;

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tracing::warn;
 
-/// Who has something lent gives it back sooner than this.
-const RECALLED_WITHIN: Duration = Duration::from_millis(100);
+/// Who has something lent gives it back long before: a customer waits no longer for who does not.
+const RECALLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Limits of all spools, and what they use.
 #[derive(Debug)]
@@ -28,6 +29,17 @@ pub struct Budget {
     on_disk: AtomicU64,
     /// Counts how often what was lent was wanted back.
     recalls: watch::Sender<u64>,
+    /// Those who wait for what was lent: until they have it, nothing more is.
+    recalling: AtomicUsize,
+}
+
+/// Counted among those who wait, however the waiting ends.
+struct Recalling<'a>(&'a AtomicUsize);
+
+impl Drop for Recalling<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A spool that no customer waits for any more may be kept as long as this is not recalled. Drop the spool first.
@@ -52,25 +64,29 @@ impl Budget {
             in_memory: AtomicUsize::new(0),
             on_disk: AtomicU64::new(0),
             recalls: watch::Sender::default(),
+            recalling: AtomicUsize::new(0),
         }
     }
 
-    /// `None`: more than half is used, of memory or of disk.
+    /// `None`: more than half is used, of memory or of disk, or somebody waits for room.
     pub fn lend(&self) -> Option<Loan> {
         let half_used = self.in_memory() > self.memory_total / 2 || self.on_disk() > self.disk_total / 2;
-        (!half_used).then(|| Loan(self.recalls.subscribe()))
+        let loan = (!half_used).then(|| Loan(self.recalls.subscribe()))?;
+        // Looked at only now: a recall that begins later finds this loan.
+        (self.recalling.load(Ordering::SeqCst) == 0).then_some(loan)
     }
 
     fn has_lent(&self) -> bool {
         self.recalls.receiver_count() > 0
     }
 
-    /// Has everything that was lent given back.
+    /// Has everything that was lent given back. Waits for it, but not for long.
     pub async fn recall(&self) {
-        while self.has_lent() {
-            self.recalls.send_modify(|recalls| *recalls += 1);
-            // Again, if something was lent at this very moment.
-            let _ = tokio::time::timeout(RECALLED_WITHIN, self.recalls.closed()).await;
+        self.recalling.fetch_add(1, Ordering::SeqCst);
+        let _recalling = Recalling(&self.recalling);
+        self.recalls.send_modify(|recalls| *recalls += 1);
+        if self.has_lent() && tokio::time::timeout(RECALLED_WITHIN, self.recalls.closed()).await.is_err() {
+            warn!("spools of mirrored messages are not given back in time");
         }
     }
 
@@ -378,6 +394,33 @@ mod tests {
         let full = customer.append(Bytes::from_static(b"1")).await.unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull, "nothing is lent");
         budget.recall().await;
+    }
+
+    /// Who waits for room waits neither for ever nor behind those that borrow anew.
+    #[tokio::test]
+    async fn a_recall_ends_and_nothing_is_lent_meanwhile() {
+        let budget = budget(0, 2 * BLOCK);
+        let kept = budget.lend().expect("nothing is used");
+        let recalling = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.recall().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(budget.lend().is_none(), "it is wanted back");
+        tokio::time::timeout(RECALLED_WITHIN * 2, recalling).await.expect("an end").unwrap();
+        drop(kept);
+        assert!(budget.lend().is_some());
+        // A session that ends while it waits.
+        let kept = budget.lend();
+        let recalling = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.recall().await }
+        });
+        tokio::task::yield_now().await;
+        recalling.abort();
+        assert!(recalling.await.unwrap_err().is_cancelled());
+        drop(kept);
+        assert!(budget.lend().is_some());
     }
 
     #[tokio::test]

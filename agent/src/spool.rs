@@ -236,8 +236,9 @@ impl Spool {
 
     async fn write(&mut self, octets: Bytes) -> io::Result<()> {
         match self.try_to_write(octets.clone()).await {
-            // No customer shall hear of it as long as there are spools that no customer needs.
-            Err(full) if full.kind() == io::ErrorKind::StorageFull && self.budget.has_lent() => {
+            // Whatever is short, room, a quota or descriptors: no customer shall hear of it as long as there are
+            // spools that no customer needs. What was written of it is written over, and nothing is reserved for it.
+            Err(_) if self.budget.has_lent() => {
                 self.budget.recall().await;
                 self.try_to_write(octets).await
             }
@@ -394,6 +395,30 @@ mod tests {
         let full = customer.append(Bytes::from_static(b"1")).await.unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull, "nothing is lent");
         budget.recall().await;
+    }
+
+    /// A quota or the descriptors may be short as well: any error is a reason to take back what was lent.
+    #[tokio::test]
+    async fn what_was_lent_is_given_back_whatever_the_error_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("spool");
+        let config = crate::config::Spool {
+            memory_per_message: 0,
+            directory: directory.clone(),
+            ..crate::config::Spool::default()
+        };
+        let budget = Arc::new(Budget::new(&config));
+        let mut loan = budget.lend().expect("nothing is used");
+        // Once it is given back, files can be made.
+        let keeper = tokio::spawn(async move {
+            loan.recalled().await;
+            std::fs::create_dir(directory).unwrap();
+            drop(loan);
+        });
+        let mut customer = Spool::new(budget.clone());
+        customer.append(Bytes::from_static(b"12345")).await.unwrap();
+        keeper.await.unwrap();
+        assert_eq!((read_all(&customer, 0..5).await, budget.on_disk()), (b"12345".to_vec(), 5));
     }
 
     /// Who waits for room waits neither for ever nor behind those that borrow anew.

@@ -45,27 +45,42 @@ pub struct Mirrors {
     counters: Counters,
 }
 
-/// A mirrored message's place. Given back when dropped.
+/// A mirrored message's place, and its spool's loan. Given back when dropped.
 #[derive(Debug)]
 pub struct Place {
-    mirrors: Arc<Mirrors>,
     loan: Loan,
+    slot: Slot,
 }
 
 impl Place {
     pub fn mirrors(&self) -> &Mirrors {
-        &self.mirrors
+        &self.slot.0
     }
 
     /// Until its spool is wanted back.
     pub async fn recalled(&mut self) {
         self.loan.recalled().await;
     }
+
+    /// The spool is dropped: nobody is to wait for it. The message still counts.
+    pub fn without_spool(self) -> Slot {
+        self.slot
+    }
 }
 
-impl Drop for Place {
+/// One of `filter.mirror.max_in_flight`. Given back when dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<Mirrors>);
+
+impl Slot {
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.mirrors.in_flight.fetch_sub(1, Relaxed);
+        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
@@ -97,7 +112,7 @@ impl Mirrors {
         let taken = Some(()).filter(|()| !is_tight).and_then(|()| budget.lend()).and_then(|loan| {
             let next = |taken: usize| (taken < extent.max_in_flight).then_some(taken + 1);
             let taken = self.in_flight.fetch_update(Relaxed, Relaxed, next);
-            taken.ok().map(|_| Place { mirrors: self.clone(), loan })
+            taken.ok().map(|_| Place { loan, slot: Slot(self.clone()) })
         });
         if taken.is_none() {
             add(&self.counters.skipped);

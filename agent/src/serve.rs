@@ -57,36 +57,13 @@ const WANTING: usize = 1024;
 pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
     let hangups = service::Hangups::watch().context("signals cannot be watched")?;
-    let hostname: Arc<str> = hostname().into();
     let (wanting, wanted) = mpsc::channel(WANTING);
-    let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
     let mut names = Names::new(config.filter.nodes.clone());
     names.resolve().await;
-    let settings = Arc::new(Settings::new(&config, hostname));
-    let max_wait = Duration::from_secs(config.filter.max_wait);
-    let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
-    let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
-    let mirror = config.filter.mirror.as_ref();
     // The start does not wait for them: they are resolved in the background.
+    let mirror = config.filter.mirror.as_ref();
     let mirror_names = Names::new(mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
-    let mirror_pool = Pool::new(&mirror_names.sites(), node_tls, mirrors::MAX_WAIT);
-    let shared = Arc::new(Shared {
-        treatments: Treatments::new(&config.filter),
-        settings,
-        pool,
-        warm: Arc::new(warm),
-        mirrors: Arc::new(Mirrors::new(mirror, mirror_pool)),
-        budget: Arc::new(Budget::new(&config.spool)),
-        buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
-        upstream_ports: config.steering.upstream_port_range(),
-        counters: Counters::default(),
-        bare_line_ends: BareLineEnds::default(),
-        wanted_tls: match config.relay.wanted_tls {
-            WhenTlsWanted::Report => WantedTls::default(),
-            WhenTlsWanted::Exempt => WantedTls::telling(wanting),
-        },
-        refusals: Refusals::of(&config),
-    });
+    let shared = Arc::new(share(&config, [&names, &mirror_names], wanting)?);
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
         .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
@@ -141,6 +118,40 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     removed?.context("steering cannot be removed")?;
     info!("stopped");
     Ok(())
+}
+
+/// What sessions share, as it is at the start.
+///
+/// # Errors
+/// If what TLS with the nodes needs cannot be read.
+pub(crate) fn share(
+    config: &Config,
+    [names, mirror_names]: [&Names; 2],
+    wanting: mpsc::Sender<Pair>,
+) -> anyhow::Result<Shared> {
+    let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
+    let settings = Arc::new(Settings::new(config, hostname().into()));
+    let max_wait = Duration::from_secs(config.filter.max_wait);
+    let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
+    let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
+    let mirror_pool = Pool::new(&mirror_names.sites(), node_tls, mirrors::MAX_WAIT);
+    Ok(Shared {
+        treatments: Treatments::new(&config.filter),
+        settings,
+        pool,
+        warm: Arc::new(warm),
+        mirrors: Arc::new(Mirrors::new(config.filter.mirror.as_ref(), mirror_pool)),
+        budget: Arc::new(Budget::new(&config.spool)),
+        buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
+        upstream_ports: config.steering.upstream_port_range(),
+        counters: Counters::default(),
+        bare_line_ends: BareLineEnds::default(),
+        wanted_tls: match config.relay.wanted_tls {
+            WhenTlsWanted::Report => WantedTls::default(),
+            WhenTlsWanted::Exempt => WantedTls::telling(wanting),
+        },
+        refusals: Refusals::of(config),
+    })
 }
 
 /// For how many sessions there is room, in all and for each customer.

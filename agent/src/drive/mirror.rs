@@ -1,6 +1,10 @@
 //! Asks mirror nodes about a message, apart from the session that it came from.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -20,6 +24,9 @@ use crate::relay::mirror::{Mirror, Original};
 use crate::relay::{Input, Leg, Output};
 use crate::spool::Spool;
 
+/// Sends the last words and waits until the node closes.
+type Goodbye = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A message before mirror nodes.
 pub(super) struct Mirroring {
     mirror: Mirror,
@@ -29,6 +36,8 @@ pub(super) struct Mirroring {
     asked: Option<Asked>,
     sent: Instant,
     hold: Hold,
+    /// What is left to be said to the node that gave the verdict.
+    goodbye: Option<Goodbye>,
     // The spool is given back before its place: who recalled it waits for that.
     spool: Spool,
     place: Place,
@@ -44,13 +53,14 @@ impl Mirroring {
             asked: None,
             sent: now,
             hold: Hold::new(shared.buffers.clone(), 0),
+            goodbye: None,
             spool,
             place,
             shared,
         }
     }
 
-    /// To the end, which comes within `filter.verdict_budget`.
+    /// To the end: the verdict comes within `filter.verdict_budget`, and the connection's end soon after.
     pub(super) async fn run(mut self) {
         let mut room = self.shared.buffers.watch();
         loop {
@@ -67,9 +77,14 @@ impl Mirroring {
                 _ = room.changed() => {}
             }
         }
-        let Self { mirror, spool, place, .. } = self;
+        let Self { mirror, spool, place, goodbye, .. } = self;
         drop(spool);
-        place.mirrors().note(&mirror.compare(Instant::now()));
+        let slot = place.without_spool();
+        slot.mirrors().note(&mirror.compare(Instant::now()));
+        // The connection is one of those that may be open at a time as long as the node does not close it.
+        if let Some(goodbye) = goodbye {
+            goodbye.await;
+        }
     }
 
     fn tell(&mut self, input: Input<'_>) {
@@ -172,12 +187,13 @@ impl Mirroring {
         }
     }
 
+    /// A node is told goodbye when the mirror is over: one that fails is not.
     fn close(&mut self) {
         self.release();
         let held = self.node.held();
         if let Some((stream, outgoing)) = self.node.take() {
             let held = Hold::new(self.shared.buffers.clone(), held);
-            tokio::spawn(linger::close(stream, outgoing, linger::First::Peer, held));
+            self.goodbye = Some(Box::pin(linger::close(stream, outgoing, linger::First::Peer, held)));
         }
     }
 

@@ -26,7 +26,7 @@ mod wire;
 #[path = "tests/simulation/mod.rs"]
 pub mod simulation;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -142,7 +142,8 @@ impl Scene {
     }
 }
 
-fn original() -> Original {
+/// A message with the body `CONTENT` that was accepted.
+pub fn original() -> Original {
     let mut world = one_message(vec![Some(node())]);
     world.originals.pop().unwrap()
 }

@@ -5,7 +5,7 @@ mod chunks;
 mod corpus;
 mod extensions;
 mod limits;
-mod mirror;
+pub mod mirror;
 mod modes;
 mod recipients;
 mod regressions;
@@ -27,7 +27,7 @@ use crate::treatment::Treatment;
 const ENVELOPE: &[u8] =
     b"EHLO mail.example\r\nMAIL FROM:<a@b.example> SIZE=10\r\nRCPT TO:<c@d.example>\r\nDATA\r\n";
 const BODY: &[u8] = b"Subject: x\r\n\r\n..dot\r\n.\r\n";
-const CONTENT: &[u8] = b"Subject: x\r\n\r\n.dot\r\n";
+pub const CONTENT: &[u8] = b"Subject: x\r\n\r\n.dot\r\n";
 
 fn node() -> Server {
     Server::new(NODE_EHLO)

@@ -179,7 +179,7 @@ fn add(counter: &AtomicU64) {
 /// Why there is no verdict.
 fn reason(comparison: &Comparison) -> String {
     match comparison.mirrored.as_ref().and_then(|decision| decision.failure) {
-        None => "cut short: the spool is needed, or the agent stops".into(),
+        None => "cut short: customers need the room, or the agent stops".into(),
         Some(Failure::FilterUnavailable) => "no mirror node could be reached".into(),
         Some(Failure::FilterSilent) => "no verdict in time".into(),
         Some(Failure::FilterLacks(what)) => format!("no mirror node takes {what}"),

@@ -68,6 +68,11 @@ impl Mirroring {
             if self.mirror.is_over() {
                 break;
             }
+            // Customers need the room.
+            if self.shared.buffers.is_tight() {
+                self.tell(Input::Cut);
+                continue;
+            }
             let until = self.mirror.deadline();
             let Self { mirror, node, place, .. } = &mut self;
             tokio::select! {

@@ -16,6 +16,9 @@ use crate::serve::share;
 /// Longer than anything here takes, and shorter than what nobody is to wait for.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// More than `relay.max_buffered`.
+const HUGE: usize = 1 << 40;
+
 /// A mirror node, and what a message for it needs. Nobody listens at the filter node.
 async fn scene() -> (TcpListener, Arc<Shared>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,6 +95,18 @@ async fn a_connection_that_the_node_does_not_close_keeps_its_place_but_not_the_s
         assert!(began.elapsed().as_secs() < 1, "nothing is lent");
     })
     .await;
+    drop(stream);
+    until(&shared, |status| status["in_flight"] == 0).await;
+}
+
+#[tokio::test]
+async fn customers_who_need_the_room_get_it() {
+    let (listener, shared) = scene().await;
+    begin(&shared).await;
+    let (stream, _) = listener.accept().await.unwrap();
+    let _customers = Hold::new(shared.buffers.clone(), HUGE);
+    until(&shared, |status| status["messages"]["failed"] == 1).await;
+    assert_eq!(shared.budget.in_memory(), 0);
     drop(stream);
     until(&shared, |status| status["in_flight"] == 0).await;
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use rand::{Rng, RngExt};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::config;
 use crate::failure::Failure;
 use crate::nodes::{NodeId, Pool};
 use crate::relay::mirror::Comparison;
+use crate::relay::record::MessageId;
 use crate::spool::{Budget, Loan};
 
 /// Messages that mirror nodes were to be asked about.
@@ -152,6 +153,15 @@ impl Mirrors {
         );
     }
 
+    /// Runs what asks about a message, to its end. One that panics has noted nothing.
+    pub async fn watch(&self, id: MessageId, asking: impl Future<Output = ()> + Send + 'static) {
+        if let Err(failure) = tokio::spawn(asking).await {
+            error!(%id, %failure, "mirroring failed: a defect of weir-agent");
+            add(&self.counters.mirrored);
+            add(&self.counters.failed);
+        }
+    }
+
     pub fn node_name(&self, node: NodeId) -> String {
         self.pool.address(node).map_or_else(|| "a former node".into(), |address| address.to_string())
     }
@@ -193,6 +203,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::relay::record::SessionId;
 
     fn mirrors(share: f64, max_in_flight: usize) -> Arc<Mirrors> {
         let config = config::Mirror { nodes: Vec::new(), share, max_in_flight };
@@ -236,6 +247,20 @@ mod tests {
         mirrors.configure(None);
         assert!(take(&mirrors, false).is_none());
         assert_eq!(skipped(&mirrors), 2, "nothing is to be mirrored");
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_is_counted_and_its_place_is_given_back() {
+        let (budget, mut random) = (budget(1 << 20), StdRng::seed_from_u64(7));
+        let mirrors = mirrors(1.0, 1);
+        let place = mirrors.take(&budget, false, &mut random).unwrap();
+        let asking = async move {
+            let _place = place;
+            panic!("on purpose");
+        };
+        mirrors.watch(SessionId::new(1).message(1), asking).await;
+        let counted = [&mirrors.counters.mirrored, &mirrors.counters.failed].map(|count| count.load(Relaxed));
+        assert_eq!((counted, mirrors.in_flight.load(Relaxed)), ([1, 1], 0));
     }
 
     #[tokio::test]

@@ -60,8 +60,14 @@ impl Mirroring {
         }
     }
 
+    /// Apart from the session that it comes from.
+    pub(super) fn start(self) {
+        let (mirrors, id) = (self.shared.mirrors.clone(), self.mirror.id().clone());
+        tokio::spawn(async move { mirrors.watch(id, self.run()).await });
+    }
+
     /// To the end: the verdict comes within `filter.verdict_budget`, and the connection's end soon after.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let mut room = self.shared.buffers.watch();
         loop {
             self.perform().await;

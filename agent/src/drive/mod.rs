@@ -269,7 +269,7 @@ impl Driver {
         let Shared { mirrors, budget, buffers, .. } = &*self.shared;
         if let Some(place) = mirrors.take(budget, buffers.is_tight(), &mut rand::rng()) {
             let spool = std::mem::replace(&mut self.spool, Spool::new(budget.clone()));
-            tokio::spawn(mirror::Mirroring::new(original, spool, place, self.shared.clone()).run());
+            mirror::Mirroring::new(original, spool, place, self.shared.clone()).start();
         }
     }
 

@@ -70,6 +70,10 @@ impl Mirror {
         Self { settings, original, judgement, began: now, cut: false, wire }
     }
 
+    pub fn id(&self) -> &MessageId {
+        &self.original.matter.id
+    }
+
     pub fn poll(&mut self) -> Option<Output> {
         self.wire.poll()
     }

@@ -41,7 +41,7 @@ async fn begin(shared: &Arc<Shared>) {
     let mut spool = Spool::new(shared.budget.clone());
     spool.append(CONTENT.into()).await.unwrap();
     let place = shared.mirrors.take(&shared.budget, false, &mut rand::rng()).expect("there is room");
-    tokio::spawn(Mirroring::new(original(), spool, place, shared.clone()).run());
+    Mirroring::new(original(), spool, place, shared.clone()).start();
 }
 
 /// Accepts a message, up to QUIT.

@@ -27,7 +27,7 @@ use crate::mirrors::{self, Mirrors};
 use crate::modes::Modes;
 use crate::nodes::names::Names;
 use crate::nodes::warm::Warm;
-use crate::nodes::{Family, NodeId, Pool, probe};
+use crate::nodes::{Family, NodeId, Pool, Role, probe};
 use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals, Release};
 use crate::pulse::{BEAT, Pulse};
@@ -58,11 +58,12 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
     let hangups = service::Hangups::watch().context("signals cannot be watched")?;
     let (wanting, wanted) = mpsc::channel(WANTING);
-    let mut names = Names::new(config.filter.nodes.clone());
+    let mut names = Names::new(Role::Filter, config.filter.nodes.clone());
     names.resolve().await;
     // The start does not wait for them: they are resolved in the background.
     let mirror = config.filter.mirror.as_ref();
-    let mirror_names = Names::new(mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
+    let mirror_names =
+        Names::new(Role::Mirror, mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
     let shared = Arc::new(share(&config, [&names, &mirror_names], wanting)?);
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
@@ -296,10 +297,10 @@ fn background(
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
     let families: Vec<_> = families.collect();
     let resolve_interval = Duration::from_secs(config.filter.resolve_interval);
-    for (pool, names, kind) in
-        [(&shared.pool, names, "filter node"), (&shared.mirrors.pool, mirror_names, "mirror node")]
+    for (pool, names, role) in
+        [(&shared.pool, names, Role::Filter), (&shared.mirrors.pool, mirror_names, Role::Mirror)]
     {
-        let nodes = Nodes { pool: pool.clone(), settings: shared.settings.clone(), kind };
+        let nodes = Nodes { pool: pool.clone(), settings: shared.settings.clone(), role };
         tasks.spawn(watch_names(nodes.clone(), names.clone(), resolve_interval));
         tasks.spawn(watch_nodes(nodes, families.clone(), interval));
     }
@@ -313,8 +314,7 @@ fn background(
 struct Nodes {
     pool: Arc<Pool>,
     settings: Arc<Settings>,
-    /// What they are called in the log.
-    kind: &'static str,
+    role: Role,
 }
 
 /// Probes every node that there is, also those that come later.
@@ -350,7 +350,7 @@ async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
         let sites = locked.sites();
         if sites != before {
             let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
-            info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.kind);
+            info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.role);
             all.pool.set(&sites);
         }
         drop(locked);
@@ -360,7 +360,7 @@ async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
 
 /// As long as the node is there.
 async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration) {
-    let Nodes { pool, settings, kind } = all;
+    let Nodes { pool, settings, role } = all;
     let Some(address) = pool.address(node) else { return };
     let limit = settings.node_connect_timeout + settings.node_reply_timeout;
     while pool.ids().contains(&node) {
@@ -368,8 +368,8 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
         let found = probe::probe(address, family, &settings.hostname, tls, limit).await;
         if pool.probed(node, family, &found, began, Instant::now()) {
             match found {
-                Ok(_) => info!(node = %address, "{kind} works again"),
-                Err(failure) => warn!(node = %address, %failure, "{kind} failed its probe"),
+                Ok(_) => info!(node = %address, "{role} works again"),
+                Err(failure) => warn!(node = %address, %failure, "{role} failed its probe"),
             }
         }
         tokio::time::sleep(interval).await;

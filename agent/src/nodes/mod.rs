@@ -13,6 +13,7 @@ mod tests;
 pub mod warm;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +38,22 @@ const FORMER: usize = 256;
 /// A node. Numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeId(pub usize);
+
+/// What nodes are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Filter,
+    Mirror,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter node",
+            Self::Mirror => "mirror node",
+        })
+    }
+}
 
 /// A node that may be asked.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tracing::warn;
 
+use super::Role;
 use crate::config::{Node, Place};
 
 /// A resolver that is silent for so long has failed.
@@ -31,13 +32,14 @@ pub struct Site {
 /// The configured nodes, and what their names were last found to be.
 #[derive(Debug)]
 pub struct Names {
+    pub role: Role,
     nodes: Vec<Node>,
     found: BTreeMap<String, BTreeSet<SocketAddr>>,
 }
 
 impl Names {
-    pub fn new(nodes: Vec<Node>) -> Self {
-        Self { nodes, found: BTreeMap::new() }
+    pub fn new(role: Role, nodes: Vec<Node>) -> Self {
+        Self { role, nodes, found: BTreeMap::new() }
     }
 
     /// These are the nodes from now on; names that stay keep their addresses.
@@ -58,7 +60,7 @@ impl Names {
                 Ok(addresses) => {
                     self.found.insert(name.clone(), addresses.collect());
                 }
-                Err(error) => warn!(node = %name, %error, "filter node's name cannot be resolved"),
+                Err(error) => warn!(node = %name, %error, "{}'s name cannot be resolved", self.role),
             }
         }
     }
@@ -89,8 +91,10 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_all_its_addresses_and_keeps_them_when_nobody_answers() {
         let node = |text: &str| text.parse::<Node>().unwrap();
-        let mut names =
-            Names::new(vec![node("127.0.0.1:25"), node("localhost:25 weight=3"), node("no.invalid:25")]);
+        let mut names = Names::new(
+            Role::Filter,
+            vec![node("127.0.0.1:25"), node("localhost:25 weight=3"), node("no.invalid:25")],
+        );
         assert_eq!(names.sites().len(), 1);
         names.resolve().await;
         let sites = names.sites();

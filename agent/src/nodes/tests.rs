@@ -18,7 +18,7 @@ use super::members::{Choice, Member, Members};
 use super::names::{Names, Site};
 use super::needs::Needs;
 use super::standing::Severity;
-use super::{Asked, Chosen, Family, NodeId, Pool, probe};
+use super::{Asked, Chosen, Family, NodeId, Pool, Role, probe};
 use crate::failure::Cause;
 use crate::relay::conversation::NodeFailure;
 
@@ -178,7 +178,7 @@ proptest! {
 }
 
 fn sites(nodes: &[&str]) -> Vec<Site> {
-    Names::new(nodes.iter().map(|node| node.parse().unwrap()).collect()).sites()
+    Names::new(Role::Filter, nodes.iter().map(|node| node.parse().unwrap()).collect()).sites()
 }
 
 fn pool(nodes: &[&str]) -> Arc<Pool> {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::Config;
+use crate::nodes::Role;
 use crate::nodes::names::Names;
 use crate::relay::tests::CONTENT;
 use crate::relay::tests::mirror::original;
@@ -30,8 +31,8 @@ async fn scene() -> (TcpListener, Arc<Shared>) {
         std::env::temp_dir(),
     );
     let config = weir_daemon::config::parse::<Config>("agent.toml", &text).unwrap();
-    let names = Names::new(config.filter.nodes.clone());
-    let mirror_names = Names::new(config.filter.mirror.as_ref().unwrap().nodes.clone());
+    let names = Names::new(Role::Filter, config.filter.nodes.clone());
+    let mirror_names = Names::new(Role::Mirror, config.filter.mirror.as_ref().unwrap().nodes.clone());
     let (wanting, _) = mpsc::channel(1);
     (listener, Arc::new(share(&config, [&names, &mirror_names], wanting).unwrap()))
 }

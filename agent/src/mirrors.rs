@@ -1,16 +1,18 @@
 //! Mirror nodes: which messages they are asked about, what they are asked with, and what came of it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config;
 use crate::failure::Failure;
+use crate::nodes::names::Site;
 use crate::nodes::{NodeId, Pool};
 use crate::relay::mirror::Comparison;
 use crate::relay::record::MessageId;
@@ -37,10 +39,20 @@ struct Extent {
     max_in_flight: usize,
 }
 
+/// The mirror nodes as configured and resolved, and those of them that are filter nodes.
+#[derive(Debug, Default)]
+struct Known {
+    sites: Vec<Site>,
+    left_out: Vec<SocketAddr>,
+}
+
 #[derive(Debug)]
 pub struct Mirrors {
     /// Theirs alone: they judge nothing.
     pub pool: Arc<Pool>,
+    /// The filter nodes.
+    judges: Arc<Pool>,
+    known: Mutex<Known>,
     extent: RwLock<Option<Extent>>,
     in_flight: AtomicUsize,
     counters: Counters,
@@ -86,9 +98,12 @@ impl Drop for Slot {
 }
 
 impl Mirrors {
-    pub fn new(config: Option<&config::Mirror>, pool: Pool) -> Self {
+    /// `pool` is empty as yet.
+    pub fn new(config: Option<&config::Mirror>, pool: Pool, judges: Arc<Pool>) -> Self {
         let mirrors = Self {
             pool: Arc::new(pool),
+            judges,
+            known: Mutex::default(),
             extent: RwLock::default(),
             in_flight: AtomicUsize::new(0),
             counters: Counters::default(),
@@ -101,6 +116,39 @@ impl Mirrors {
     pub fn configure(&self, config: Option<&config::Mirror>) {
         let extent = config.map(|mirror| Extent { share: mirror.share, max_in_flight: mirror.max_in_flight });
         *self.extent.write().unwrap_or_else(PoisonError::into_inner) = extent;
+    }
+
+    /// These are the mirror nodes from now on, but for those that are filter nodes.
+    pub fn set(&self, sites: &[Site]) {
+        let mut known = self.known();
+        known.sites = sites.to_vec();
+        self.settle(&mut known);
+    }
+
+    /// The filter nodes are others now.
+    pub fn recheck(&self) {
+        self.settle(&mut self.known());
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node by two names, or one whose name got another address, would count each message twice: the configuration's
+    /// check cannot know.
+    fn settle(&self, known: &mut Known) {
+        let place = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+        let judges: Vec<_> = self.judges.addresses().into_iter().map(place).collect();
+        let judges = |site: &Site| judges.contains(&place(site.address));
+        let (twice, fit): (Vec<_>, Vec<_>) = known.sites.iter().cloned().partition(judges);
+        let twice: Vec<_> = twice.iter().map(|site| site.address).collect();
+        if twice != known.left_out && !twice.is_empty() {
+            let nodes: Vec<_> = twice.iter().map(ToString::to_string).collect();
+            let nodes = nodes.join(" ");
+            warn!(%nodes, "mirror nodes are left out: they are filter nodes, and would count each message twice");
+        }
+        known.left_out = twice;
+        self.pool.set(&fit);
     }
 
     /// A place for a message that was judged, if it is to be mirrored and there is room. Mirroring takes only what
@@ -207,7 +255,11 @@ mod tests {
 
     fn mirrors(share: f64, max_in_flight: usize) -> Arc<Mirrors> {
         let config = config::Mirror { nodes: Vec::new(), share, max_in_flight };
-        Arc::new(Mirrors::new(Some(&config), Pool::new(&[], None, MAX_WAIT)))
+        Arc::new(Mirrors::new(Some(&config), pool(), Arc::new(pool())))
+    }
+
+    fn pool() -> Pool {
+        Pool::new(&[], None, MAX_WAIT)
     }
 
     fn budget(memory_total: usize) -> Arc<Budget> {
@@ -227,7 +279,7 @@ mod tests {
             assert!(expected.contains(&taken), "{taken} of 10000 at {share}");
             assert_eq!(skipped(&mirrors), 0);
         }
-        let none = Arc::new(Mirrors::new(None, Pool::new(&[], None, MAX_WAIT)));
+        let none = Arc::new(Mirrors::new(None, pool(), Arc::new(pool())));
         assert!(none.take(&budget, false, &mut random).is_none() && none.status().is_none());
     }
 
@@ -247,6 +299,32 @@ mod tests {
         mirrors.configure(None);
         assert!(take(&mirrors, false).is_none());
         assert_eq!(skipped(&mirrors), 2, "nothing is to be mirrored");
+    }
+
+    #[test]
+    fn a_node_that_judges_is_no_mirror_node_whatever_it_is_called() {
+        let sites = |nodes: &[&str]| -> Vec<Site> {
+            let site = |node: &&str| Site {
+                address: node.parse().unwrap(),
+                host: None,
+                weight: 1,
+                max_in_flight: 9,
+            };
+            nodes.iter().map(site).collect()
+        };
+        let [one, two, three] = ["10.3.0.11:25", "10.3.0.12:25", "10.3.0.11:26"];
+        let mirrors = mirrors(1.0, 1);
+        mirrors.set(&sites(&[one, two, three, "[::ffff:10.3.0.11]:25"]));
+        assert_eq!(mirrors.pool.addresses().len(), 4);
+        let others = || -> Vec<_> { mirrors.pool.addresses().iter().map(ToString::to_string).collect() };
+        mirrors.judges.set(&sites(&[one]));
+        mirrors.recheck();
+        assert_eq!(others(), [two, three]);
+        mirrors.judges.set(&sites(&[two]));
+        mirrors.recheck();
+        assert_eq!(others(), [three, one, "[::ffff:10.3.0.11]:25"]);
+        mirrors.set(&sites(&[two, one]));
+        assert_eq!(others(), [one]);
     }
 
     #[tokio::test]

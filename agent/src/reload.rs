@@ -13,7 +13,6 @@ use weir_daemon::service::{self, Hangups};
 
 use crate::config::{Config, Node};
 use crate::drive::Shared;
-use crate::nodes::Pool;
 use crate::nodes::names::Names;
 
 /// What can change while the agent runs.
@@ -60,7 +59,7 @@ impl Reload {
             changed.into_iter().partition(|key| LIVE.contains(&key.as_str()));
         let is_new = |key: &str| live.iter().any(|live| live == key);
         if is_new("filter.nodes") {
-            replace(&self.names, &self.shared.pool, new.filter.nodes.clone()).await;
+            replace(&self.names, &self.shared, new.filter.nodes.clone()).await;
         }
         self.shared.treatments.configure(&new.filter);
         // Last: names of test nodes that nobody resolves hold up nothing else.
@@ -69,7 +68,7 @@ impl Reload {
             mirrors.configure(None);
             let mirror = new.filter.mirror.as_ref();
             let nodes = mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default();
-            replace(&self.mirror_names, &mirrors.pool, nodes).await;
+            replace(&self.mirror_names, &self.shared, nodes).await;
             mirrors.configure(mirror);
         }
         let filter = &mut self.config.filter;
@@ -85,11 +84,11 @@ impl Reload {
     }
 }
 
-async fn replace(names: &Mutex<Names>, pool: &Pool, nodes: Vec<Node>) {
+async fn replace(names: &Mutex<Names>, shared: &Shared, nodes: Vec<Node>) {
     let mut names = names.lock().await;
     names.replace(nodes);
     names.resolve().await;
-    pool.set(&names.sites());
+    shared.set_nodes(names.role, &names.sites());
 }
 
 /// The keys whose values differ, `section.key`.

@@ -135,13 +135,15 @@ pub(crate) fn share(
     let max_wait = Duration::from_secs(config.filter.max_wait);
     let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
     let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
-    let mirror_pool = Pool::new(&mirror_names.sites(), node_tls, mirrors::MAX_WAIT);
+    let mirror_pool = Pool::new(&[], node_tls, mirrors::MAX_WAIT);
+    let mirrors = Mirrors::new(config.filter.mirror.as_ref(), mirror_pool, pool.clone());
+    mirrors.set(&mirror_names.sites());
     Ok(Shared {
         treatments: Treatments::new(&config.filter),
         settings,
         pool,
         warm: Arc::new(warm),
-        mirrors: Arc::new(Mirrors::new(config.filter.mirror.as_ref(), mirror_pool)),
+        mirrors: Arc::new(mirrors),
         budget: Arc::new(Budget::new(&config.spool)),
         buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
         upstream_ports: config.steering.upstream_port_range(),
@@ -297,10 +299,8 @@ fn background(
         .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
     let families: Vec<_> = families.collect();
     let resolve_interval = Duration::from_secs(config.filter.resolve_interval);
-    for (pool, names, role) in
-        [(&shared.pool, names, Role::Filter), (&shared.mirrors.pool, mirror_names, Role::Mirror)]
-    {
-        let nodes = Nodes { pool: pool.clone(), settings: shared.settings.clone(), role };
+    for (role, names) in [(Role::Filter, names), (Role::Mirror, mirror_names)] {
+        let nodes = Nodes { shared: shared.clone(), role };
         tasks.spawn(watch_names(nodes.clone(), names.clone(), resolve_interval));
         tasks.spawn(watch_nodes(nodes, families.clone(), interval));
     }
@@ -312,8 +312,7 @@ fn background(
 /// Nodes that are looked after.
 #[derive(Clone)]
 struct Nodes {
-    pool: Arc<Pool>,
-    settings: Arc<Settings>,
+    shared: Arc<Shared>,
     role: Role,
 }
 
@@ -321,7 +320,7 @@ struct Nodes {
 async fn watch_nodes(all: Nodes, families: Vec<Family>, interval: Duration) {
     let (mut probes, mut known) = (JoinSet::new(), Vec::new());
     loop {
-        let nodes = all.pool.ids();
+        let nodes = all.shared.pool(all.role).ids();
         for node in nodes.iter().filter(|node| !known.contains(*node)) {
             for family in &families {
                 probes.spawn(watch_node(all.clone(), *node, *family, interval));
@@ -351,7 +350,7 @@ async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
         if sites != before {
             let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
             info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.role);
-            all.pool.set(&sites);
+            all.shared.set_nodes(all.role, &sites);
         }
         drop(locked);
         tokio::time::sleep(interval).await;
@@ -360,7 +359,8 @@ async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
 
 /// As long as the node is there.
 async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration) {
-    let Nodes { pool, settings, role } = all;
+    let Nodes { shared, role } = all;
+    let (pool, settings) = (shared.pool(role), &shared.settings);
     let Some(address) = pool.address(node) else { return };
     let limit = settings.node_connect_timeout + settings.node_reply_timeout;
     while pool.ids().contains(&node) {

@@ -22,9 +22,10 @@ use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::Cause;
 use crate::mirrors::Mirrors;
+use crate::nodes::names::Site;
 use crate::nodes::needs::Needs;
 use crate::nodes::warm::Warm;
-use crate::nodes::{Asked, Chosen, NodeId, Pool, Waiting};
+use crate::nodes::{Asked, Chosen, NodeId, Pool, Role, Waiting};
 use crate::policy::Refusals;
 use crate::relay::conversation::NodeFailure;
 use crate::relay::mirror::Original;
@@ -53,6 +54,26 @@ pub struct Shared {
     pub wanted_tls: WantedTls,
     pub bare_line_ends: BareLineEnds,
     pub refusals: Refusals,
+}
+
+impl Shared {
+    pub fn pool(&self, role: Role) -> &Arc<Pool> {
+        match role {
+            Role::Filter => &self.pool,
+            Role::Mirror => &self.mirrors.pool,
+        }
+    }
+
+    /// These are the nodes of that role from now on.
+    pub fn set_nodes(&self, role: Role, sites: &[Site]) {
+        match role {
+            Role::Filter => {
+                self.pool.set(sites);
+                self.mirrors.recheck();
+            }
+            Role::Mirror => self.mirrors.set(sites),
+        }
+    }
 }
 
 /// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait

@@ -237,6 +237,11 @@ impl Pool {
         self.state().nodes().map(|(id, ..)| NodeId(id)).collect()
     }
 
+    /// Of the nodes that are there now.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.state().nodes().map(|(_, about, _)| about.address).collect()
+    }
+
     /// `None`: it is gone for long.
     pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
         self.state().about.get(&node.0).map(|about| about.address)

@@ -219,3 +219,51 @@ fn mirroring_changes_with_a_reload() -> Result<()> {
         agent.stop()
     })
 }
+
+/// A name is a filter node's address, or becomes it: that node would count each message twice.
+#[test]
+fn a_mirror_node_that_is_a_filter_node_by_another_name_is_left_out() -> Result<()> {
+    const NAME: &str = "test-node.provider.test";
+    Lab::run("mirror-name", NarrowLink::Nowhere, |lab| {
+        let filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let _destinations = destinations(lab)?;
+        let is_now =
+            |node: u8| lab.gateway.write("/etc/hosts", format!("{} {NAME}\n", Family::V4.filter_node(node)));
+        let wait_for_nodes = |expected: &[u8]| {
+            let expected: Vec<_> =
+                expected.iter().map(|node| format!("{}:10025", Family::V4.filter_node(*node))).collect();
+            wait_until("the mirror nodes", PATIENCE, || {
+                let nodes = mirror(lab)?["nodes"].clone();
+                let nodes = nodes.as_array().into_iter().flatten();
+                Ok(nodes.map(|node| node["address"].clone()).eq(expected.iter().map(String::as_str)))
+            })
+        };
+        is_now(0)?;
+        let mut config = mirroring("1", "resolve_interval = 1");
+        let test_node = format!("\"{}:10025\"", Family::V4.filter_node(1));
+        let names = format!("\"{NAME}:10025\", \"nowhere.provider.test:10025\"");
+        config.filter_lines = config.filter_lines.replace(&test_node, &names);
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let left_out = || agent.output().matches("mirror nodes are left out").count();
+        wait_until("the warning", PATIENCE, || Ok(left_out() == 1))?;
+        ensure!(agent.output().contains("mirror node's name cannot be resolved"), "{}", agent.output());
+        ensure!(!agent.output().contains("filter node's name"), "{}", agent.output());
+        send(lab, Family::V4, HAM)?.expect(250)?;
+        wait_counted(lab, [1, 0, 0, 1, 0])?;
+        is_now(1)?;
+        wait_for_nodes(&[1])?;
+        send(lab, Family::V4, HAM)?.expect(250)?;
+        wait_counted(lab, [2, 1, 0, 1, 0])?;
+        let judged = [0, 1].map(|node| filters[node].messages().len());
+        ensure!(judged == [2, 1], "{judged:?}");
+        is_now(0)?;
+        wait_for_nodes(&[])?;
+        ensure!(left_out() == 2, "{}", agent.output());
+        // The other node judges from now on.
+        config.nodes = vec![(Family::V4.filter_node(1), config.nodes[0].port()).into()];
+        WeirAgent::configure(&lab.gateway, &config.to_toml())?;
+        agent.signal(Signal::SIGHUP)?;
+        wait_for_nodes(&[0])?;
+        agent.stop()
+    })
+}

@@ -4,6 +4,8 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
+use crate::config::{Filter, Relay};
+
 /// Customer, destination, filter node, spool file; and a former filter node that is being closed.
 const PER_SESSION: u64 = 5;
 
@@ -13,9 +15,11 @@ const PER_MIRROR: u64 = 3;
 /// The listener, kernel objects, the control socket, probes, logs.
 const RESERVE: u64 = 128;
 
-/// Raises the soft limit to the hard one, and returns how many sessions fit, at most `wanted`.
-/// `mirrored`: messages that may be mirrored at a time beside them.
-pub fn sessions(wanted: usize, mirrored: usize) -> usize {
+/// Raises the soft limit to the hard one, and returns how many sessions fit, at most `relay.max_sessions`, beside
+/// the messages that may be mirrored at a time.
+pub fn sessions(relay: &Relay, filter: &Filter) -> usize {
+    let wanted = relay.max_sessions;
+    let mirrored = filter.mirror.as_ref().map_or(0, |mirror| mirror.max_in_flight);
     let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         Ok(hard)

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -12,6 +13,7 @@ use weir_daemon::config::load;
 use weir_daemon::service::{self, Hangups};
 
 use crate::config::{Config, Node};
+use crate::descriptors;
 use crate::drive::Shared;
 use crate::nodes::names::Names;
 
@@ -27,6 +29,8 @@ pub struct Reload {
     pub shared: Arc<Shared>,
     pub names: Arc<Mutex<Names>>,
     pub mirror_names: Arc<Mutex<Names>>,
+    /// For how many sessions there are descriptors.
+    pub max_sessions: Arc<AtomicUsize>,
 }
 
 impl Reload {
@@ -69,6 +73,9 @@ impl Reload {
             let mirror = new.filter.mirror.as_ref();
             let nodes = mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default();
             replace(&self.mirror_names, &self.shared, nodes).await;
+            // Descriptors that mirroring takes are the sessions' no more. Those that are too many now are not cut.
+            let fit = descriptors::sessions(&self.config.relay, &new.filter);
+            self.max_sessions.store(fit, Relaxed);
             mirrors.configure(mirror);
         }
         let filter = &mut self.config.filter;
@@ -109,6 +116,7 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::Role;
 
     fn example() -> Config {
         let text = weir_daemon::reference::example::<Config>();
@@ -133,6 +141,43 @@ mod tests {
             found,
             ["filter.nodes", "filter.tls", "log.format", "relay.max_sessions", "steering.mark"]
         );
+    }
+
+    /// Mirroring that comes with a reload takes its descriptors from the sessions.
+    #[tokio::test]
+    async fn mirroring_that_comes_later_leaves_room_for_fewer_sessions() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        let text = |mirror: &str| {
+            format!(
+                "[steering]\nbackend = \"external\"\ncustomer_interfaces = [\"cust0\"]\ninternet_interfaces = [\"inet0\"]\n\
+                 [customers]\nprefixes = [\"10.1.0.0/16\"]\n\
+                 [filter]\nnodes = [\"10.3.0.11:25\"]\n{mirror}\n[spool]\ndirectory = {:?}\n",
+                directory.path()
+            )
+        };
+        let config: Config = weir_daemon::config::parse("agent.toml", &text("")).unwrap();
+        let names = Names::new(Role::Filter, config.filter.nodes.clone());
+        let mirror_names = Names::new(Role::Mirror, Vec::new());
+        let (wanting, _) = tokio::sync::mpsc::channel(1);
+        let shared = crate::serve::share(&config, [&names, &mirror_names], wanting).unwrap();
+        let before = descriptors::sessions(&config.relay, &config.filter);
+        let mut reload = Reload {
+            path: path.clone(),
+            config,
+            shared: Arc::new(shared),
+            names: Arc::new(Mutex::new(names)),
+            mirror_names: Arc::new(Mutex::new(mirror_names)),
+            max_sessions: Arc::new(AtomicUsize::new(before)),
+        };
+        // More descriptors than any system has.
+        let huge = "[filter.mirror]\nnodes = [\"10.3.0.21:25\"]\nshare = 1\nmax_in_flight = 1000000000000";
+        for (mirror, fit) in [(huge, 1), ("", before)] {
+            std::fs::write(&path, text(mirror)).unwrap();
+            reload.reload().await;
+            assert_eq!(reload.max_sessions.load(Relaxed), fit);
+            assert_eq!(reload.shared.mirrors.status().is_some(), fit == 1);
+        }
     }
 
     #[test]

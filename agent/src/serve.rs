@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,15 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
     let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
     let mut background = background(&config, [&names, &mirror_names], &shared, &steering);
-    let reload = Reload { path, config: config.clone(), shared: shared.clone(), names, mirror_names };
+    let max_sessions = Arc::new(AtomicUsize::new(descriptors::sessions(&config.relay, &config.filter)));
+    let reload = Reload {
+        path,
+        config: config.clone(),
+        shared: shared.clone(),
+        names,
+        mirror_names,
+        max_sessions: max_sessions.clone(),
+    };
     background.spawn(reload.run(hangups));
     background.spawn(watch_switches(modes, release, steering.clone()));
     background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
@@ -90,8 +98,6 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
     let mut sessions = JoinSet::new();
-    let mirrored = config.filter.mirror.as_ref().map_or(0, |mirror| mirror.max_in_flight);
-    let max_sessions = descriptors::sessions(config.relay.max_sessions, mirrored);
     let places = Places::new(match config.relay.max_sessions_per_customer {
         0 => usize::MAX,
         limit => limit,
@@ -159,7 +165,8 @@ pub(crate) fn share(
 
 /// For how many sessions there is room, in all and for each customer.
 struct Room {
-    max_sessions: usize,
+    /// Another after a reload, perhaps.
+    max_sessions: Arc<AtomicUsize>,
     places: Arc<Places>,
 }
 
@@ -212,7 +219,7 @@ async fn accept(
 /// A place for the session, or why there is none.
 fn admit(accepted: &Accepted, shared: &Shared, room: &Room, sessions: usize) -> Result<Place, Failure> {
     let (customer, counters) = (accepted.customer, &shared.counters);
-    if sessions >= room.max_sessions {
+    if sessions >= room.max_sessions.load(Ordering::Relaxed) {
         Counters::add(&counters.overload);
         warn!(%customer, "too many sessions, connection turned away");
         return Err(Failure::Overload);

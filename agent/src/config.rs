@@ -132,7 +132,7 @@ pub struct Filter {
     pub ask_recipients: bool,
     /// Connections to each node, at most, that are kept ready up to before XCLIENT, so that a message waits for
     /// neither connection nor banner. Each message takes one and another is opened in its place; unused ones are closed
-    /// after 8 seconds. They take places of the node's beside `max_in_flight`. 0: every message opens its own.
+    /// after 8 seconds. None is kept where it would have the place of a message (`max_in_flight`). 100 at most; 0: every message opens its own.
     #[serde(default = "defaults::warm_connections")]
     pub warm_connections: usize,
     /// Seconds from the customer's last byte to a verdict, all tries included. Customers' programs

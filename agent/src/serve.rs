@@ -110,15 +110,17 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     }
     service::stopping();
     drop(background);
+    let goodbyes = tokio::spawn(shared.warm.clone().close());
     // Sessions are finished and the host is cleaned up whatever fails on the way.
     let withdrawn = with(&steering, |steering| steering.withdraw()).await;
     turn_away_waiting(&listener, &shared).await;
     drop(listener);
     stop.send_replace(true);
     finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
-    shared.warm.close().await;
     // What mirror nodes are asked about is nobody's mail any more.
     shared.budget.recall().await;
+    // At most a few seconds, most of which are over.
+    let _ = goodbyes.await;
     shared.refusals.save(true);
     let removed = with(&steering, |steering| steering.remove()).await;
     withdrawn?.context("steering cannot be withdrawn")?;

@@ -11,6 +11,9 @@ use super::{Backend, Config, Customers, Filter, Mirror, Node, Place, Relay, Spoo
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 
+/// More than any node needs: they are to be ready, not to be many.
+const MAX_WARM: usize = 100;
+
 /// A day. Longer is a mistake in the unit.
 const MAX_SECONDS: u64 = 86_400;
 
@@ -93,6 +96,12 @@ fn check_filter(filter: &Filter, problems: &mut Problems) {
     check_nodes("filter.nodes", &filter.nodes, problems);
     if let Some(mirror) = &filter.mirror {
         check_mirror(mirror, &filter.nodes, problems);
+    }
+    if filter.warm_connections > MAX_WARM {
+        problems.add(
+            "filter.warm_connections",
+            format!("must be {MAX_WARM} at most: they take places of the nodes'"),
+        );
     }
     check_overrides(filter, problems);
     seconds("filter.verdict_budget", filter.verdict_budget, problems);

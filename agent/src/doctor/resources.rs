@@ -45,13 +45,13 @@ fn files(config: &Config, agent: Option<&Agent>) -> Finding {
             Err(error) => return Finding::unknown(DESCRIPTORS, error.to_string()),
         },
     };
-    let mirrored = config.filter.mirror.as_ref().map_or(0, |mirror| mirror.max_in_flight);
-    let (wanted, fit) = (config.relay.max_sessions, descriptors::fitting(limit, mirrored));
+    let reserve = descriptors::reserve(&config.filter);
+    let (wanted, fit) = (config.relay.max_sessions, descriptors::fitting(limit, reserve));
     if fit >= wanted {
         let words = format!("{limit} files for {whose}: enough for relay.max_sessions, {wanted}");
         return Finding::ok(DESCRIPTORS, words);
     }
-    let needed = descriptors::needed(wanted, mirrored);
+    let needed = descriptors::needed(wanted, reserve);
     let words = format!(
         "{limit} files for {whose}: enough for {fit} sessions of relay.max_sessions, {wanted}; set LimitNOFILE={needed} in \
          the service, or the limit of the shell"

@@ -388,6 +388,7 @@ impl Driver {
             }),
             (Leg::Filter, None) | (Leg::Customer, _) => return,
         };
+        self.leg(leg).abort();
         *self.leg(leg) = LegSocket::connecting(connecting);
     }
 

@@ -247,6 +247,13 @@ impl Pool {
         self.state().about.get(&node.0).map(|about| about.address)
     }
 
+    /// Messages that the node may have beside those that it has.
+    pub fn spare(&self, node: NodeId) -> usize {
+        let state = self.state();
+        let member = state.members.0.get(&node.0).filter(|member| !member.draining);
+        member.map_or(0, |member| member.max_in_flight.saturating_sub(member.in_flight))
+    }
+
     /// With whom TLS is to be had at a node, if it is.
     pub fn tls(&self, node: NodeId) -> Option<tls::Peer> {
         let tls = self.tls.as_ref()?;

@@ -5,6 +5,7 @@
 //! about as many as messages come at a time, and none where none come.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,8 @@ const KEPT: Duration = Duration::from_secs(8);
 pub struct Warm {
     pool: Arc<Pool>,
     settings: Arc<Settings>,
-    /// To one node at a time, opening ones too.
-    most: usize,
+    /// To one node at a time, opening ones too; 0 when it is over.
+    most: AtomicUsize,
     // Held for moments, and never while anything is awaited.
     shelves: Mutex<BTreeMap<usize, Shelf>>,
 }
@@ -43,7 +44,7 @@ impl std::fmt::Debug for Warm {
 
 impl Warm {
     pub fn new(pool: Arc<Pool>, settings: Arc<Settings>, most: usize) -> Self {
-        Self { pool, settings, most, shelves: Mutex::default() }
+        Self { pool, settings, most: most.into(), shelves: Mutex::default() }
     }
 
     fn shelves(&self) -> MutexGuard<'_, BTreeMap<usize, Shelf>> {
@@ -61,11 +62,16 @@ impl Warm {
         let shelf = shelves.entry(node.0).or_default();
         let mut freshest = std::iter::from_fn(|| shelf.ready.pop());
         let taken = freshest.find_map(|(_, mut greeted)| greeted.is_quiet().then_some(greeted));
-        if shelf.ready.len() + shelf.opening < self.most {
+        if shelf.ready.len() + shelf.opening < self.room(node) {
             shelf.opening += 1;
             tokio::spawn(self.clone().open(node));
         }
         taken
+    }
+
+    /// Connections that may be kept ready: with them the node must not get more than it takes.
+    fn room(&self, node: NodeId) -> usize {
+        self.most.load(Ordering::Relaxed).min(self.pool.spare(node))
     }
 
     async fn open(self: Arc<Self>, node: NodeId) {
@@ -78,10 +84,22 @@ impl Warm {
             }
             None => None,
         };
+        if let Some(superfluous) = self.keep(node, opened) {
+            superfluous.quit().await;
+        }
+    }
+
+    /// What is not kept is given back.
+    fn keep(&self, node: NodeId, opened: Option<Greeted>) -> Option<Greeted> {
         let mut shelves = self.shelves();
-        let Some(shelf) = shelves.get_mut(&node.0) else { return };
+        let Some(shelf) = shelves.get_mut(&node.0) else { return opened };
         shelf.opening = shelf.opening.saturating_sub(1);
+        // Other messages may have come to the node meanwhile.
+        if shelf.ready.len() >= self.room(node) {
+            return opened;
+        }
         shelf.ready.extend(opened.map(|greeted| (Instant::now(), greeted)));
+        None
     }
 
     /// Closes what nobody wants, and what the nodes gave up. Call it every second or so.
@@ -91,9 +109,12 @@ impl Warm {
         self.shelves().retain(|node, shelf| {
             let is_there = nodes.contains(&NodeId(*node));
             let is_wanted = |since: Instant| is_there && now.saturating_duration_since(since) < KEPT;
+            let room = self.room(NodeId(*node));
             for (since, mut greeted) in std::mem::take(&mut shelf.ready) {
                 match greeted.is_quiet() {
-                    true if is_wanted(since) => shelf.ready.push((since, greeted)),
+                    true if is_wanted(since) && shelf.ready.len() < room => {
+                        shelf.ready.push((since, greeted))
+                    }
                     true => left.push(greeted),
                     false => debug!(node, "filter node closed a connection that was kept ready"),
                 }
@@ -106,7 +127,8 @@ impl Warm {
     }
 
     /// Closes all, before the end. None is opened any more.
-    pub async fn close(&self) {
+    pub async fn close(self: Arc<Self>) {
+        self.most.store(0, Ordering::Relaxed);
         let shelves = std::mem::take(&mut *self.shelves());
         let ready = shelves.into_values().flat_map(|shelf| shelf.ready);
         let goodbyes: tokio::task::JoinSet<()> = ready.map(|(_, greeted)| greeted.quit()).collect();
@@ -123,6 +145,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::nodes::Needs;
     use crate::nodes::names::Site;
     use crate::relay::settings::Settings;
 
@@ -169,6 +192,26 @@ mod tests {
 
     const NODE: NodeId = NodeId(0);
 
+    /// What the node takes is for messages first.
+    #[tokio::test]
+    async fn none_is_kept_where_a_message_would_have_its_place() {
+        let (warm, _heard) = warm(4).await;
+        let customer = "10.1.0.2".parse().unwrap();
+        let choose = || warm.pool.choose(&[], Needs::default(), customer, Instant::now());
+        let mut asked: Vec<_> = (0..9).map(|_| choose()).collect();
+        for _ in 0..3 {
+            assert!(warm.take(NODE).is_none());
+        }
+        assert_eq!(warm.shelves().get(&0).unwrap().opening, 1);
+        ready(&warm, 1).await;
+        asked.push(choose());
+        assert_eq!(warm.pool.spare(NODE), 0);
+        warm.tend(Instant::now());
+        assert_eq!(warm.ready(), 0);
+        assert!(warm.take(NODE).is_none());
+        assert_eq!(warm.shelves().get(&0).unwrap().opening, 0);
+    }
+
     #[tokio::test]
     async fn one_is_opened_for_each_that_is_wanted_and_no_more_than_may_be() {
         let (warm, mut heard) = warm(2).await;
@@ -212,7 +255,9 @@ mod tests {
         while heard.recv().await.unwrap() != (0, "QUIT".into()) {}
         assert!(warm.take(NODE).is_none());
         ready(&warm, 1).await;
-        warm.close().await;
+        warm.clone().close().await;
+        assert!(warm.take(NODE).is_none());
+        assert_eq!(warm.shelves().values().map(|shelf| shelf.opening).sum::<usize>(), 0);
         while heard.recv().await.unwrap() != (1, "QUIT".into()) {}
     }
 

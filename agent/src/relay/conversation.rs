@@ -136,7 +136,7 @@ impl Conversation {
         self.candidate.node
     }
 
-    /// If it is lost now, the node may just have been tired of waiting.
+    /// If it is lost or silent now, the node may just have been tired of waiting, or gone unnoticed.
     pub fn is_unproven(&self) -> bool {
         self.unproven
     }
@@ -157,7 +157,7 @@ impl Conversation {
 
     /// How long the node may take for what it is to do now. `None`: the verdict's own time counts.
     pub fn patience(&self, settings: &Settings) -> Option<Duration> {
-        if self.is_connecting() {
+        if self.is_connecting() || self.unproven {
             return Some(settings.node_connect_timeout);
         }
         self.awaits_reply().then_some(settings.node_reply_timeout)
@@ -213,7 +213,8 @@ impl Conversation {
     pub fn bytes(&mut self, mut octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) -> Progress {
         while let Some(reply) = self.decoder.next(&mut octets) {
             wire.restart(Leg::Filter, now);
-            if self.unproven && matches!(&reply, Ok(reply) if reply.code() == 421) {
+            // Anything else may be what the node said when it gave the connection up.
+            if self.unproven && !matches!(&reply, Ok(reply) if reply.code() / 100 == 2) {
                 return Progress::Stale;
             }
             self.unproven = false;

@@ -135,7 +135,6 @@ impl Judgement {
     /// A connection to the node was ready.
     pub fn greeted(&mut self, announced: &Extensions, matter: &Matter, wire: &mut Wire) {
         let Some(conversation) = &mut self.conversation else { return };
-        self.reached = true;
         let progress = conversation.greeted(announced, matter, wire);
         self.went(progress, wire);
     }
@@ -151,6 +150,7 @@ impl Judgement {
     pub fn bytes(&mut self, octets: &[u8], matter: &Matter, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &mut self.conversation else { return };
         let progress = conversation.bytes(octets, matter, now, wire);
+        self.reached |= !conversation.is_unproven();
         self.went(progress, wire);
     }
 
@@ -167,11 +167,11 @@ impl Judgement {
         }
     }
 
-    /// Nothing was said on the connection yet: its end says nothing about node or message.
+    /// The node has shown nothing on the connection yet: its end says nothing about node or message. The new one takes its
+    /// place, and the message stays with the node.
     fn connect_anew(&mut self, wire: &mut Wire) {
         let Some(conversation) = self.conversation.take() else { return };
         self.conversation = Some(Conversation::new(conversation.candidate()));
-        wire.push(Output::Abort(Leg::Filter));
         wire.forget(Leg::Filter);
         wire.push(Output::Connect(Leg::Filter));
     }
@@ -188,8 +188,12 @@ impl Judgement {
     }
 
     /// The node did not answer in time.
-    pub fn silent(&mut self, wire: &mut Wire) {
+    pub fn silent(&mut self, now: Instant, wire: &mut Wire) {
         let Some(conversation) = &self.conversation else { return };
+        if conversation.is_unproven() {
+            wire.restart(Leg::Filter, now);
+            return self.connect_anew(wire);
+        }
         let failure = if conversation.is_connecting() {
             NodeFailure::Connect(Cause::TimedOut)
         } else {
@@ -246,6 +250,8 @@ impl Judgement {
     fn failed(&mut self, failure: NodeFailure, wire: &mut Wire) {
         let Some(conversation) = self.conversation.take() else { return };
         let node = conversation.node();
+        // Also one that had a connection ready, and announced too little on it.
+        self.reached |= !matches!(failure, NodeFailure::Connect(_));
         if conversation.in_hands && !matches!(failure, NodeFailure::Lacks(_)) {
             self.suspicions += 1;
         }

@@ -120,7 +120,7 @@ impl Mirror {
         if now >= self.began + self.settings.verdict_budget {
             self.judgement.out_of_time(&mut self.wire);
         } else if self.node_deadline().is_some_and(|until| until <= now) {
-            self.judgement.silent(&mut self.wire);
+            self.judgement.silent(now, &mut self.wire);
         }
     }
 

@@ -42,7 +42,7 @@ impl Session {
             }
             Wait::Destination if self.is_in_handshake() => self.go_on_in_clear(now),
             Wait::Destination => self.lose_destination(Failure::DestinationSilent),
-            Wait::Filter => self.with_judgement(|judgement, _, wire| judgement.silent(wire)),
+            Wait::Filter => self.with_judgement(|judgement, _, wire| judgement.silent(now, wire)),
             Wait::Verdict => self.with_judgement(|judgement, _, wire| judgement.out_of_time(wire)),
             Wait::Rate => self.check_rate(now),
             Wait::Noop => self.say_noop(now),

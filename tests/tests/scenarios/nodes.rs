@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
+use nix::sys::signal::Signal;
 use weir_tests::components::{
     AgentConfig, Backend, FILTER_PORT, FilterConfig, Postfix, WeirAgent, WeirFilter,
 };
@@ -21,6 +22,7 @@ on_both_back_ends!(
     a_full_node_is_waited_for,
     a_message_goes_to_the_node_that_has_what_it_needs,
     connections_are_ready_before_they_are_needed,
+    silence_on_a_connection_that_was_ready_is_followed_by_a_new_one,
     a_drained_node_finishes_what_it_has,
     a_name_that_gets_another_address_is_followed,
     who_would_wait_too_long_is_deferred_and_never_accepted,
@@ -76,6 +78,42 @@ fn connections_are_ready_before_they_are_needed(backend: Backend) -> Result<()> 
             assert!(!line.has("node_failures"), "{line:?}");
         }
         ready(0)
+    })
+}
+
+/// The node may have vanished without a word: the message does not wait for it as for an answer, and stays with it.
+fn silence_on_a_connection_that_was_ready_is_followed_by_a_new_one(backend: Backend) -> Result<()> {
+    Lab::run("warm-silent", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let mut config = AgentConfig::new(backend);
+        config.nodes.truncate(1);
+        config.filter_lines = "connect_timeout = 1\nwarm_connections = 1\nprobe_interval = 600".into();
+        let mut filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        send(lab, Family::V4)?.expect(250)?;
+        let node = || Ok::<_, anyhow::Error>(WeirAgent::status(&lab.gateway)?["nodes"][0].clone());
+        wait_until("a connection to be ready", PATIENCE, || {
+            Ok(WeirAgent::status(&lab.gateway)?["warm_connections"] == 1)
+        })?;
+        let connections =
+            || lab.gateway.sh("ss -Htn state established 'dport = :10025' | awk '{ print $3 }'");
+        let before = connections()?;
+        filters[0].process().signal(Signal::SIGSTOP)?;
+        thread::scope(|scope| {
+            let message = scope.spawn(|| send(lab, Family::V4)?.expect(250));
+            wait_until("a new connection in place of the one that was ready", PATIENCE, || {
+                let now = connections()?;
+                Ok(now.lines().any(|line| !before.contains(line))
+                    && !before.lines().any(|line| now.contains(line)))
+            })?;
+            let now = node()?;
+            ensure!(now["in_flight"] == 1 && now["failures"] == 0, "the node is said to have: {now}");
+            filters[0].process().signal(Signal::SIGCONT)?;
+            message.join().map_err(|_| anyhow!("the customer panicked"))?
+        })?;
+        agent.wait_message("both messages' lines", |_| agent.messages().len() == 2)?;
+        assert!(agent.messages().iter().all(|line| !line.has("node_failures")));
+        Ok(())
     })
 }
 

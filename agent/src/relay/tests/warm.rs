@@ -1,8 +1,10 @@
 //! Connections to nodes that were kept ready.
 
 use super::server::{Server, Stage, Trouble};
-use super::world::{EHLO, World, settings};
+use super::world::{EHLO, ENFORCE, World, settings};
 use super::{BODY, CONTENT, ENVELOPE, node, text};
+use crate::config::WhenUnavailable;
+use crate::treatment::Treatment;
 
 /// The first node has a connection ready.
 fn one_message(nodes: Vec<Option<Server>>) -> World {
@@ -63,4 +65,17 @@ fn one_that_died_meanwhile_is_a_node_that_is_not_reached() {
     assert_eq!(world.codes(), [220, 250, 250, 250, 354, 250, 221]);
     assert_eq!((world.judged(1).len(), world.logs[0].node_failures.len()), (1, 1));
     assert!(!world.logs[0].suspect);
+}
+
+/// What it announced is an answer too: it is there, and the message is not accepted unjudged.
+#[test]
+fn a_node_that_announced_too_little_was_reached() {
+    let without = Server::new("250 PIPELINING");
+    let accepting = Treatment { when_unavailable: WhenUnavailable::Accept, ..ENFORCE };
+    for (warm, node, code) in [(true, Some(without), 451), (false, None, 250)] {
+        let mut world = World::treated(accepting, Server::new(EHLO), vec![node], settings(), vec![]);
+        world.warm = warm;
+        world.say(ENVELOPE).say(BODY).say(b"QUIT\r\n").run(true);
+        assert_eq!(world.codes(), [220, 250, 250, 250, 354, code, 221]);
+    }
 }

@@ -19,6 +19,8 @@ pub struct Judge {
     /// Nothing of the message or its customer may be said in clear.
     pub in_clear: bool,
     pub identified: bool,
+    /// The connection was kept ready, and nothing was read on it since.
+    pub unproven: bool,
     /// Chunks it was sent, and replies of it that were read since the first.
     pub chunks: usize,
     pub chunk_replies: usize,
@@ -40,6 +42,7 @@ impl Judge {
             takes_chunks: peer.announces("CHUNKING"),
             in_clear: tls,
             identified: false,
+            unproven: false,
             chunks: 0,
             chunk_replies: 0,
             message: None,

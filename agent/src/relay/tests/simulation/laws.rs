@@ -389,12 +389,22 @@ impl Laws {
         self.judges.push(Judge::new(node, peer, in_clear));
     }
 
+    /// A connection to a node was ready: only a good answer shows that it still is one.
+    pub fn node_was_ready(&mut self, node: usize, peer: &Peer) {
+        let judge = Judge::new(node, peer, false);
+        let unproven = judge.announces_xclient || judge.announces_xforward.contains(&"ADDR");
+        self.reached |= !unproven;
+        self.judges.push(Judge { unproven, ..judge });
+    }
+
     /// The engine read octets of a node's.
     pub fn node_read(&mut self, octets: &[u8]) {
         let Some(judge) = self.judges.last_mut() else { return };
         for reply in replies(&mut judge.unheard, octets) {
             let code =
                 reply.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok()).unwrap_or(0);
+            let good = code / 100 == 2;
+            self.reached |= std::mem::take(&mut judge.unproven) && good;
             judge.chunk_replies += usize::from(judge.chunks > 0);
             // An answer before the node has the message is none, but each chunk has one, and one that is refused
             // is the message refused.

@@ -382,7 +382,7 @@ impl World {
             node.unasked(self.now, &mut self.choices);
         }
         let announced = Extensions::from_reply(&Reply::new(250, node.greeting()));
-        self.laws.node_connected(*number, node, false);
+        self.laws.node_was_ready(*number, node);
         *self.wire(Leg::Filter) = Wire::new(Link::Open);
         self.transcript.note(self.now, "a connection to the node was ready");
         self.handle(Input::Greeted(&announced));

@@ -8,10 +8,10 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all check fuzz clean
+.PHONY: help build demo faults test test-all measure-prefixes check fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## target/release/weir-agent and target/release/weir-filter
 	@scripts/install-deps build
@@ -36,6 +36,11 @@ test: check build ## everything that must hold before a commit (needs root)
 test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	@scripts/install-deps lab
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+
+measure-prefixes: ## what ten, 100,000 and a million customers' prefixes cost in the kernel (needs root)
+	@scripts/install-deps build
+	@scripts/install-bpf-toolchain
+	cargo test --release --locked --package weir-agent --lib -- --ignored --nocapture measurement::prefixes
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use weir_agent::config::Mode;
-use weir_agent::control::Request;
+use weir_agent::control::{Request, Side};
 use weir_agent::policy::time;
 use weir_daemon::control;
 
@@ -24,32 +24,67 @@ pub fn status(socket: Socket<'_>, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn exempt(
+/// What a command about exemptions is about.
+#[derive(Clone, Copy)]
+pub enum Exempted {
+    Pair { customer: IpAddr, destination: IpAddr },
+    Prefix { side: Side, prefix: IpNet },
+}
+
+pub fn exempt(socket: Socket<'_>, whom: Exempted, duration: Duration, reason: String) -> anyhow::Result<()> {
+    let seconds = duration.as_secs();
+    let request = match whom {
+        Exempted::Pair { customer, destination } => {
+            Request::Exempt { customer, destination, seconds, reason }
+        }
+        Exempted::Prefix { side, prefix } => Request::ExemptPrefix { side, prefix, seconds, reason },
+    };
+    let rule = ask(socket, &request)?;
+    println!("{}: new connections go straight, unjudged, until {}", whose(&rule), text(&rule, "until"));
+    Ok(())
+}
+
+pub fn unexempt(socket: Socket<'_>, whom: Exempted) -> anyhow::Result<()> {
+    let request = match whom {
+        Exempted::Pair { customer, destination } => Request::Unexempt { customer, destination },
+        Exempted::Prefix { side, prefix } => Request::UnexemptPrefix { side, prefix },
+    };
+    let rule = ask(socket, &request)?;
+    println!("{}: new connections are intercepted again", whose(&rule));
+    Ok(())
+}
+
+pub fn block(
     socket: Socket<'_>,
-    customer: IpAddr,
-    destination: IpAddr,
+    prefix: IpNet,
     duration: Duration,
     reason: String,
+    drop: bool,
 ) -> anyhow::Result<()> {
-    let request = Request::Exempt { customer, destination, seconds: duration.as_secs(), reason };
+    let request = Request::Block { prefix, seconds: duration.as_secs(), reason, drop };
     let rule = ask(socket, &request)?;
+    let how = if drop { "dropped" } else { "reset" };
     println!(
-        "{} to {}: new connections go straight, unjudged, until {}",
-        text(&rule, "customer"),
-        text(&rule, "destination"),
+        "{}: new connections are {how} until {}, whether or not the agent lives; open sessions go on",
+        whose(&rule),
         text(&rule, "until")
     );
     Ok(())
 }
 
-pub fn unexempt(socket: Socket<'_>, customer: IpAddr, destination: IpAddr) -> anyhow::Result<()> {
-    let pair = ask(socket, &Request::Unexempt { customer, destination })?;
-    println!(
-        "{} to {}: new connections are intercepted again",
-        text(&pair, "customer"),
-        text(&pair, "destination")
-    );
+pub fn unblock(socket: Socket<'_>, prefix: IpNet) -> anyhow::Result<()> {
+    let rule = ask(socket, &Request::Unblock { prefix })?;
+    println!("{}: new connections are taken again", whose(&rule));
     Ok(())
+}
+
+/// In words: a pair, customers, or a destination.
+fn whose(rule: &Value) -> String {
+    match text(rule, "kind") {
+        "exempt_destination" => format!("all to {}", text(rule, "prefix")),
+        "exempt_customer" | "blocked" => text(rule, "prefix").to_owned(),
+        _ => format!("{} to {}", text(rule, "customer"), text(rule, "destination")),
+    }
 }
 
 pub fn drain(socket: Socket<'_>, node: SocketAddr, draining: bool) -> anyhow::Result<()> {
@@ -122,20 +157,30 @@ fn ask(socket: Socket<'_>, request: &Request) -> Result<Value, control::Error> {
 
 /// A line for each rule, below a line of headings.
 fn table(rules: &[Value]) -> String {
+    const COLUMNS: usize = 8;
     if rules.is_empty() {
-        return "nobody is exempt\n".into();
+        return "nobody is exempt or blocked\n".into();
     }
-    let headings = ["EXEMPT CUSTOMER", "TO DESTINATION", "UNTIL", "LEFT", "BY", "REASON"].map(String::from);
+    let headings = ["RULE", "CUSTOMER", "DESTINATION", "UNTIL", "LEFT", "CONNECTIONS", "BY", "REASON"];
     let cells = |rule: &Value| {
         let left = Duration::from_secs(rule["seconds_left"].as_u64().unwrap_or_default());
-        let [customer, destination, until, by, reason] =
-            ["customer", "destination", "until", "by", "reason"].map(|name| text(rule, name).to_owned());
-        [customer, destination, until, time::left(left), by, reason]
+        let (kind, prefix) = (text(rule, "kind"), text(rule, "prefix"));
+        let (rule_name, customer, destination) = match kind {
+            "blocked" => (format!("blocked ({})", text(rule, "refusal")), prefix, "any"),
+            "exempt_customer" => ("exempt".into(), prefix, "any"),
+            "exempt_destination" => ("exempt".into(), "any", prefix),
+            _ => ("exempt".into(), text(rule, "customer"), text(rule, "destination")),
+        };
+        let connections = rule["connections"].as_u64().map_or("-".to_owned(), |count| count.to_string());
+        let [customer, destination] = [customer, destination].map(str::to_owned);
+        let [until, by, reason] = ["until", "by", "reason"].map(|name| text(rule, name).to_owned());
+        [rule_name, customer, destination, until, time::left(left), connections, by, reason]
     };
-    let rows: Vec<[String; 6]> = std::iter::once(headings).chain(rules.iter().map(cells)).collect();
+    let rows: Vec<[String; COLUMNS]> =
+        std::iter::once(headings.map(String::from)).chain(rules.iter().map(cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
-    let line = |row: &[String; 6]| {
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
+    let line = |row: &[String; COLUMNS]| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
@@ -149,22 +194,31 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::table;
 
     #[test]
     fn rules_stand_below_each_other() {
-        assert_eq!(table(&[]), "nobody is exempt\n");
-        let rule = |customer: &str, reason: &str| {
-            json!({"customer": customer, "destination": "10.2.0.2", "until": "2026-11-22T06:00:00Z",
-                "seconds_left": 3660, "by": "operator", "reason": reason})
+        assert_eq!(table(&[]), "nobody is exempt or blocked\n");
+        let rule = |more: Value| {
+            let mut rule = json!({"until": "2026-11-22T06:00:00Z", "seconds_left": 3660, "by": "operator"});
+            rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            rule
         };
+        let rules = [
+            json!({"kind": "exempt_pair", "customer": "10.1.0.2", "destination": "10.2.0.2", "reason": "TLS"}),
+            json!({"kind": "exempt_customer", "prefix": "10.1.7.0/24", "connections": 12, "reason": ""}),
+            json!({"kind": "exempt_destination", "prefix": "fd02::2/128", "connections": 0, "reason": ""}),
+            json!({"kind": "blocked", "prefix": "10.1.0.200/32", "refusal": "reset", "reason": "a bot"}),
+        ];
         assert_eq!(
-            table(&[rule("10.1.0.2", "insists on TLS"), rule("10.1.0.200", "")]),
-            "EXEMPT CUSTOMER  TO DESTINATION  UNTIL                 LEFT   BY        REASON\n\
-             10.1.0.2         10.2.0.2        2026-11-22T06:00:00Z  1h 1m  operator  insists on TLS\n\
-             10.1.0.200       10.2.0.2        2026-11-22T06:00:00Z  1h 1m  operator\n"
+            table(&rules.map(rule)),
+            "RULE             CUSTOMER       DESTINATION  UNTIL                 LEFT   CONNECTIONS  BY        REASON\n\
+             exempt           10.1.0.2       10.2.0.2     2026-11-22T06:00:00Z  1h 1m  -            operator  TLS\n\
+             exempt           10.1.7.0/24    any          2026-11-22T06:00:00Z  1h 1m  12           operator\n\
+             exempt           any            fd02::2/128  2026-11-22T06:00:00Z  1h 1m  0            operator\n\
+             blocked (reset)  10.1.0.200/32  any          2026-11-22T06:00:00Z  1h 1m  -            operator  a bot\n"
         );
     }
 }

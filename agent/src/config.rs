@@ -2,6 +2,7 @@
 //! in docs/ are generated from these types.
 
 mod check;
+mod customers;
 mod node;
 
 use std::ops::RangeInclusive;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::customers::{Customers, Limit, LimitOverride, Limits, WhenBeyond};
 pub use self::node::{Node, Place};
 
 /// The gateway daemon's configuration file.
@@ -19,6 +21,8 @@ pub use self::node::{Node, Place};
 pub struct Config {
     pub steering: Steering,
     pub customers: Customers,
+    #[serde(default)]
+    pub limits: Limits,
     pub filter: Filter,
     #[serde(default)]
     pub relay: Relay,
@@ -87,15 +91,6 @@ pub enum WhenAgentDies {
     #[default]
     Open,
     Closed,
-}
-
-/// Whose mail is intercepted.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Customers {
-    /// Source addresses whose connections to TCP port 25 are intercepted, IPv4 and IPv6.
-    #[schemars(with = "Vec<String>", example = ["10.1.0.0/16", "fd01::/32"])]
-    pub prefixes: Vec<IpNet>,
 }
 
 /// The filter nodes that judge messages.

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::config::{Backend, Mode};
 use crate::modes::{ModeError, Modes};
 use crate::nodes::{DrainError, Pool};
-use crate::policy::{Exemption, Policy, PolicyError, Release, time};
-use crate::steer::{BootTime, Pair, Steering};
+use crate::policy::{Author, Exemption, Listed, Policy, PolicyError, Release, kind_name, refusal_name, time};
+use crate::steer::{BootTime, Pair, Refusal, RuleKind, Steering};
 use crate::treatment::Switched;
 use crate::wanted_tls::WantedTls;
 
@@ -32,6 +32,31 @@ pub enum Request {
     Unexempt {
         customer: IpAddr,
         destination: IpAddr,
+    },
+    /// Lets new connections of these customers, or to these destinations, go straight for so many seconds.
+    ExemptPrefix {
+        side: Side,
+        prefix: IpNet,
+        seconds: u64,
+        #[serde(default)]
+        reason: String,
+    },
+    UnexemptPrefix {
+        side: Side,
+        prefix: IpNet,
+    },
+    /// Refuses new connections of these customers for so many seconds.
+    Block {
+        prefix: IpNet,
+        seconds: u64,
+        #[serde(default)]
+        reason: String,
+        /// Without an answer to the customer.
+        #[serde(default)]
+        drop: bool,
+    },
+    Unblock {
+        prefix: IpNet,
     },
     List {},
     /// Gives a filter node no more messages, or some again.
@@ -57,6 +82,23 @@ pub enum Request {
         seconds: u64,
     },
     EndRelease {},
+}
+
+/// Whose addresses a prefix is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    Customer,
+    Destination,
+}
+
+impl Side {
+    fn exempt(self) -> RuleKind {
+        match self {
+            Self::Customer => RuleKind::ExemptCustomer,
+            Self::Destination => RuleKind::ExemptDestination,
+        }
+    }
 }
 
 impl Request {
@@ -94,8 +136,8 @@ impl<S: Fn() -> Value> Control<S> {
     pub fn answer(&self, request: &Value) -> Result<Value, String> {
         let request = Request::deserialize(request).map_err(|error| {
             format!(
-                "{error} (status, exempt, unexempt, list, drain, mode, configured_mode, release and end_release are \
-                 the requests)"
+                "{error} (status, exempt, unexempt, exempt_prefix, unexempt_prefix, block, unblock, list, drain, mode, \
+                 configured_mode, release and end_release are the requests)"
             )
         })?;
         self.perform(request).map_err(|error| error.to_string())
@@ -107,8 +149,17 @@ impl<S: Fn() -> Value> Control<S> {
             Request::Exempt { customer, destination, seconds, reason } => {
                 let (pair, duration) = (pair(customer, destination)?, Duration::from_secs(seconds));
                 let exemption = self.policy.exempt(&self.steering, pair, duration, &reason)?;
-                Ok(rule(&pair, &exemption))
+                Ok(rule(&pair, &exemption, None))
             }
+            Request::ExemptPrefix { side, prefix, seconds, reason } => {
+                self.add_rule(side.exempt(), prefix, seconds, Refusal::Drop, &reason)
+            }
+            Request::UnexemptPrefix { side, prefix } => self.remove_rule(side.exempt(), prefix),
+            Request::Block { prefix, seconds, reason, drop } => {
+                let refusal = if drop { Refusal::Drop } else { Refusal::Reset };
+                self.add_rule(RuleKind::Blocked, prefix, seconds, refusal, &reason)
+            }
+            Request::Unblock { prefix } => self.remove_rule(RuleKind::Blocked, prefix),
             Request::Unexempt { customer, destination } => {
                 let pair = pair(customer, destination)?;
                 self.policy.unexempt(&self.steering, pair)?;
@@ -133,18 +184,59 @@ impl<S: Fn() -> Value> Control<S> {
                 self.release.end(&self.steering)?;
                 Ok(json!({}))
             }
-            Request::List {} => {
-                Ok(self.policy.list().iter().map(|(pair, exemption)| rule(pair, exemption)).collect())
-            }
+            Request::List {} => Ok(self.list()),
         }
     }
+
+    fn list(&self) -> Value {
+        let exempt = self.policy.list();
+        let pairs: Vec<Pair> = exempt.iter().map(|(pair, _)| *pair).collect();
+        let passed = self.policy.passed(&self.steering, &pairs);
+        let pairs = exempt.iter().map(|(pair, exemption)| rule(pair, exemption, passed.get(pair).copied()));
+        pairs.chain(self.policy.list_rules(&self.steering).iter().map(prefix_rule)).collect()
+    }
+
+    fn add_rule(
+        &self,
+        kind: RuleKind,
+        prefix: IpNet,
+        seconds: u64,
+        refusal: Refusal,
+        reason: &str,
+    ) -> Result<Value, Refused> {
+        let words = (Duration::from_secs(seconds), refusal, reason);
+        let rule = self.policy.add_rule(&self.steering, kind, prefix, words)?;
+        Ok(prefix_rule(&Listed { kind, prefix, rule, applied: None }))
+    }
+
+    fn remove_rule(&self, kind: RuleKind, prefix: IpNet) -> Result<Value, Refused> {
+        self.policy.remove_rule(&self.steering, kind, prefix)?;
+        Ok(json!({ "kind": kind_name(kind), "prefix": prefix }))
+    }
+}
+
+fn prefix_rule(listed: &Listed) -> Value {
+    let rule = &listed.rule;
+    let mut value = json!({
+        "kind": kind_name(listed.kind),
+        "prefix": listed.prefix,
+        "until": time::rfc3339(rule.until),
+        "seconds_left": rule.until.since(BootTime::now()).as_secs(),
+        "by": Author::Operator,
+        "reason": rule.reason,
+        "connections": listed.applied,
+    });
+    if listed.kind == RuleKind::Blocked {
+        value["refusal"] = json!(refusal_name(rule.refusal));
+    }
+    value
 }
 
 fn pair(customer: IpAddr, destination: IpAddr) -> Result<Pair, PolicyError> {
     Pair::new(customer, destination).ok_or(PolicyError::Families { customer, destination })
 }
 
-fn rule(pair: &Pair, exemption: &Exemption) -> Value {
+fn rule(pair: &Pair, exemption: &Exemption, passed: Option<u64>) -> Value {
     json!({
         "kind": "exempt_pair",
         "customer": pair.customer(),
@@ -153,6 +245,7 @@ fn rule(pair: &Pair, exemption: &Exemption) -> Value {
         "seconds_left": exemption.until.since(BootTime::now()).as_secs(),
         "by": exemption.by,
         "reason": exemption.reason,
+        "connections": passed,
     })
 }
 
@@ -208,6 +301,15 @@ mod tests {
             Request::Status {},
             Request::Exempt { customer, destination, seconds: 1, reason: "x".into() },
             Request::Unexempt { customer, destination },
+            Request::ExemptPrefix {
+                side: Side::Destination,
+                prefix: IpNet::from(destination),
+                seconds: 9,
+                reason: String::new(),
+            },
+            Request::UnexemptPrefix { side: Side::Customer, prefix: IpNet::from(customer) },
+            Request::Block { prefix: IpNet::from(customer), seconds: 9, reason: "x".into(), drop: true },
+            Request::Unblock { prefix: IpNet::from(customer) },
             Request::List {},
             Request::Drain { node: SocketAddr::new(destination, 10025), draining: true },
             Request::Mode { mode: Mode::Bypass, prefix: None, seconds: 60 },

@@ -15,6 +15,7 @@ mod modes;
 mod nodes;
 mod places;
 pub mod policy;
+pub mod prefixes;
 mod pulse;
 mod relay;
 mod reload;

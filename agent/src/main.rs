@@ -2,6 +2,8 @@
 
 mod ask;
 
+use ask::Exempted;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,8 +14,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use weir_agent::config::{Config, Mode};
+use weir_agent::control::Side;
 use weir_agent::policy::time;
-use weir_agent::{doctor, serve, steer};
+use weir_agent::{doctor, prefixes, serve, steer};
 use weir_daemon::config::load;
 use weir_daemon::{control, log, reference};
 
@@ -55,12 +58,11 @@ enum Command {
         #[command(flatten)]
         socket: Socket,
     },
-    /// Let a customer's new connections to one destination go straight, unjudged, from now on
+    /// Let new connections go straight, unjudged, from now on: of a customer to one destination, of a customer or a
+    /// prefix of them to anywhere, or to a destination
     Exempt {
-        /// The customer's address
-        customer: IpAddr,
-        /// The destination's address
-        destination: IpAddr,
+        #[command(flatten)]
+        whom: Whom,
         /// For how long: 90s, 15m, 24h, 7d; at most 365d
         #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = time::parse)]
         duration: Duration,
@@ -72,12 +74,36 @@ enum Command {
     },
     /// Intercept them again; connections that went straight go on undisturbed
     Unexempt {
-        customer: IpAddr,
-        destination: IpAddr,
+        #[command(flatten)]
+        whom: Whom,
         #[command(flatten)]
         socket: Socket,
     },
-    /// Say who is exempt, until when, by whom and why
+    /// Refuse customers' new connections in the kernel, at the SYN, with or without the agent; open sessions go on
+    Block {
+        /// The customers: an address or a prefix
+        #[arg(value_parser = prefixes::parse)]
+        prefix: IpNet,
+        /// For how long: 90s, 15m, 24h, 7d; at most 365d
+        #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = time::parse)]
+        duration: Duration,
+        /// Why, for those who will ask
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// Give no answer, where otherwise the customer's connection is reset
+        #[arg(long)]
+        drop: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Take their new connections again
+    Unblock {
+        #[arg(value_parser = prefixes::parse)]
+        prefix: IpNet,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Say who is exempt or blocked, until when, by whom, why, and how often it mattered
     List {
         /// As one JSON array
         #[arg(long)]
@@ -103,7 +129,7 @@ enum Command {
         #[arg(value_name = "MODE")]
         wanted: WantedMode,
         /// Only for these customers: an address or a prefix
-        #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+        #[arg(long, value_name = "PREFIX", value_parser = prefixes::parse)]
         prefix: Option<IpNet>,
         /// For how long: 90s, 15m, 24h, 7d; at most 7d. Then it is as configured again
         #[arg(long = "for", value_name = "TIME", default_value = "30m", value_parser = time::parse)]
@@ -147,6 +173,35 @@ enum WantedMode {
 }
 
 #[derive(clap::Args)]
+struct Whom {
+    /// The customer's address, or, without a destination, a prefix of customers
+    #[arg(value_parser = prefixes::parse, required_unless_present = "all_to")]
+    customer: Option<IpNet>,
+    /// The destination's address
+    destination: Option<IpAddr>,
+    /// All customers' connections to this destination: an address or a prefix
+    #[arg(long = "destination", value_name = "PREFIX", value_parser = prefixes::parse, conflicts_with = "customer")]
+    all_to: Option<IpNet>,
+}
+
+impl Whom {
+    fn exempted(&self) -> anyhow::Result<Exempted> {
+        match (self.customer, self.destination, self.all_to) {
+            (Some(customer), Some(destination), _) if customer.prefix_len() == customer.max_prefix_len() => {
+                Ok(Exempted::Pair { customer: customer.addr(), destination })
+            }
+            (Some(customer), Some(_), _) => anyhow::bail!(
+                "{customer} is a prefix: to one destination a single customer can be exempt; name an address, or leave \
+                 the destination out"
+            ),
+            (Some(prefix), None, _) => Ok(Exempted::Prefix { side: Side::Customer, prefix }),
+            (None, _, Some(prefix)) => Ok(Exempted::Prefix { side: Side::Destination, prefix }),
+            (None, _, None) => anyhow::bail!("a customer, or --destination, is expected"),
+        }
+    }
+}
+
+#[derive(clap::Args)]
 struct Socket {
     /// The agent's socket, where several run
     #[arg(long = "socket", value_name = "PATH")]
@@ -187,12 +242,16 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(report.exit_status()));
         }
         Command::Status { json, socket } => ask::status(socket.path.as_deref(), json)?,
-        Command::Exempt { customer, destination, duration, reason, socket } => {
-            ask::exempt(socket.path.as_deref(), customer, destination, duration, reason)?;
+        Command::Exempt { whom, duration, reason, socket } => {
+            ask::exempt(socket.path.as_deref(), whom.exempted()?, duration, reason)?;
         }
-        Command::Unexempt { customer, destination, socket } => {
-            ask::unexempt(socket.path.as_deref(), customer, destination)?;
+        Command::Unexempt { whom, socket } => {
+            ask::unexempt(socket.path.as_deref(), whom.exempted()?)?;
         }
+        Command::Block { prefix, duration, reason, drop, socket } => {
+            ask::block(socket.path.as_deref(), prefix, duration, reason, drop)?;
+        }
+        Command::Unblock { prefix, socket } => ask::unblock(socket.path.as_deref(), prefix)?,
         Command::Drain { node, socket } => ask::drain(socket.path.as_deref(), node, true)?,
         Command::Undrain { node, socket } => ask::drain(socket.path.as_deref(), node, false)?,
         Command::Mode { wanted, prefix, duration, socket } => {
@@ -222,14 +281,6 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reference => print!("{}", reference::markdown::<Config>()),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// An address is the prefix of one.
-fn prefix(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    let wrong =
-        |_| format!("{text:?} is neither a prefix nor an address, for example 10.1.7.0/24 or fd01::2");
-    text.parse().or_else(|_| address()).map_err(wrong)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

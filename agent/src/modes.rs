@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::{Customers, Mode};
 use crate::drive::Shared;
+use crate::prefixes::Prefixes;
 use crate::reminder::Reminder;
 use crate::treatment::Switched;
 
@@ -17,6 +18,9 @@ pub const MAX_DURATION: Duration = Duration::from_secs(7 * 86_400);
 
 /// Switched at a time: every message is compared with them.
 const MAX_SWITCHED: usize = 100;
+
+/// Prefixes named in an error.
+const MAX_SHOWN: usize = 10;
 
 /// Why a mode is not switched.
 #[derive(Debug, thiserror::Error)]
@@ -41,20 +45,31 @@ pub enum ModeError {
     NotSwitched { prefix: IpNet },
 }
 
+/// The first few: there may be a hundred thousand.
 fn list(prefixes: &[IpNet]) -> String {
-    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let (shown, rest) = prefixes.split_at(prefixes.len().min(MAX_SHOWN));
+    let mut words: Vec<String> = shown.iter().map(ToString::to_string).collect();
+    if !rest.is_empty() {
+        words.push(format!("and {} more", rest.len()));
+    }
+    words.join(", ")
 }
 
 /// Switches modes, and alarms as long as one is switched.
 pub struct Modes {
     shared: Arc<Shared>,
-    customers: Vec<IpNet>,
+    customers: Mutex<Prefixes>,
     reminder: Mutex<Reminder>,
 }
 
 impl Modes {
     pub fn new(shared: Arc<Shared>, customers: &Customers) -> Self {
-        Self { shared, customers: customers.prefixes.clone(), reminder: Mutex::default() }
+        Self { shared, customers: Mutex::new(Prefixes::new(&customers.prefixes)), reminder: Mutex::default() }
+    }
+
+    /// Others' mail is intercepted from now on.
+    pub fn set_customers(&self, prefixes: &[IpNet]) {
+        *self.customers.lock().unwrap_or_else(PoisonError::into_inner) = Prefixes::new(prefixes);
     }
 
     /// # Errors
@@ -66,7 +81,7 @@ impl Modes {
         duration: Duration,
     ) -> Result<Switched, ModeError> {
         if let Some(prefix) = prefix {
-            check(prefix, &self.customers)?;
+            check(prefix, &self.customers.lock().unwrap_or_else(PoisonError::into_inner))?;
         }
         if !(Duration::from_secs(1)..=MAX_DURATION).contains(&duration) {
             return Err(ModeError::Duration { seconds: duration.as_secs() });
@@ -114,12 +129,12 @@ impl Modes {
     }
 }
 
-fn check(prefix: IpNet, customers: &[IpNet]) -> Result<(), ModeError> {
+fn check(prefix: IpNet, customers: &Prefixes) -> Result<(), ModeError> {
     if prefix.trunc() != prefix {
         return Err(ModeError::Bits { prefix });
     }
-    if !customers.iter().any(|customer| customer.contains(&prefix) || prefix.contains(customer)) {
-        return Err(ModeError::NoCustomers { prefix, customers: customers.to_vec() });
+    if !customers.touch(&prefix) {
+        return Err(ModeError::NoCustomers { prefix, customers: customers.all().to_vec() });
     }
     Ok(())
 }
@@ -141,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_prefix_is_of_customers() {
-        let customers: Vec<IpNet> = ["10.1.0.0/16", "fd01::/32"].map(|prefix| prefix.parse().unwrap()).into();
+        let customers = Prefixes::new(&["10.1.0.0/16", "fd01::/32"].map(|prefix| prefix.parse().unwrap()));
         for (prefix, problem) in [
             ("10.1.2.0/24", None),
             ("10.1.0.0/16", None),

@@ -5,13 +5,29 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::source::Source;
+use crate::steer::Connections;
 
 /// All customers that have sessions.
 #[derive(Debug)]
 pub struct Places {
     each: usize,
+    taken: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
     // As many entries as there are sessions, at most.
-    taken: Mutex<HashMap<Source, Taken>>,
+    sources: HashMap<Source, Taken>,
+    /// Told with the counts locked, so that the last word is the right one.
+    kernel: Option<Box<dyn Connections>>,
+}
+
+impl All {
+    fn tell(&mut self, source: Source, sessions: usize) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set(source, sessions);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,8 +53,8 @@ pub struct NoPlace {
 }
 
 impl Places {
-    pub fn new(each: usize) -> Self {
-        Self { each, taken: Mutex::default() }
+    pub fn new(each: usize, kernel: Option<Box<dyn Connections>>) -> Self {
+        Self { each, taken: Mutex::new(All { sources: HashMap::new(), kernel }) }
     }
 
     /// A place for one more session of this customer.
@@ -48,16 +64,18 @@ impl Places {
     pub fn take(self: &Arc<Self>, customer: IpAddr) -> Result<Place, NoPlace> {
         let source = Source::of(customer);
         let mut all = self.taken();
-        let taken = all.entry(source).or_default();
+        let taken = all.sources.entry(source).or_default();
         if taken.sessions >= self.each {
             let is_news = !std::mem::replace(&mut taken.turned_away, true);
             return Err(NoPlace { source, is_news });
         }
         taken.sessions += 1;
+        let sessions = taken.sessions;
+        all.tell(source, sessions);
         Ok(Place { places: self.clone(), source })
     }
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<Source, Taken>> {
+    fn taken(&self) -> MutexGuard<'_, All> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,11 +83,13 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.places.taken();
-        if let Some(taken) = all.get_mut(&self.source) {
+        if let Some(taken) = all.sources.get_mut(&self.source) {
             taken.sessions -= 1;
-            if taken.sessions == 0 {
-                all.remove(&self.source);
+            let sessions = taken.sessions;
+            if sessions == 0 {
+                all.sources.remove(&self.source);
             }
+            all.tell(self.source, sessions);
         }
     }
 }
@@ -82,9 +102,19 @@ mod tests {
         text.parse().unwrap()
     }
 
+    #[derive(Debug)]
+    struct Told(Arc<Mutex<Vec<(String, usize)>>>);
+
+    impl Connections for Told {
+        fn set(&mut self, source: Source, connections: usize) {
+            self.0.lock().unwrap().push((source.to_string(), connections));
+        }
+    }
+
     #[test]
     fn one_customer_has_his_places_and_leaves_the_others_theirs() {
-        let places = Arc::new(Places::new(2));
+        let told = Arc::<Mutex<Vec<_>>>::default();
+        let places = Arc::new(Places::new(2, Some(Box::new(Told(told.clone())))));
         let first = places.take(address("2001:db8:1:2::1")).unwrap();
         let _second = places.take(address("2001:db8:1:2:3::4")).unwrap();
         let refused = places.take(address("2001:db8:1:2::5")).unwrap_err();
@@ -92,16 +122,20 @@ mod tests {
         assert!(!places.take(address("2001:db8:1:2::5")).unwrap_err().is_news, "said once");
         let _other = places.take(address("2001:db8:1:3::1")).unwrap();
         drop(first);
-        assert!(places.take(address("2001:db8:1:2::5")).is_ok());
+        drop(places.take(address("2001:db8:1:2::5")).unwrap());
+        // The kernel hears of each change, and of nothing else.
+        let (first, other) = ("2001:db8:1:2::/64".to_owned(), "2001:db8:1:3::/64".to_owned());
+        let changes = [(&first, 1), (&first, 2), (&other, 1), (&first, 1), (&first, 2), (&first, 1)];
+        assert_eq!(*told.lock().unwrap(), changes.map(|(source, count)| (source.clone(), count)));
     }
 
     #[test]
     fn an_ipv4_customer_is_the_same_in_both_ways_of_writing() {
-        let places = Arc::new(Places::new(1));
+        let places = Arc::new(Places::new(1, None));
         let held = places.take(address("::ffff:192.0.2.1")).unwrap();
         assert!(places.take(address("192.0.2.1")).is_err());
         assert!(places.take(address("192.0.2.2")).is_ok());
         drop(held);
-        assert!(places.taken().is_empty(), "who has no session is forgotten");
+        assert!(places.taken().sources.is_empty(), "who has no session is forgotten");
     }
 }

@@ -2,8 +2,8 @@
 //! message lost; what cannot is named.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -15,11 +15,27 @@ use weir_daemon::service::{self, Hangups};
 use crate::config::{Config, Node};
 use crate::descriptors;
 use crate::drive::Shared;
+use crate::modes::Modes;
 use crate::nodes::names::Names;
+use crate::policy::Policy;
+use crate::steer::{Steering, Tables};
 
 /// What can change while the agent runs.
-const LIVE: [&str; 5] =
-    ["filter.nodes", "filter.mirror", "filter.mode", "filter.when_unavailable", "filter.overrides"];
+const LIVE: [&str; 13] = [
+    "customers.prefixes",
+    "customers.exempt",
+    "customers.exempt_destinations",
+    "limits.connections",
+    "limits.new_per_second",
+    "limits.burst",
+    "limits.beyond",
+    "limits.overrides",
+    "filter.nodes",
+    "filter.mirror",
+    "filter.mode",
+    "filter.when_unavailable",
+    "filter.overrides",
+];
 
 /// Reads the file again whenever it is told to.
 pub struct Reload {
@@ -31,6 +47,9 @@ pub struct Reload {
     pub mirror_names: Arc<Mutex<Names>>,
     /// For how many sessions there are descriptors.
     pub max_sessions: Arc<AtomicUsize>,
+    pub steering: Arc<std::sync::Mutex<Box<dyn Steering>>>,
+    pub policy: Arc<Policy>,
+    pub modes: Arc<Modes>,
 }
 
 impl Reload {
@@ -59,6 +78,9 @@ impl Reload {
             }
         };
         let changed = differences(&self.config, &new);
+        if !self.reload_tables(&new).await {
+            return;
+        }
         let (live, fixed): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|key| LIVE.contains(&key.as_str()));
         let is_new = |key: &str| live.iter().any(|live| live == key);
@@ -78,6 +100,8 @@ impl Reload {
             self.max_sessions.store(fit, Relaxed);
             mirrors.configure(mirror);
         }
+        self.config.customers = new.customers;
+        self.config.limits = new.limits;
         let filter = &mut self.config.filter;
         filter.nodes = new.filter.nodes;
         filter.mirror = new.filter.mirror;
@@ -88,6 +112,31 @@ impl Reload {
             warn!("needs a restart: {}", fixed.join(", "));
         }
         info!(changed = live.join(" "), "the configuration is reloaded");
+    }
+
+    /// First, for it is what the kernel may refuse: then nothing else is changed either.
+    async fn reload_tables(&self, new: &Config) -> bool {
+        let tables = Tables::new(new);
+        if tables == Tables::new(&self.config) {
+            return true;
+        }
+        let steering = self.steering.clone();
+        let change = move || steering.lock().unwrap_or_else(PoisonError::into_inner).set_tables(&tables);
+        match tokio::task::spawn_blocking(change).await {
+            Ok(Ok(())) => {
+                self.policy.set_customers(&new.customers.prefixes);
+                self.modes.set_customers(&new.customers.prefixes);
+                true
+            }
+            Ok(Err(problem)) => {
+                error!(%problem, "the kernel does not take the new configuration: nothing is changed");
+                false
+            }
+            Err(failure) => {
+                error!(%failure, "reload: a defect of weir-agent");
+                false
+            }
+        }
     }
 }
 
@@ -115,8 +164,11 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::nodes::Role;
+    use crate::steer::{Known, Plan, install};
 
     fn example() -> Config {
         let text = weir_daemon::reference::example::<Config>();
@@ -162,10 +214,18 @@ mod tests {
         let (wanting, _) = tokio::sync::mpsc::channel(1);
         let shared = crate::serve::share(&config, [&names, &mirror_names], wanting).unwrap();
         let before = descriptors::sessions(&config.relay, &config.filter);
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // The rules of the operator's own: nothing on the host is changed.
+        let plan = Plan::new(&config);
+        let steering = install(&plan, Known::default(), socket.as_fd(), Arc::default()).await.unwrap();
+        let shared = Arc::new(shared);
         let mut reload = Reload {
             path: path.clone(),
+            steering: Arc::new(std::sync::Mutex::new(steering)),
+            policy: Arc::new(Policy::of(&config)),
+            modes: Arc::new(Modes::new(shared.clone(), &config.customers)),
             config,
-            shared: Arc::new(shared),
+            shared,
             names: Arc::new(Mutex::new(names)),
             mirror_names: Arc::new(Mutex::new(mirror_names)),
             max_sessions: Arc::new(AtomicUsize::new(before)),

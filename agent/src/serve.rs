@@ -34,7 +34,7 @@ use crate::pulse::{BEAT, Pulse};
 use crate::relay::settings::Settings;
 use crate::reload::Reload;
 use crate::spool::Budget;
-use crate::steer::{self, Pair, Plan, Steering};
+use crate::steer::{self, Known, Pair, Plan, RuleKind, Steering};
 use crate::tls;
 use crate::transparent::{Accepted, TransparentListener};
 use crate::treatment::Treatments;
@@ -68,14 +68,16 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
         .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
-    let plan = Plan::new(&config.steering, &config.customers);
+    let plan = Plan::new(&config);
     let policy = Arc::new(Policy::of(&config));
     let release = Arc::new(Release::of(&config));
     let pulse = Arc::new(Pulse::default());
-    let steering =
-        steer::install(&plan, &policy.in_force(), release.until(), listener.as_fd(), pulse.clone())
-            .await
-            .context("steering cannot be installed")?;
+    let known =
+        Known { exempt: policy.in_force(), rules: policy.rules_in_force(), released: release.until() };
+    let mut steering = steer::install(&plan, known, listener.as_fd(), pulse.clone())
+        .await
+        .context("steering cannot be installed")?;
+    let connections = steering.connections().context("connections cannot be counted")?;
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
@@ -89,19 +91,25 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
         names,
         mirror_names,
         max_sessions: max_sessions.clone(),
+        steering: steering.clone(),
+        policy: policy.clone(),
+        modes: modes.clone(),
     };
     background.spawn(reload.run(hangups));
     background.spawn(watch_switches(modes, release, steering.clone()));
-    background.spawn(watch_policy(policy, steering.clone(), shared.clone(), wanted));
+    background.spawn(watch_policy(policy.clone(), steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
 
     let (stop, stopped) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
     let mut sessions = JoinSet::new();
-    let places = Places::new(match config.relay.max_sessions_per_customer {
-        0 => usize::MAX,
-        limit => limit,
-    });
+    let places = Places::new(
+        match config.relay.max_sessions_per_customer {
+            0 => usize::MAX,
+            limit => limit,
+        },
+        connections,
+    );
     let room = Room { max_sessions, places: Arc::new(places) };
     let accepting = accept(&listener, &shared, &room, &mut sessions, &stopped, &cutting, &pulse);
     tokio::select! {
@@ -125,6 +133,13 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let removed = with(&steering, |steering| steering.remove()).await;
     withdrawn?.context("steering cannot be withdrawn")?;
     removed?.context("steering cannot be removed")?;
+    let blocked = policy.count_rules(RuleKind::Blocked);
+    if blocked > 0 {
+        warn!(
+            blocked,
+            "blocked customers stay blocked until their time is over, or until `weir-agent cleanup`"
+        );
+    }
     info!("stopped");
     Ok(())
 }
@@ -488,7 +503,11 @@ fn status(
             "mirror": shared.mirrors.status(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
+            "policy_problem": policy.problem(),
             "exempt_pairs": policy.count(),
+            "exempt_customers": policy.count_rules(RuleKind::ExemptCustomer),
+            "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),
+            "blocked": policy.count_rules(RuleKind::Blocked),
             "steering": steering,
         })
     }

@@ -14,6 +14,11 @@ impl Source {
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         })
     }
+
+    /// The address, or the first one of the /64.
+    pub fn address(self) -> IpAddr {
+        self.0
+    }
 }
 
 impl fmt::Display for Source {

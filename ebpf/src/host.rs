@@ -9,7 +9,10 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
-use weir_ebpf_common::{Bytes, Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Route};
+use weir_ebpf_common::{
+    Bytes, Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Policy, Refusal, Route, Rule,
+    RuleKind, Table,
+};
 
 use crate::maps;
 use crate::socket::Socket;
@@ -60,6 +63,12 @@ impl Kernel {
         }
     }
 
+    #[inline(always)]
+    pub(crate) fn packet_type(&self) -> u32 {
+        // SAFETY: as in `kind`.
+        unsafe { (*self.context.skb.skb).pkt_type }
+    }
+
     /// Marks the packet for the policy rule.
     #[inline(always)]
     pub(crate) fn mark(&self) {
@@ -69,7 +78,12 @@ impl Kernel {
     }
 
     #[inline(always)]
-    fn interface(&self) -> u32 {
+    pub(crate) fn context(&self) -> &TcContext {
+        &self.context
+    }
+
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
         // SAFETY: as in `kind`.
         unsafe { (*self.context.skb.skb).ifindex }
     }
@@ -112,8 +126,30 @@ impl Bytes for Kernel {
 
 impl Host for Kernel {
     #[inline(always)]
-    fn is_customer(&self, version: IpVersion, address: &[u32; 4]) -> bool {
-        maps::is_customer(version, address)
+    fn generation(&self) -> u32 {
+        maps::generation()
+    }
+
+    #[inline(always)]
+    fn policy(&self, generation: u32, version: IpVersion, address: &[u32; 4]) -> Option<&Policy> {
+        maps::policy(Table::Customers, generation, version, address)
+    }
+
+    #[inline(always)]
+    fn is_blocked(&self, flow: &Flow) -> Option<Refusal> {
+        maps::rule(RuleKind::Blocked, flow.version, &flow.source).map(Rule::refusal)
+    }
+
+    #[inline(always)]
+    fn is_exempt_customer(&self, flow: &Flow) -> bool {
+        maps::rule(RuleKind::ExemptCustomer, flow.version, &flow.source).is_some()
+    }
+
+    #[inline(always)]
+    fn is_exempt_destination(&self, generation: u32, flow: &Flow) -> bool {
+        let (version, address) = (flow.version, &flow.destination);
+        maps::policy(Table::ExemptDestinations, generation, version, address).is_some()
+            || maps::rule(RuleKind::ExemptDestination, version, address).is_some()
     }
 
     #[inline(always)]
@@ -193,6 +229,16 @@ impl Host for Kernel {
     #[inline(always)]
     fn has_listener(&self) -> bool {
         Socket::listener().is_some()
+    }
+
+    #[inline(always)]
+    fn connections(&self, flow: &Flow) -> u32 {
+        maps::connections(flow)
+    }
+
+    #[inline(always)]
+    fn take_token(&self, policy: &Policy, flow: &Flow) -> bool {
+        maps::take_token(policy, flow)
     }
 
     #[inline(always)]

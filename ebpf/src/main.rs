@@ -9,6 +9,7 @@
 
 mod host;
 mod maps;
+mod reply;
 mod socket;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -44,6 +45,7 @@ fn steer(context: TcContext, side: Side) -> i32 {
             NEXT
         }
         Action::Drop => DROP,
+        Action::Reset => reply::reset(&kernel).unwrap_or(DROP),
     }
 }
 

@@ -4,19 +4,50 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
 use weir_ebpf_common::{
-    Exemption, Flow, IpVersion, MAX_EXEMPT, Verdict, WithoutListener, is_released, pair_v4, pair_v6,
+    Exemption, Flow, IpVersion, MAX_EXEMPT, MAX_POLICIES, MAX_PREFIX_ENTRIES, MAX_RULES, Policy, Rule,
+    RuleKind, Table, Verdict, WithoutListener, is_released, pair_v4, pair_v6, source_key,
 };
 
-/// The agent sets the real size when it loads the program.
-const PREFIXES: u32 = 1;
+/// Sources whose last connections are remembered. Beyond it the one not heard of for longest is forgotten, and has
+/// a full bucket when it comes back.
+const MAX_BUCKETS: u32 = 65_536;
+
+/// The agent sets the real size when it loads the program: as many as it has sessions.
+const SOURCES: u32 = 1;
 
 #[map]
-static CUSTOMERS_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(PREFIXES, 0);
+static PREFIXES_V4: LpmTrie<[u32; 2], u32> = LpmTrie::with_max_entries(MAX_PREFIX_ENTRIES, BPF_F_NO_PREALLOC);
 
 #[map]
-static CUSTOMERS_V6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(PREFIXES, 0);
+static PREFIXES_V6: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(MAX_PREFIX_ENTRIES, BPF_F_NO_PREALLOC);
+
+#[map]
+static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
+
+#[map]
+static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+
+/// A rule in a map, where every processor counts in it.
+#[repr(transparent)]
+struct Shared(Rule);
+
+// SAFETY: plain words. Two processors at once may lose a count, and see no half of one.
+unsafe impl Sync for Shared {}
+
+#[map]
+static RULES_V4: LpmTrie<[u32; 2], Shared> = LpmTrie::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
+
+#[map]
+static RULES_V6: LpmTrie<[u32; 5], Shared> = LpmTrie::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
+
+#[map]
+static CONNECTIONS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(SOURCES, BPF_F_NO_PREALLOC);
+
+#[map]
+static BUCKETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX_BUCKETS, 0);
 
 // Memory for pairs that there are, not for as many as there may be.
 #[map]
@@ -61,12 +92,66 @@ pub(crate) fn without_listener() -> WithoutListener {
 }
 
 #[inline(always)]
-pub(crate) fn is_customer(version: IpVersion, address: &[u32; 4]) -> bool {
-    use aya_ebpf::maps::lpm_trie::Key;
-    match version {
-        IpVersion::V4 => CUSTOMERS_V4.get(Key::new(32, address[0])).is_some(),
-        IpVersion::V6 => CUSTOMERS_V6.get(Key::new(128, *address)).is_some(),
+pub(crate) fn generation() -> u32 {
+    // Written by the agent while the program runs; a look-up, unlike a constant, is made each time.
+    GENERATION.get(0).copied().unwrap_or(0)
+}
+
+/// The policy of the longest prefix in a table that holds the address.
+#[inline(always)]
+pub(crate) fn policy(
+    table: Table,
+    generation: u32,
+    version: IpVersion,
+    address: &[u32; 4],
+) -> Option<&'static Policy> {
+    let word = table.word(generation);
+    let [a, b, c, d] = *address;
+    let index = match version {
+        IpVersion::V4 => PREFIXES_V4.get(Key::new(64, [word, a])),
+        IpVersion::V6 => PREFIXES_V6.get(Key::new(160, [word, a, b, c, d])),
+    };
+    POLICIES.get(*index?)
+}
+
+/// The rule for the address, if one holds now. It counts.
+#[inline(always)]
+pub(crate) fn rule(kind: RuleKind, version: IpVersion, address: &[u32; 4]) -> Option<&'static Rule> {
+    let word = kind.word();
+    let [a, b, c, d] = *address;
+    let rule = match version {
+        IpVersion::V4 => RULES_V4.get(Key::new(64, [word, a])),
+        IpVersion::V6 => RULES_V6.get(Key::new(160, [word, a, b, c, d])),
+    }?;
+    let Shared(rule) = rule;
+    if !rule.holds(now()) {
+        return None;
     }
+    rule.count();
+    Some(rule)
+}
+
+#[inline(always)]
+pub(crate) fn connections(flow: &Flow) -> u32 {
+    let count = CONNECTIONS.get_ptr(source_key(flow));
+    // SAFETY: the map holds a valid `u32` there, which lives as long as the program runs; the agent may store another
+    // meanwhile, whole.
+    count.map_or(0, |count| unsafe { *count })
+}
+
+#[inline(always)]
+pub(crate) fn take_token(policy: &Policy, flow: &Flow) -> bool {
+    let (source, now) = (source_key(flow), nanoseconds());
+    if let Some(full) = BUCKETS.get_ptr_mut(source) {
+        // SAFETY: as for an exemption: plain words, of which another CPU may make us miss one connection. Should the
+        // bucket be forgotten meanwhile, the kernel keeps its memory until the program has ended.
+        return unsafe { policy.take_token(&mut *full, now) };
+    }
+    let mut full = 0;
+    let taken = policy.take_token(&mut full, now);
+    // If there is no room even so, the connection passes, uncounted.
+    let _ = BUCKETS.insert(source, full, 0);
+    taken
 }
 
 /// Whether the new connection belongs to an exempt pair; if so, it counts against the pair's limit.
@@ -121,8 +206,13 @@ pub(crate) fn admits() -> bool {
 /// In seconds of CLOCK_BOOTTIME.
 #[inline(always)]
 fn now() -> u32 {
+    (nanoseconds() / 1_000_000_000) as u32
+}
+
+#[inline(always)]
+fn nanoseconds() -> u64 {
     // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 #[inline(always)]

@@ -72,3 +72,17 @@ pub fn is_dropped(host: &Host, from: IpAddr, to: IpAddr) -> Result<bool> {
         }
     }
 }
+
+/// Whether connection attempts are refused at once, with a reset.
+pub fn is_reset(host: &Host, from: IpAddr, to: IpAddr) -> Result<bool> {
+    let start = Instant::now();
+    match Client::connect_within(host, from, SocketAddr::new(to, 25), PATIENCE) {
+        Ok(_) => Ok(false),
+        Err(error) => {
+            let refused = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::ConnectionRefused;
+            let is_refused = error.chain().any(|cause| cause.downcast_ref().is_some_and(refused));
+            // Before the SYN would be sent again.
+            Ok(is_refused && start.elapsed() < Duration::from_secs(1))
+        }
+    }
+}

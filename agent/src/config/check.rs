@@ -6,7 +6,7 @@ use std::hash::Hash;
 use ipnet::IpNet;
 use weir_daemon::config::{Check, Problems};
 
-use super::{Backend, Config, Customers, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted};
+use super::{Backend, Config, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted, customers};
 
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -20,7 +20,7 @@ const MAX_SECONDS: u64 = 86_400;
 impl Check for Config {
     fn check(&self, problems: &mut Problems) {
         check_steering(&self.steering, problems);
-        check_customers(&self.customers, problems);
+        customers::check(self, problems);
         check_filter(&self.filter, problems);
         check_relay(&self.relay, problems);
         check_spool(&self.spool, problems);
@@ -77,16 +77,6 @@ fn check_steering(steering: &Steering, problems: &mut Problems) {
     if !steering.pin_directory.is_absolute() {
         problems.add("steering.pin_directory", "must be an absolute path");
     }
-}
-
-fn check_customers(customers: &Customers, problems: &mut Problems) {
-    if customers.prefixes.is_empty() {
-        problems.add("customers.prefixes", "is empty: nobody's mail would be intercepted");
-    }
-    for (index, prefix) in customers.prefixes.iter().enumerate() {
-        check_prefix(&format!("customers.prefixes[{index}]"), *prefix, problems);
-    }
-    unique("customers.prefixes", &customers.prefixes, problems);
 }
 
 fn check_filter(filter: &Filter, problems: &mut Problems) {
@@ -165,7 +155,7 @@ fn check_overrides(filter: &Filter, problems: &mut Problems) {
     }
 }
 
-fn check_prefix(key: &str, prefix: IpNet, problems: &mut Problems) {
+pub(super) fn check_prefix(key: &str, prefix: IpNet, problems: &mut Problems) {
     if prefix.trunc() != prefix {
         let meant = prefix.trunc();
         problems.add(key, format!("{prefix} has bits behind its length; {meant} is meant?"));
@@ -207,7 +197,7 @@ fn seconds(key: &str, value: u64, problems: &mut Problems) {
     }
 }
 
-fn unique<T: Eq + Hash>(key: &str, items: &[T], problems: &mut Problems) {
+pub(super) fn unique<T: Eq + Hash>(key: &str, items: &[T], problems: &mut Problems) {
     let mut seen = HashSet::new();
     for (index, item) in items.iter().enumerate() {
         if !seen.insert(item) {
@@ -309,6 +299,39 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
             let problems = problems(&MINIMAL.replace("[customers]", &format!("{line}\n[customers]")));
             assert!(problems.contains(key), "{line}: {problems}");
         }
+    }
+
+    #[test]
+    fn what_contradicts_itself_in_prefixes_and_limits_is_refused() {
+        let text = MINIMAL
+            .replace(
+                "[filter]",
+                "exempt = [\"10.1.7.0/24\", \"10.2.0.0/24\", \"fd01::/32\"]\n\
+                 exempt_destinations = [\"0.0.0.0/0\", \"192.0.2.1/24\"]\n\
+                 [limits]\nconnections = 101\nburst = 0\n\
+                 [[limits.overrides]]\nprefixes = [\"10.1.7.128/25\", \"10.3.0.0/24\", \"10.1.8.0/24\"]\nburst = 7\n\
+                 [[limits.overrides]]\nprefixes = [\"10.1.8.0/24\"]\n[filter]",
+            )
+            .replace("\"ebpf\"", "\"tproxy\"");
+        let problems = problems(&text);
+        for part in [
+            "agent.toml:7: customers.prefixes[1]: fd01::/32 is within customers.exempt",
+            "agent.toml:8: customers.exempt[1]: 10.2.0.0/24 is not within customers.prefixes",
+            "agent.toml:9: customers.exempt_destinations[0]: 0.0.0.0/0 is everybody",
+            "agent.toml:9: customers.exempt_destinations[1]: 192.0.2.1/24 has bits",
+            "agent.toml:11: limits.connections: is for steering.backend = \"ebpf\" only",
+            "agent.toml:11: limits.connections: is 101, but relay.max_sessions_per_customer is 100",
+            "agent.toml:12: limits.burst: must be 1 to",
+            "limits.overrides: is for steering.backend = \"ebpf\" only",
+            "agent.toml:14: limits.overrides[0].prefixes[0]: 10.1.7.128/25 is within customers.exempt",
+            "agent.toml:14: limits.overrides[0].prefixes[1]: 10.3.0.0/24 is not within customers.prefixes",
+            "agent.toml:17: limits.overrides[1].prefixes[0]: 10.1.8.0/24 is in an override already",
+            "limits.overrides[1]: says nothing",
+        ] {
+            assert!(problems.contains(part), "{part:?} not in:\n{problems}");
+        }
+        let misspelt = MINIMAL.replace("[filter]", "[limits]\nconections = 1\n[filter]");
+        assert!(self::problems(&misspelt).contains("agent.toml:9: limits.conections"), "{misspelt}");
     }
 
     #[test]

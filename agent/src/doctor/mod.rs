@@ -81,8 +81,8 @@ pub async fn examine(path: &Path) -> Report {
     let agent = running();
     let mut findings = vec![Finding::ok(CONFIGURATION, format!("{} has no problems", path.display()))];
     findings.extend(agent_findings(agent.as_ref().map_err(String::as_str)));
-    let plan = Plan::new(&config.steering, &config.customers);
-    let samples = Samples::new(&plan.prefixes);
+    let plan = Plan::new(&config);
+    let samples = Samples::new(plan.tables.prefixes.all());
     let host = Host { plan, samples, config, agent: agent.ok() };
     findings.extend(nodes::check(&host).await);
     // They talk to the kernel and start programs, and nothing else goes on in this process.

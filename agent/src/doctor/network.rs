@@ -93,7 +93,7 @@ fn routes(host: &Host, links: &[Link]) -> Vec<Finding> {
 
 fn to_customers(host: &Host, links: &[Link]) -> Vec<Finding> {
     let (mut wrong, mut tried) = (Vec::new(), 0);
-    for prefix in host.plan.prefixes.iter().take(TRIED) {
+    for prefix in host.plan.tables.prefixes.all().iter().take(TRIED) {
         tried += 1;
         let finding = match customer_in(*prefix) {
             (_, Ok(Route::Local)) => continue,

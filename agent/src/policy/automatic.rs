@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -56,7 +56,7 @@ impl Policy {
         let source = Source::of(pair.customer());
         if state.pairs.contains_key(pair) {
             Some("it is exempt already")
-        } else if !self.prefixes.contain(pair.customer()) {
+        } else if !state.customers.contain(pair.customer()) {
             Some("it is no customer")
         } else if refusals.is_recent(source, BootTime::now()) {
             Some("a message of this customer was refused in the last 24 hours")
@@ -95,6 +95,13 @@ impl Policy {
             state.unsaved = true;
         }
         state.refused.clear();
+        self.sweep_rules(&mut state, steering, now);
+        let lost = state.lost.clone();
+        if state.reminder.is_due(lost.is_some(), Instant::now())
+            && let Some(file) = lost
+        {
+            warn!(file = %file.display(), "who was blocked or exempt when the last agent ended is not known");
+        }
         if state.unsaved {
             self.save_or_warn(&mut state);
         }

@@ -1,12 +1,14 @@
-//! Who is exempt from interception: what the operator said, and what the agent found out where
+//! Who is exempt from interception, or blocked: what the operator said, and what the agent found out where
 //! `relay.wanted_tls = "exempt"`. It is changed while the agent runs, takes effect in the kernel at once, and is kept
 //! in a file for the next start.
 //!
-//! One kind of rule so far: a pair of a customer and a destination whose new connections go straight.
+//! Rules: pairs of a customer and a destination whose new connections go straight, customers and destinations that are
+//! exempt as prefixes, and blocked customers, whose new connections are refused.
 
 mod automatic;
 mod error;
 mod file;
+mod prefix_rules;
 mod refusals;
 mod release;
 mod rules;
@@ -15,7 +17,6 @@ mod tests;
 pub mod time;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,11 +26,16 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::{Backend, Config};
+use crate::prefixes::Prefixes;
+use crate::reminder::Reminder;
 use crate::steer::{BootTime, MAX_EXEMPT, Pair, Steering, Terms};
 
+use prefix_rules::PrefixRules;
 use refusals::Source;
+use rules::Kept;
 
 pub use error::PolicyError;
+pub use prefix_rules::{Listed, PrefixRule, kind_name, refusal_name};
 pub use refusals::Refusals;
 pub use release::Release;
 
@@ -77,7 +83,6 @@ type Pairs = BTreeMap<Pair, Exemption>;
 /// The rules in force. Steering is always changed with the rules locked, so that both say the same.
 #[derive(Debug)]
 pub struct Policy {
-    prefixes: Prefixes,
     file: PathBuf,
     state: Mutex<State>,
 }
@@ -85,27 +90,16 @@ pub struct Policy {
 #[derive(Debug, Default)]
 struct State {
     pairs: Pairs,
+    rules: PrefixRules,
+    /// Whose mail is intercepted.
+    customers: Prefixes,
+    /// Where the file of the last run is, if it could not be read.
+    lost: Option<PathBuf>,
+    reminder: Reminder,
     /// Changed since the file was written.
     unsaved: bool,
     /// Sources refused since the last sweep.
     refused: Vec<Source>,
-}
-
-/// Whose mail is intercepted: prefixes of which none contains another, in order.
-#[derive(Debug)]
-struct Prefixes(Vec<IpNet>);
-
-impl Prefixes {
-    fn new(prefixes: &[IpNet]) -> Self {
-        let mut prefixes = IpNet::aggregate(&prefixes.to_vec());
-        prefixes.sort_by_key(IpNet::network);
-        Self(prefixes)
-    }
-
-    fn contain(&self, address: IpAddr) -> bool {
-        let after = self.0.partition_point(|prefix| prefix.network() <= address);
-        self.0[..after].last().is_some_and(|prefix| prefix.contains(&address))
-    }
 }
 
 impl Policy {
@@ -115,19 +109,18 @@ impl Policy {
         let (directory, prefixes) = (&config.state.directory, &config.customers.prefixes);
         match config.steering.backend {
             Backend::Ebpf | Backend::Tproxy => Self::open(directory, prefixes),
-            Backend::External => Self {
-                prefixes: Prefixes::new(prefixes),
-                file: directory.join(rules::NAME),
-                state: Mutex::default(),
-            },
+            Backend::External => {
+                let state = State { customers: Prefixes::new(prefixes), ..State::default() };
+                Self { file: directory.join(rules::NAME), state: Mutex::new(state) }
+            }
         }
     }
 
     fn open(directory: &Path, prefixes: &[IpNet]) -> Self {
-        let (file, prefixes) = (directory.join(rules::NAME), Prefixes::new(prefixes));
-        let mut pairs = rules::load(&file);
+        let (file, customers) = (directory.join(rules::NAME), Prefixes::new(prefixes));
+        let Kept { mut pairs, rules, lost } = rules::load(&file);
         pairs.retain(|pair, _| {
-            let intercepted = prefixes.contain(pair.customer());
+            let intercepted = customers.contain(pair.customer());
             if !intercepted {
                 let (customer, destination) = (pair.customer(), pair.destination());
                 warn!(%customer, %destination, "exempt pair dropped: the customer is in no prefix any more");
@@ -138,12 +131,32 @@ impl Policy {
             warn!(pairs = pairs.len(), "more exempt pairs than {MAX_EXEMPT}: the others are dropped");
             pairs = pairs.into_iter().take(MAX_EXEMPT).collect();
         }
-        Self { prefixes, file, state: Mutex::new(State { pairs, ..State::default() }) }
+        Self { file, state: Mutex::new(State { pairs, rules, customers, lost, ..State::default() }) }
+    }
+
+    /// Others' mail is intercepted from now on. What was said of those that are no customers any more stays, and says
+    /// nothing.
+    pub fn set_customers(&self, prefixes: &[IpNet]) {
+        self.lock().customers = Prefixes::new(prefixes);
+    }
+
+    /// What is wrong with what is known, in words, as long as this agent runs.
+    pub fn problem(&self) -> Option<String> {
+        let lost = self.lock().lost.clone()?;
+        Some(format!(
+            "what the last run kept could not be read ({}): who was blocked is not, who was exempt is intercepted",
+            lost.display()
+        ))
     }
 
     /// For steering that is about to be installed.
     pub fn in_force(&self) -> Vec<(Pair, Terms)> {
         self.lock().pairs.iter().map(|(pair, exemption)| (*pair, exemption.terms())).collect()
+    }
+
+    /// How many connections these pairs made, where that is counted for each.
+    pub fn passed(&self, steering: &Mutex<Box<dyn Steering>>, pairs: &[Pair]) -> BTreeMap<Pair, u64> {
+        locked(steering).passed(pairs).unwrap_or_default()
     }
 
     /// All exempt pairs, those that are over left out.
@@ -172,8 +185,11 @@ impl Policy {
         duration: Duration,
         reason: &str,
     ) -> Result<Exemption, PolicyError> {
-        self.check(&pair, duration, reason)?;
         let mut state = self.lock();
+        if !state.customers.contain(pair.customer()) {
+            return Err(PolicyError::NoCustomer { customer: pair.customer() });
+        }
+        check_words(duration, reason)?;
         if state.pairs.len() >= MAX_EXEMPT && !state.pairs.contains_key(&pair) {
             return Err(PolicyError::Full);
         }
@@ -214,30 +230,17 @@ impl Policy {
         Ok(())
     }
 
-    fn check(&self, pair: &Pair, duration: Duration, reason: &str) -> Result<(), PolicyError> {
-        if !self.prefixes.contain(pair.customer()) {
-            return Err(PolicyError::NoCustomer { customer: pair.customer() });
-        }
-        if !(Duration::from_secs(1)..=MAX_DURATION).contains(&duration) {
-            return Err(PolicyError::Duration { seconds: duration.as_secs() });
-        }
-        if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
-            return Err(PolicyError::Reason);
-        }
-        Ok(())
-    }
-
     /// What is not on the disk is tried again with the next sweep, and lost if the agent ends before: no reason to
     /// leave mail stuck, or unjudged.
     fn save_or_warn(&self, state: &mut State) {
         if let Err(error) = self.save(state) {
-            warn!(%error, "the next start will not know who is exempt");
+            warn!(%error, "the next start will not know who is exempt or blocked");
         }
     }
 
     fn save(&self, state: &mut State) -> Result<(), PolicyError> {
         state.unsaved = true;
-        rules::save(&self.file, &state.pairs)
+        rules::save(&self.file, &state.pairs, &state.rules)
             .map_err(|source| PolicyError::File { path: self.file.clone(), source })?;
         state.unsaved = false;
         Ok(())
@@ -246,6 +249,16 @@ impl Policy {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn check_words(duration: Duration, reason: &str) -> Result<(), PolicyError> {
+    if !(Duration::from_secs(1)..=MAX_DURATION).contains(&duration) {
+        return Err(PolicyError::Duration { seconds: duration.as_secs() });
+    }
+    if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(PolicyError::Reason);
+    }
+    Ok(())
 }
 
 fn locked(steering: &Mutex<Box<dyn Steering>>) -> MutexGuard<'_, Box<dyn Steering>> {

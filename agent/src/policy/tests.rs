@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tempfile::TempDir;
 
 use super::refusals::Source;
 use super::{Author, Policy, PolicyError, Refusals, Release, Steering};
-use crate::steer::{BootTime, Pair, SteerError, Terms};
+use crate::steer::{BootTime, Connections, Pair, Refusal, RuleKind, Rules, SteerError, Tables, Terms};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DESTINATION: &str = "192.0.2.25";
@@ -21,6 +22,7 @@ const DESTINATION: &str = "192.0.2.25";
 #[derive(Debug, Default)]
 struct Kernel {
     exempt: BTreeMap<Pair, Terms>,
+    rules: BTreeMap<RuleKind, Rules>,
     released: Option<BootTime>,
     fails: bool,
 }
@@ -55,6 +57,23 @@ impl Steering for Recorded {
         self.change(|_| {})?;
         self.0.lock().unwrap().released = until;
         Ok(())
+    }
+    fn set_tables(&mut self, _: &Tables) -> Result<(), SteerError> {
+        self.change(|_| {})
+    }
+    fn set_rules(&mut self, kind: RuleKind, rules: &Rules) -> Result<(), SteerError> {
+        self.change(|_| {})?;
+        self.0.lock().unwrap().rules.insert(kind, rules.clone());
+        Ok(())
+    }
+    fn applied(&mut self, _: RuleKind) -> Result<BTreeMap<IpNet, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+    fn passed(&mut self, _: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+    fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
+        Ok(None)
     }
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         Ok(BTreeMap::new())
@@ -351,4 +370,106 @@ fn a_release_is_kept_for_the_next_start_until_it_ends() {
     next.end(steering).unwrap();
     assert_eq!((kernel(), next.until()), (None, None));
     assert_eq!(Release::open(&directory).until(), None);
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+impl World {
+    fn add(&self, kind: RuleKind, prefix: &str, refusal: Refusal) -> Result<super::PrefixRule, PolicyError> {
+        self.policy.add_rule(&self.steering, kind, net(prefix), (HOUR, refusal, "why"))
+    }
+
+    /// The rules of a kind, as the list and the kernel have them, which must be the same.
+    #[track_caller]
+    fn prefixes(&self, kind: RuleKind) -> Vec<String> {
+        let listed = self.policy.list_rules(&self.steering).into_iter().filter(|rule| rule.kind == kind);
+        let listed: Vec<IpNet> = listed.map(|rule| rule.prefix).collect();
+        let kernel = self.kernel.lock().unwrap();
+        let kernel: Vec<IpNet> = kernel.rules.get(&kind).into_iter().flatten().map(|(net, _)| *net).collect();
+        assert_eq!(listed, kernel);
+        listed.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn rules_for_prefixes_survive_restarts_and_end() {
+    let mut world = world();
+    for (prefix, refusal) in [("10.1.7.0/24", Refusal::Reset), ("10.0.0.0/8", Refusal::Drop)] {
+        world.add(RuleKind::Blocked, prefix, refusal).unwrap();
+    }
+    world.add(RuleKind::ExemptCustomer, "fd01::/48", Refusal::Drop).unwrap();
+    world.add(RuleKind::ExemptDestination, "192.0.2.0/24", Refusal::Drop).unwrap();
+    let all = |world: &World| RuleKind::ALL.map(|kind| world.prefixes(kind).join(" "));
+    let expected = ["10.0.0.0/8 10.1.7.0/24", "fd01::/48", "192.0.2.0/24"];
+    assert_eq!(all(&world), expected);
+    let before = world.policy.list_rules(&world.steering);
+    world.policy = open(&world.directory.path().join("weir"));
+    world.kernel.lock().unwrap().rules = world.policy.rules_in_force();
+    assert_eq!(all(&world), expected);
+    for (before, after) in before.iter().zip(&world.policy.list_rules(&world.steering)) {
+        assert_eq!((before.rule.refusal, &before.rule.reason), (after.rule.refusal, &after.rule.reason));
+        let apart = before.rule.until.since(after.rule.until) + after.rule.until.since(before.rule.until);
+        assert!(apart <= Duration::from_secs(2), "{apart:?}");
+    }
+    // Again, for a second: it replaces the earlier one.
+    let second = (Duration::from_secs(1), Refusal::Drop, "");
+    world.policy.add_rule(&world.steering, RuleKind::Blocked, net("10.1.7.0/24"), second).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    world.sweep();
+    assert_eq!(world.prefixes(RuleKind::Blocked), ["10.0.0.0/8"]);
+    world.policy.remove_rule(&world.steering, RuleKind::Blocked, net("10.0.0.0/8")).unwrap();
+    let again = world.policy.remove_rule(&world.steering, RuleKind::Blocked, net("10.0.0.0/8"));
+    assert!(matches!(again, Err(PolicyError::NoRule { .. })));
+    assert_eq!(all(&world), ["", "fd01::/48", "192.0.2.0/24"]);
+}
+
+#[test]
+fn rules_for_prefixes_that_make_no_sense_are_refused_and_change_nothing() {
+    let world = world();
+    for (kind, prefix, words) in [
+        (RuleKind::Blocked, "10.2.0.0/16", "nothing in common with customers.prefixes"),
+        (RuleKind::ExemptCustomer, "fd02::/32", "nothing in common with customers.prefixes"),
+        (RuleKind::Blocked, "10.1.0.1/16", "10.1.0.0/16 is meant?"),
+        (RuleKind::ExemptCustomer, "0.0.0.0/0", "everybody"),
+        (RuleKind::ExemptDestination, "::/0", "everybody"),
+    ] {
+        let error = world.add(kind, prefix, Refusal::Drop).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let ask = |duration, reason: &str| {
+        let words = (duration, Refusal::Drop, reason);
+        world.policy.add_rule(&world.steering, RuleKind::Blocked, net("10.1.0.0/16"), words).unwrap_err()
+    };
+    assert!(ask(Duration::ZERO, "").to_string().contains("1 s to 365 d"));
+    assert!(ask(HOUR, "two\nlines").to_string().contains("one line"));
+    world.kernel.lock().unwrap().fails = true;
+    assert!(matches!(ask(HOUR, ""), PolicyError::Steering(_)));
+    world.kernel.lock().unwrap().fails = false;
+    // The file cannot be written: then the kernel is told to forget it.
+    fs::write(world.directory.path().join("weir"), "a file where the directory should be").unwrap();
+    assert!(matches!(ask(HOUR, ""), PolicyError::File { .. }));
+    assert_eq!(world.prefixes(RuleKind::Blocked), [""; 0]);
+}
+
+/// Whoever was blocked is not any more, and that is not a secret.
+#[test]
+fn a_file_that_cannot_be_read_is_said_as_long_as_the_agent_runs() {
+    let mut world = world();
+    world.add(RuleKind::Blocked, "10.1.7.0/24", Refusal::Reset).unwrap();
+    assert_eq!(world.policy.problem(), None);
+    let text = fs::read_to_string(world.file()).unwrap();
+    for broken in [
+        text.replace("\"reset\"", "\"bounce\""),
+        text.replace("10.1.7.0/24", "10.1.7.0/33"),
+        text[..50].into(),
+    ] {
+        fs::write(world.file(), broken).unwrap();
+        world.policy = open(&world.directory.path().join("weir"));
+        assert!(world.policy.list_rules(&world.steering).is_empty());
+        assert!(world.policy.problem().unwrap().contains("who was blocked is not"));
+    }
+    world.policy = open(&world.directory.path().join("weir"));
+    assert_eq!(world.policy.problem(), None);
 }

@@ -22,6 +22,9 @@ pub enum SteerError {
     #[error("steering.{key}: interface {name} does not exist on this host (see `ip link`)")]
     NoInterface { key: &'static str, name: String },
 
+    #[error("customers.prefixes: the first prefix of IPv{version} needs a restart")]
+    NewFamily { version: u8 },
+
     #[error(
         "{setting} is 0: with when_agent_dies = \"open\" this host must be able to forward the packets itself; \
          set it to 1, or choose \"closed\""

@@ -57,6 +57,13 @@ pub struct Terms {
 pub struct BootTime(Duration);
 
 impl BootTime {
+    /// Comes before all others.
+    #[cfg(test)]
+    pub(super) const START: Self = Self(Duration::ZERO);
+
+    /// Does not come.
+    pub(super) const NEVER: Self = Self(Duration::MAX);
+
     pub fn now() -> Self {
         // The clock is there since Linux 2.6.39.
         Self(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))

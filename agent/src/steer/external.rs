@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{BootTime, Pair, SteerError, Steering, Terms};
+use ipnet::IpNet;
+
+use super::{BootTime, Connections, Pair, RuleKind, Rules, SteerError, Steering, Tables, Terms};
 
 pub(super) struct External;
 
@@ -25,6 +27,31 @@ impl Steering for External {
 
     fn release(&mut self, _: Option<BootTime>) -> Result<(), SteerError> {
         Err(SteerError::OwnRules("let customers' new connections pass"))
+    }
+
+    fn set_tables(&mut self, _: &Tables) -> Result<(), SteerError> {
+        // Whose mail is intercepted is said in those rules.
+        Ok(())
+    }
+
+    fn set_rules(&mut self, kind: RuleKind, _: &Rules) -> Result<(), SteerError> {
+        Err(SteerError::OwnRules(match kind {
+            RuleKind::Blocked => "refuse the customer",
+            RuleKind::ExemptCustomer => "exempt the customer",
+            RuleKind::ExemptDestination => "exempt the destination",
+        }))
+    }
+
+    fn applied(&mut self, _: RuleKind) -> Result<BTreeMap<IpNet, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn passed(&mut self, _: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
+        Ok(None)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

@@ -33,9 +33,9 @@ pub(super) fn check(plan: &Plan) -> Result<(), SteerError> {
 /// would not flow straight when the agent is dead, and the kernel program could not tell the
 /// gateway's own addresses from others.
 pub(crate) fn forwarding_off(plan: &Plan) -> Option<String> {
-    for family in plan.families() {
+    for family in &plan.families {
         // IPv6 asks the global switch as well.
-        let all = (family == Family::V6).then_some("all");
+        let all = (*family == Family::V6).then_some("all");
         let interfaces = plan.interfaces();
         for name in all.into_iter().chain(interfaces.iter().map(String::as_str)) {
             let version = match family {

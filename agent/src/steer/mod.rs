@@ -14,10 +14,13 @@ mod ebpf;
 mod error;
 mod exempt;
 mod external;
+mod grace;
 mod host;
 mod netlink;
 mod plan;
 mod routing;
+mod rules;
+mod tables;
 #[cfg(test)]
 mod test_host;
 #[cfg(test)]
@@ -27,6 +30,7 @@ mod trial;
 pub(crate) mod view;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -36,10 +40,15 @@ pub use error::SteerError;
 pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
 pub(crate) use host::{forwarding_off, is_in_bpffs};
 pub use plan::Plan;
+pub use rules::{MAX_RULES, Refusal, RuleKind, RuleTerms, Rules};
+pub use tables::{Limits, Tables};
 pub(crate) use trial::trial;
+
+use ipnet::IpNet;
 
 use crate::config::Backend;
 use crate::pulse::{Beat, Pulse};
+use crate::source::Source;
 
 /// Steering that is in place. Dropped without [`Steering::remove`] (by a panic, say) it removes itself
 /// just the same.
@@ -51,7 +60,7 @@ pub trait Steering: Send {
     fn withdraw(&mut self) -> Result<(), SteerError>;
 
     /// Removes everything from the host (`open`), or all but what goes on dropping customers' new
-    /// connections (`closed`).
+    /// connections (`closed`), or refusing those that are blocked.
     fn remove(&mut self) -> Result<(), SteerError>;
 
     /// Lets new connections of these pairs go straight, from now on and on these terms, which replace earlier ones.
@@ -65,6 +74,23 @@ pub trait Steering: Send {
     /// that. Connections that the agent has stay with it.
     fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError>;
 
+    /// Puts what is configured for prefixes in the place of what was. No packet sees some of each, and after an error
+    /// all is as it was.
+    fn set_tables(&mut self, tables: &Tables) -> Result<(), SteerError>;
+
+    /// Has these rules of the kind hold, and no others. They hold until their time is over, also if the agent dies
+    /// meanwhile. Connections that there are go on as they go.
+    fn set_rules(&mut self, kind: RuleKind, rules: &Rules) -> Result<(), SteerError>;
+
+    /// How often rules of the kind were applied, where each is counted by itself.
+    fn applied(&mut self, kind: RuleKind) -> Result<BTreeMap<IpNet, u64>, SteerError>;
+
+    /// How many connections exempt pairs made, where each is counted by itself.
+    fn passed(&mut self, pairs: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError>;
+
+    /// Who is to be told how many connections each source has, where limits ask for it.
+    fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError>;
+
     /// Packets by what became of them, since the start.
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;
 
@@ -73,28 +99,40 @@ pub trait Steering: Send {
     fn problems(&mut self) -> Vec<String>;
 }
 
-/// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`. The pairs in `exempt`
-/// go straight from the first packet on, and all until `released`. While `pulse` is not shown the agent is taken for hung.
+/// The connections of each source, as the limits in the kernel see them.
+pub trait Connections: Send + fmt::Debug {
+    /// What cannot be told is said in the log: the limits of the agent itself hold in any case.
+    fn set(&mut self, source: Source, connections: usize);
+}
+
+/// What holds from the first packet on.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    pub exempt: Vec<(Pair, Terms)>,
+    pub rules: BTreeMap<RuleKind, Rules>,
+    pub released: Option<BootTime>,
+}
+
+/// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`.
+/// While `pulse` is not shown the agent is taken for hung.
 ///
 /// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
 /// of a dead agent may be gone).
 pub async fn install(
     plan: &Plan,
-    exempt: &[(Pair, Terms)],
-    released: Option<BootTime>,
+    known: Known,
     listener: BorrowedFd<'_>,
     pulse: Arc<Pulse>,
 ) -> Result<Box<dyn Steering>, SteerError> {
-    let (plan, exempt) = (plan.clone(), exempt.to_vec());
+    let plan = plan.clone();
     let listener =
         listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    blocking(move || install_blocking(plan, &exempt, released, listener, pulse)).await
+    blocking(move || install_blocking(plan, known, listener, pulse)).await
 }
 
 fn install_blocking(
     plan: Plan,
-    exempt: &[(Pair, Terms)],
-    released: Option<BootTime>,
+    known: Known,
     listener: OwnedFd,
     pulse: Arc<Pulse>,
 ) -> Result<Box<dyn Steering>, SteerError> {
@@ -104,8 +142,8 @@ fn install_blocking(
     let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
-        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, exempt, released, listener, pulse, claim)?),
-        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, exempt, released, pulse, claim)?),
+        Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, &known, listener, pulse, claim)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, known, pulse, claim)?),
         Backend::External => Box::new(external::External),
     })
 }

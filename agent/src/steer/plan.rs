@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
 use super::routing::{Family, MARK_MASK, Routing};
-use crate::config::{Backend, Customers, Steering, WhenAgentDies};
+use super::rules::family_of;
+use super::{SteerError, Tables};
+use crate::config::{Backend, Config, WhenAgentDies};
 
 /// Everything that steering needs of the configuration.
 #[derive(Debug, Clone)]
@@ -19,13 +19,18 @@ pub struct Plan {
     /// The mark of steered packets, in the upper 16 bits.
     pub mark: u32,
     pub table: u32,
-    /// Whose connections are intercepted; none is contained in another.
-    pub prefixes: Vec<IpNet>,
+    /// What is configured for prefixes, as it holds now.
+    pub tables: Tables,
+    /// The address families that customers have had since the start.
+    pub families: Vec<Family>,
+    /// Sources that may have connections at a time.
+    pub max_sources: u32,
     pub pin_directory: PathBuf,
 }
 
 impl Plan {
-    pub fn new(steering: &Steering, customers: &Customers) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let (steering, tables) = (&config.steering, Tables::new(config));
         Self {
             backend: steering.backend,
             customer_interfaces: distinct(&steering.customer_interfaces),
@@ -34,7 +39,9 @@ impl Plan {
             when_agent_dies: steering.when_agent_dies,
             mark: steering.mark & MARK_MASK,
             table: steering.table,
-            prefixes: IpNet::aggregate(&customers.prefixes),
+            families: families(&tables),
+            tables,
+            max_sources: u32::try_from(config.relay.max_sessions).unwrap_or(u32::MAX),
             pin_directory: steering.pin_directory.clone(),
         }
     }
@@ -46,35 +53,30 @@ impl Plan {
         distinct(&all)
     }
 
-    pub(super) fn v4_prefixes(&self) -> impl Iterator<Item = Ipv4Net> {
-        self.prefixes.iter().filter_map(|prefix| match prefix {
-            IpNet::V4(prefix) => Some(*prefix),
-            IpNet::V6(_) => None,
-        })
-    }
-
-    pub(super) fn v6_prefixes(&self) -> impl Iterator<Item = Ipv6Net> {
-        self.prefixes.iter().filter_map(|prefix| match prefix {
-            IpNet::V4(_) => None,
-            IpNet::V6(prefix) => Some(*prefix),
-        })
-    }
-
-    /// The address families that customers have.
-    pub(super) fn families(&self) -> Vec<Family> {
-        let v4 = self.v4_prefixes().next().map(|_| Family::V4);
-        let v6 = self.v6_prefixes().next().map(|_| Family::V6);
-        v4.into_iter().chain(v6).collect()
+    /// With other tables. The rules and routes of an address family are made at the start.
+    pub(super) fn set_tables(&mut self, tables: &Tables) -> Result<(), SteerError> {
+        match families(tables).into_iter().find(|family| !self.families.contains(family)) {
+            Some(Family::V4) => return Err(SteerError::NewFamily { version: 4 }),
+            Some(Family::V6) => return Err(SteerError::NewFamily { version: 6 }),
+            None => {}
+        }
+        self.tables = tables.clone();
+        Ok(())
     }
 
     pub(super) fn routing(&self) -> Routing {
         Routing {
-            families: self.families(),
+            families: self.families.clone(),
             interfaces: self.interfaces(),
             mark: self.mark,
             table: self.table,
         }
     }
+}
+
+fn families(tables: &Tables) -> Vec<Family> {
+    let has = |family: &Family| tables.prefixes.all().iter().any(|prefix| family_of(prefix) == *family);
+    Family::ALL.into_iter().filter(has).collect()
 }
 
 fn distinct(names: &[String]) -> Vec<String> {

@@ -34,7 +34,7 @@ const LOOPBACK: u32 = 1;
 pub(super) const MARK_MASK: u32 = 0xffff_0000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub enum Family {
     V4,
     V6,
 }

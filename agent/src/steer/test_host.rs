@@ -7,8 +7,10 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::Plan;
+use super::routing::Family;
+use super::{Plan, Tables};
 use crate::config::{Backend, WhenAgentDies};
+use crate::prefixes::Prefixes;
 
 /// Runs the test on a new host, which ends with it.
 pub(super) fn on_a_host(test: impl FnOnce() + Send + 'static) {
@@ -45,9 +47,16 @@ pub(super) fn plan(backend: Backend, when_agent_dies: WhenAgentDies) -> Plan {
         when_agent_dies,
         mark: 0x4d58_0000,
         table: 100,
-        prefixes: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/32".parse().unwrap()],
+        tables: tables(&["10.1.0.0/16", "fd01::/32"]),
+        families: Family::ALL.to_vec(),
+        max_sources: 1000,
         pin_directory: "/sys/fs/bpf/weir".into(),
     }
+}
+
+pub(super) fn tables(prefixes: &[&str]) -> Tables {
+    let prefixes: Vec<_> = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    Tables { prefixes: Prefixes::new(&prefixes), ..Tables::default() }
 }
 
 pub(super) fn ip(arguments: &str) -> String {

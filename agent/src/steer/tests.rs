@@ -9,15 +9,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::test_host::{ip, on_a_host, output, plan, traces};
-use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, cleanup, install_blocking};
+use super::{
+    BootTime, Known, Pair, Plan, Refusal, RuleKind, RuleTerms, Rules, SteerError, Steering, Terms, cleanup,
+    install_blocking,
+};
 use crate::config::{Backend, WhenAgentDies};
+use crate::prefixes::Prefixes;
 
 const NOTHING: Vec<String> = Vec::new();
 const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
     let listener = TcpListener::bind("[::]:0").unwrap();
-    install_blocking(plan.clone(), &[], None, OwnedFd::from(listener), Arc::default())
+    install_blocking(plan.clone(), Known::default(), OwnedFd::from(listener), Arc::default())
 }
 
 fn clean() {
@@ -137,7 +141,10 @@ fn a_failed_start_leaves_the_host_as_it_was() {
         plan.pin_directory = "/nowhere/weir".into();
     };
     fails_without_a_trace(Backend::Ebpf, pin_nowhere, "steering.pin_directory");
-    let overlapping: Spoil = |plan| plan.prefixes.push("10.1.2.0/24".parse().unwrap());
+    let overlapping: Spoil = |plan| {
+        let prefixes = ["10.1.0.0/16", "10.1.2.0/24"].map(|prefix| prefix.parse().unwrap());
+        plan.tables.prefixes = Prefixes::as_they_are(prefixes.into());
+    };
     fails_without_a_trace(Backend::Tproxy, overlapping, "nft refused");
 }
 
@@ -187,9 +194,9 @@ fn pairs_are_exempted_and_intercepted_again() {
         for backend in BACKENDS {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
-            let known = [(v4, terms(false)), (v6, terms(true))];
+            let known = Known { exempt: vec![(v4, terms(false)), (v6, terms(true))], ..Known::default() };
             let mut steering =
-                install_blocking(plan, &known, None, OwnedFd::from(listener), Arc::default()).unwrap();
+                install_blocking(plan, known, OwnedFd::from(listener), Arc::default()).unwrap();
             for change in [true, false, true] {
                 steering.exempt(&[(v4, terms(change)), (v6, terms(!change))]).unwrap();
             }
@@ -214,6 +221,139 @@ fn pairs_are_exempted_and_intercepted_again() {
     });
 }
 
+/// Rules that lie within each other, known from the start, changed while it runs, kept when the table is put back.
+#[test]
+fn prefixes_are_blocked_and_exempted() {
+    on_a_host(|| {
+        let terms = |seconds, refusal| RuleTerms {
+            until: BootTime::now().after(Duration::from_secs(seconds)),
+            refusal,
+        };
+        let blocked = || -> Rules {
+            [
+                ("10.1.0.0/16", terms(3600, Refusal::Reset)),
+                ("10.1.7.0/24", terms(60, Refusal::Drop)),
+                ("fd01:0:7::/48", terms(60, Refusal::Drop)),
+            ]
+            .map(|(prefix, terms)| (prefix.parse().unwrap(), terms))
+            .into()
+        };
+        for backend in BACKENDS {
+            let mut plan = plan(backend, WhenAgentDies::Open);
+            plan.tables.exempt = Prefixes::new(&["10.1.9.0/24".parse().unwrap()]);
+            let known = Known { rules: [(RuleKind::Blocked, blocked())].into(), ..Known::default() };
+            let listener = TcpListener::bind("[::]:0").unwrap();
+            let mut steering =
+                install_blocking(plan.clone(), known, OwnedFd::from(listener), Arc::default()).unwrap();
+            let exempt: Rules = [("192.0.2.0/24".parse().unwrap(), terms(60, Refusal::Drop))].into();
+            steering.set_rules(RuleKind::ExemptDestination, &exempt).unwrap();
+            let shown = || output("nft", "list table inet weir").replace(['\t', '\n'], " ");
+            let all_there = |table: &str| {
+                for part in [
+                    "10.1.0.0-10.1.6.255 timeout 1h",
+                    "10.1.7.0/24 timeout 1h",
+                    "10.1.8.0-10.1.255.255 timeout 1h",
+                    "fd01:0:7::/48 timeout 1m",
+                    "elements = { 10.1.9.0/24 }",
+                    "192.0.2.0/24 timeout 1m",
+                ] {
+                    assert!(table.contains(part), "{part} is not in {table}");
+                }
+            };
+            if backend == Backend::Tproxy {
+                all_there(&shown());
+                output("nft", "delete table inet weir");
+                assert!(!steering.problems().is_empty());
+                all_there(&shown());
+            }
+            // What is configured is changed, and what is said stays.
+            let mut tables = plan.tables.clone();
+            tables.exempt = Prefixes::default();
+            tables.prefixes = Prefixes::new(&["10.4.0.0/16".parse().unwrap()]);
+            steering.set_tables(&tables).unwrap();
+            steering.set_rules(RuleKind::ExemptDestination, &Rules::new()).unwrap();
+            if backend == Backend::Tproxy {
+                let table = shown();
+                assert!(table.contains("10.4.0.0/16") && !table.contains("10.1.9.0/24"), "{table}");
+                assert!(
+                    table.contains("10.1.7.0/24 timeout 1h") && !table.contains("192.0.2.0/24"),
+                    "{table}"
+                );
+            }
+            steering.set_rules(RuleKind::Blocked, &Rules::new()).unwrap();
+            assert_eq!(steering.problems(), NOTHING);
+            for name in ["blocked_dropped", "blocked_reset", "exempt_customer", "exempt_destination"] {
+                assert!(steering.counters().unwrap().contains_key(name), "{name}");
+            }
+            steering.remove().unwrap();
+            assert_traces(&NOTHING);
+        }
+    });
+}
+
+/// In `open` too; and it goes with the last block, with a start without one, and with `cleanup`.
+#[test]
+fn what_blocks_outlives_the_agent() {
+    on_a_host(|| {
+        let until = BootTime::now().after(Duration::from_secs(3600));
+        let terms = RuleTerms { until, refusal: Refusal::Drop };
+        let blocked: Rules = [("10.1.7.0/24".parse().unwrap(), terms)].into();
+        let known = || Known { rules: [(RuleKind::Blocked, blocked.clone())].into(), ..Known::default() };
+        for (backend, left) in [
+            (Backend::Ebpf, vec!["/sys/fs/bpf/weir", "program on cust0", "program on inet0"]),
+            (Backend::Tproxy, vec!["table inet weir"]),
+        ] {
+            let plan = plan(backend, WhenAgentDies::Open);
+            let mut steering = install(&plan).unwrap();
+            for _ in 0..2 {
+                steering.set_rules(RuleKind::Blocked, &blocked).unwrap();
+                steering.set_rules(RuleKind::Blocked, &Rules::new()).unwrap();
+            }
+            drop(steering);
+            assert_traces(&NOTHING);
+            // Blocked while it runs, and known from the start.
+            let mut steering = install(&plan).unwrap();
+            steering.set_rules(RuleKind::Blocked, &blocked).unwrap();
+            assert_eq!(steering.problems(), NOTHING);
+            steering.remove().unwrap();
+            drop(steering);
+            assert_traces(&left);
+            for _ in 0..2 {
+                let listener = TcpListener::bind("[::]:0").unwrap();
+                install_blocking(plan.clone(), known(), OwnedFd::from(listener), Arc::default())
+                    .unwrap()
+                    .remove()
+                    .unwrap();
+                assert_traces(&left);
+            }
+            install(&plan).unwrap().remove().unwrap();
+            assert_traces(&NOTHING);
+            install(&plan).unwrap().set_rules(RuleKind::Blocked, &blocked).unwrap();
+            assert_traces(&left);
+            clean();
+        }
+    });
+}
+
+#[test]
+fn an_address_family_that_is_new_needs_a_restart() {
+    on_a_host(|| {
+        for backend in BACKENDS {
+            let v4_only = super::test_host::tables(&["10.1.0.0/16"]);
+            let both = super::test_host::tables(&["10.1.0.0/16", "fd01::/32"]);
+            let plan = Plan {
+                tables: v4_only.clone(),
+                families: vec![super::routing::Family::V4],
+                ..plan(backend, WhenAgentDies::Open)
+            };
+            let mut steering = install(&plan).unwrap();
+            let error = steering.set_tables(&both).unwrap_err().to_string();
+            assert!(error.contains("IPv6 needs a restart"), "{error}");
+            steering.set_tables(&v4_only).unwrap();
+        }
+    });
+}
+
 /// Known from the start, changed while it runs, kept when the table is put back; and it leaves nothing.
 #[test]
 fn all_are_released_and_intercepted_again() {
@@ -222,8 +362,9 @@ fn all_are_released_and_intercepted_again() {
         for backend in BACKENDS {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
+            let known = Known { released: later(1000), ..Known::default() };
             let mut steering =
-                install_blocking(plan, &[], later(1000), OwnedFd::from(listener), Arc::default()).unwrap();
+                install_blocking(plan, known, OwnedFd::from(listener), Arc::default()).unwrap();
             let set = || output("nft", "list set inet weir released_protocols");
             if backend == Backend::Tproxy {
                 assert!(set().contains("tcp timeout 16m"), "{}", set());

@@ -1,6 +1,6 @@
 //! What becomes of a packet: one function over parsed headers and what the host says about them.
 
-use crate::{Flow, IpVersion, Kind, Packet, Verdict};
+use crate::{Flow, IpVersion, Kind, Packet, Policy, Refusal, Verdict};
 
 /// Where the interface leads on which the packet arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,16 @@ pub enum ListenerAssignment {
 
 /// What the decision needs to know of, and do on, the host.
 pub trait Host {
-    /// Whether mail from this address is intercepted.
-    fn is_customer(&self, version: IpVersion, address: &[u32; 4]) -> bool;
+    /// Which generation of the tables holds. Asked once for a packet, which then sees no other.
+    fn generation(&self) -> u32;
+    /// What is configured for this address; `None` for one that is no customer's.
+    fn policy(&self, generation: u32, version: IpVersion, address: &[u32; 4]) -> Option<&Policy>;
+    /// Whether the customer is blocked, and how. Counts it.
+    fn is_blocked(&self, flow: &Flow) -> Option<Refusal>;
+    /// Whether the customer's connections go straight for a while. Counts it.
+    fn is_exempt_customer(&self, flow: &Flow) -> bool;
+    /// Whether connections to this destination go straight, as configured or for a while. Counts the latter.
+    fn is_exempt_destination(&self, generation: u32, flow: &Flow) -> bool;
     /// Gives the packet to the connection (not a listener) it belongs to, if there is one on this host.
     fn assign_connection(&self, flow: &Flow) -> bool;
     /// Whether packets of this flow belong to a connection of this host.
@@ -65,6 +73,10 @@ pub trait Host {
     /// Whether the agent takes another new connection now; if so, it counts.
     fn admits(&self) -> bool;
     fn has_listener(&self) -> bool;
+    /// How many connections the source of the flow has.
+    fn connections(&self, flow: &Flow) -> u32;
+    /// Whether the policy has a token left for a new connection of the flow's source. Takes it.
+    fn take_token(&self, policy: &Policy, flow: &Flow) -> bool;
     fn assign_listener(&self, packet: &Packet, handshake: Handshake) -> ListenerAssignment;
 }
 
@@ -100,9 +112,10 @@ fn decide_segment<H: Host>(
     if side == Side::Internet || !flow.to_smtp() || !(opens || packet.acknowledges()) {
         return Verdict::NotOurs;
     }
-    if !host.is_customer(flow.version, &flow.source) {
+    let generation = host.generation();
+    let Some(policy) = host.policy(generation, flow.version, &flow.source) else {
         return if opens { Verdict::OutsidePrefixes } else { Verdict::NotOurs };
-    }
+    };
     if !opens {
         return match host.assign_listener(packet, Handshake::CookieAcknowledgement) {
             ListenerAssignment::Done => Verdict::SynCookie,
@@ -114,14 +127,26 @@ fn decide_segment<H: Host>(
     if host.route(flow) == Route::LocalOrNone {
         return Verdict::LocalOrUnroutable;
     }
-    // With or without a listener: the release ends by itself, not with the agent.
-    if host.is_released() {
-        return Verdict::Released;
+    // With or without a listener, and whatever else is said of him: that somebody is blocked does not end with the
+    // agent, nor with a release.
+    if let Some(refusal) = host.is_blocked(flow) {
+        return refuse(refusal, Verdict::BlockedDropped, Verdict::BlockedReset);
     }
-    // Without a listener as well: that a pair is exempt does not end with the agent.
-    if host.is_exempt(flow) {
-        return Verdict::Exempt;
+    if let Some(straight) = decide_straight(flow, generation, policy, host) {
+        return straight;
     }
+    decide_interception(packet, policy, without_listener, host)
+}
+
+/// What becomes of a customer's new connection that is to be intercepted.
+#[inline(always)]
+fn decide_interception<H: Host>(
+    packet: &Packet,
+    policy: &Policy,
+    without_listener: WithoutListener,
+    host: &H,
+) -> Verdict {
+    let flow = &packet.flow;
     if !host.is_alive() {
         return match (host.has_listener(), without_listener) {
             (false, WithoutListener::Pass) => Verdict::NoListenerPassed,
@@ -129,6 +154,16 @@ fn decide_segment<H: Host>(
             (true, WithoutListener::Pass) => Verdict::HungPassed,
             (true, WithoutListener::Drop) => Verdict::HungDropped,
         };
+    }
+    // They are there to protect the agent, and nobody else.
+    if policy.has_limits() && host.has_listener() {
+        let refusal = if policy.resets() { Refusal::Reset } else { Refusal::Drop };
+        if !policy.allows(host.connections(flow)) {
+            return refuse(refusal, Verdict::TooManyDropped, Verdict::TooManyReset);
+        }
+        if policy.limits_rate() && !host.take_token(policy, flow) {
+            return refuse(refusal, Verdict::TooFastDropped, Verdict::TooFastReset);
+        }
     }
     // Closed is closed: there the agent takes all.
     if without_listener == WithoutListener::Pass && !host.admits() {
@@ -147,8 +182,32 @@ fn decide_segment<H: Host>(
     }
 }
 
-/// Packets in which a SYN to port 25 could hide: passed on, they would reach the destination unjudged.
-/// Where new connections are passed anyway there is nothing to evade.
+/// Whether a customer's new connection goes straight. Without a listener as well: none of the reasons ends with the
+/// agent.
+#[inline(always)]
+fn decide_straight<H: Host>(flow: &Flow, generation: u32, policy: &Policy, host: &H) -> Option<Verdict> {
+    if host.is_released() {
+        return Some(Verdict::Released);
+    }
+    if policy.is_exempt() || host.is_exempt_customer(flow) {
+        return Some(Verdict::ExemptCustomer);
+    }
+    if host.is_exempt_destination(generation, flow) {
+        return Some(Verdict::ExemptDestination);
+    }
+    if host.is_exempt(flow) { Some(Verdict::Exempt) } else { None }
+}
+
+#[inline(always)]
+const fn refuse(refusal: Refusal, dropped: Verdict, reset: Verdict) -> Verdict {
+    match refusal {
+        Refusal::Drop => dropped,
+        Refusal::Reset => reset,
+    }
+}
+
+/// Packets in which a SYN to port 25 could hide: passed on, they would reach the destination unjudged, or in spite of
+/// a block. Where new connections are passed anyway there is nothing to evade.
 #[inline(always)]
 fn decide_evasion<H: Host>(
     packet: &Packet,
@@ -156,13 +215,25 @@ fn decide_evasion<H: Host>(
     without_listener: WithoutListener,
     host: &H,
 ) -> Verdict {
-    let intercepting = without_listener == WithoutListener::Drop || (host.has_listener() && host.is_alive());
-    if side == Side::Internet
-        || !host.is_customer(packet.flow.version, &packet.flow.source)
-        || !intercepting
-        || host.is_released()
-    {
+    let flow = &packet.flow;
+    if side == Side::Internet {
         return Verdict::Unrelated;
+    }
+    let generation = host.generation();
+    let Some(policy) = host.policy(generation, flow.version, &flow.source) else {
+        return Verdict::Unrelated;
+    };
+    if host.is_blocked(flow).is_none() {
+        let intercepting =
+            without_listener == WithoutListener::Drop || (host.has_listener() && host.is_alive());
+        if !intercepting
+            || host.is_released()
+            || policy.is_exempt()
+            || host.is_exempt_customer(flow)
+            || host.is_exempt_destination(generation, flow)
+        {
+            return Verdict::Unrelated;
+        }
     }
     match packet.kind {
         Kind::Fragment => Verdict::FragmentDropped,

@@ -20,20 +20,27 @@ pub struct Exemption {
     slot: u32,
     /// Connections in that slot and in the three before it.
     made: [u32; 4],
+    /// Connections that passed.
+    passed: u32,
 }
 
 impl Exemption {
     /// Its size, in words.
-    pub const WORDS: usize = 7;
+    pub const WORDS: usize = 8;
 
     pub const fn new(until: u32, per_hour: u32) -> Self {
-        Self { until, per_hour, slot: 0, made: [0; 4] }
+        Self { until, per_hour, slot: 0, made: [0; 4], passed: 0 }
     }
 
     /// As it is in the map.
     pub const fn words(self) -> [u32; Self::WORDS] {
         let [a, b, c, d] = self.made;
-        [self.until, self.per_hour, self.slot, a, b, c, d]
+        [self.until, self.per_hour, self.slot, a, b, c, d, self.passed]
+    }
+
+    /// How many connections the exemption with these words let pass.
+    pub const fn passed(words: [u32; Self::WORDS]) -> u32 {
+        words[7]
     }
 
     /// Whether a connection that is opened now (in seconds of CLOCK_BOOTTIME) passes; if it does, it counts.
@@ -45,6 +52,7 @@ impl Exemption {
             return false;
         }
         if self.per_hour == 0 {
+            self.passed = self.passed.wrapping_add(1);
             return true;
         }
         let slot = now / SLOT_SECONDS;
@@ -57,6 +65,7 @@ impl Exemption {
             _ => [0; 4],
         };
         let admitted = a + b + c + d < self.per_hour;
+        self.passed = self.passed.wrapping_add(admitted as u32);
         self.slot = slot;
         self.made = [if admitted { a + 1 } else { a }, b, c, d];
         admitted

@@ -13,7 +13,10 @@ mod decide;
 mod exempt;
 mod heart;
 mod parse;
+mod policy;
 mod release;
+mod reset;
+mod rule;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -22,15 +25,34 @@ pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListen
 pub use exempt::{Exemption, MAX_EXEMPT, pair_v4, pair_v6};
 pub use heart::is_alive;
 pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
+pub use policy::{MAX_POLICIES, MAX_PREFIX_ENTRIES, Policy, Table, source_key};
 pub use release::is_released;
+pub use reset::{Reset, reset_v4, reset_v6};
+pub use rule::{MAX_RULES, Refusal, Rule, RuleKind};
 pub use verdict::{Action, Verdict};
 
 /// Names of the maps, globals and programs in the object file.
 pub mod names {
-    /// LPM trie: customers' IPv4 prefixes. Key: 4 bytes of address; value: the prefix's policy.
-    pub const CUSTOMERS_V4: &str = "CUSTOMERS_V4";
-    /// LPM trie: customers' IPv6 prefixes. Key: 16 bytes of address; value: the prefix's policy.
-    pub const CUSTOMERS_V6: &str = "CUSTOMERS_V6";
+    /// LPM trie: what is configured for IPv4 prefixes. Key: the word of [`Table`](crate::Table), 4 bytes of address;
+    /// value: the index in [`POLICIES`].
+    pub const PREFIXES_V4: &str = "PREFIXES_V4";
+    /// The same for IPv6. Key: the word, 16 bytes of address.
+    pub const PREFIXES_V6: &str = "PREFIXES_V6";
+    /// Array of [`Policy`](crate::Policy).
+    pub const POLICIES: &str = "POLICIES";
+    /// Array with one `u32`: the generation of the tables that holds.
+    pub const GENERATION: &str = "GENERATION";
+    /// LPM trie: what the operator said of IPv4 prefixes. Key: the word of [`RuleKind`](crate::RuleKind), 4 bytes of
+    /// address; value: [`Rule`](crate::Rule).
+    pub const RULES_V4: &str = "RULES_V4";
+    /// The same for IPv6. Key: the word, 16 bytes of address.
+    pub const RULES_V6: &str = "RULES_V6";
+    /// Hash: connections that a source has, as the agent counts them. Key: [`source_key`](crate::source_key); value:
+    /// `u32`. The program only reads it.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
+    /// LRU hash: the sources' buckets of tokens for new connections. Key: as above; value: the `u64` of
+    /// [`Policy::take_token`](crate::Policy::take_token).
+    pub const BUCKETS: &str = "BUCKETS";
     /// Hash: exempt IPv4 pairs. Key: 4 bytes of the customer's address, 4 of the destination's; value:
     /// [`Exemption`](crate::Exemption).
     pub const EXEMPT_V4: &str = "EXEMPT_V4";

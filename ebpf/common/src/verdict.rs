@@ -46,11 +46,27 @@ pub enum Verdict {
     HungDropped = 19,
     /// New connection of a customer while no answers came back from the internet: passed (`open`).
     UnprovenPassed = 20,
+    /// New connection of an exempt customer: it goes straight.
+    ExemptCustomer = 21,
+    /// New connection to an exempt destination: it goes straight.
+    ExemptDestination = 22,
+    /// New connection of a blocked customer, dropped.
+    BlockedDropped = 23,
+    /// New connection of a blocked customer, answered with a reset.
+    BlockedReset = 24,
+    /// New connection of a source that has as many as it may, dropped.
+    TooManyDropped = 25,
+    /// New connection of a source that has as many as it may, answered with a reset.
+    TooManyReset = 26,
+    /// New connection of a source that opens them faster than it may, dropped.
+    TooFastDropped = 27,
+    /// New connection of a source that opens them faster than it may, answered with a reset.
+    TooFastReset = 28,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -72,10 +88,18 @@ impl Verdict {
         Self::HungPassed,
         Self::HungDropped,
         Self::UnprovenPassed,
+        Self::ExemptCustomer,
+        Self::ExemptDestination,
+        Self::BlockedDropped,
+        Self::BlockedReset,
+        Self::TooManyDropped,
+        Self::TooManyReset,
+        Self::TooFastDropped,
+        Self::TooFastReset,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 21;
+    pub const COUNT: u32 = 29;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -96,14 +120,20 @@ impl Verdict {
             | Self::Exempt
             | Self::Released
             | Self::HungPassed
-            | Self::UnprovenPassed => Action::Pass,
+            | Self::UnprovenPassed
+            | Self::ExemptCustomer
+            | Self::ExemptDestination => Action::Pass,
             Self::NoListenerDropped
             | Self::RefusedDropped
             | Self::FragmentDropped
             | Self::ShortFragmentDropped
             | Self::ExtensionHeadersDropped
             | Self::LoopedBackDropped
-            | Self::HungDropped => Action::Drop,
+            | Self::HungDropped
+            | Self::BlockedDropped
+            | Self::TooManyDropped
+            | Self::TooFastDropped => Action::Drop,
+            Self::BlockedReset | Self::TooManyReset | Self::TooFastReset => Action::Reset,
         }
     }
 
@@ -131,6 +161,14 @@ impl Verdict {
             Self::HungPassed => "hung_passed",
             Self::HungDropped => "hung_dropped",
             Self::UnprovenPassed => "unproven_passed",
+            Self::ExemptCustomer => "exempt_customer",
+            Self::ExemptDestination => "exempt_destination",
+            Self::BlockedDropped => "blocked_dropped",
+            Self::BlockedReset => "blocked_reset",
+            Self::TooManyDropped => "too_many_dropped",
+            Self::TooManyReset => "too_many_reset",
+            Self::TooFastDropped => "too_fast_dropped",
+            Self::TooFastReset => "too_fast_reset",
         }
     }
 }
@@ -143,6 +181,8 @@ pub enum Action {
     /// Marked, so that the policy rule delivers it to this host.
     Steer,
     Drop,
+    /// Made the answer that refuses it, and sent back where it came from.
+    Reset,
 }
 
 #[cfg(test)]
@@ -164,6 +204,7 @@ mod tests {
     fn only_names_that_say_so_drop() {
         for verdict in Verdict::ALL {
             assert_eq!(verdict.action() == Action::Drop, verdict.name().ends_with("_dropped"), "{verdict:?}");
+            assert_eq!(verdict.action() == Action::Reset, verdict.name().ends_with("_reset"), "{verdict:?}");
         }
     }
 }

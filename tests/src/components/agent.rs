@@ -44,6 +44,8 @@ pub struct AgentConfig {
     pub node_settings: &'static str,
     /// `defer` or `accept`.
     pub when_unavailable: &'static str,
+    /// Further lines of the section `[customers]`, and sections after it.
+    pub customer_lines: String,
     /// Further lines of the section `[filter]`.
     pub filter_lines: String,
     /// Further lines of the section `[relay]`.
@@ -66,6 +68,7 @@ impl AgentConfig {
             nodes: vec![node(0), node(1)],
             node_settings: "",
             when_unavailable: "defer",
+            customer_lines: String::new(),
             filter_lines: String::new(),
             relay_lines: String::new(),
             spool_lines: String::new(),
@@ -87,13 +90,14 @@ impl AgentConfig {
         let nodes: Vec<_> = self.nodes.iter().map(|node| format!("{node} {}", self.node_settings)).collect();
         format!(
             "[steering]\nbackend = {:?}\ncustomer_interfaces = {:?}\ninternet_interfaces = {:?}\nlisten_port = 2525\n\
-             when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\
+             when_agent_dies = {:?}\n[customers]\nprefixes = {:?}\n{}\n[filter]\nnodes = {nodes:?}\nwhen_unavailable = {:?}\n\
              {}\n[relay]\ndestination_tls = {:?}\n{}\n[spool]\n{}\n[log]\nformat = \"json\"\n",
             self.backend.name(),
             self.customer_interfaces,
             self.internet_interfaces,
             self.when_agent_dies,
             CUSTOMER_PREFIXES,
+            self.customer_lines,
             self.when_unavailable,
             self.filter_lines,
             self.destination_tls,

@@ -19,6 +19,7 @@ macro_rules! on_both_back_ends {
     };
 }
 
+mod blocked;
 mod budgets;
 mod configuration;
 mod corpus;
@@ -33,12 +34,14 @@ mod foreign;
 mod host_settings;
 mod interop;
 mod lab;
+mod limits;
 mod mirror;
 mod modes;
 mod narrow_link;
 mod next_address;
 mod node_tls;
 mod nodes;
+mod prefixes;
 mod recipients;
 mod release;
 mod reload;

@@ -230,7 +230,9 @@ fn source(rules: &Rules, packets: &Packets<'_>) -> Vec<Finding> {
         let prefixes = |v6: bool| {
             let prefixes: Vec<String> = packets
                 .plan
+                .tables
                 .prefixes
+                .all()
                 .iter()
                 .filter(|prefix| prefix.addr().is_ipv6() == v6)
                 .map(ToString::to_string)

@@ -7,9 +7,11 @@ use super::{iptables, judge};
 use crate::config::{Backend, WhenAgentDies};
 use crate::doctor::Samples;
 use crate::doctor::finding::{Finding, State};
-use crate::steer::Plan;
+use crate::prefixes::Prefixes;
+use crate::steer::{Plan, Tables};
 
 fn plan() -> Plan {
+    let prefixes = ["10.1.0.0/16", "fd01::/32"].map(|prefix| prefix.parse().unwrap());
     Plan {
         backend: Backend::Ebpf,
         customer_interfaces: vec!["cust0".to_owned()],
@@ -18,7 +20,9 @@ fn plan() -> Plan {
         when_agent_dies: WhenAgentDies::Open,
         mark: 0x4d58_0000,
         table: 100,
-        prefixes: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/32".parse().unwrap()],
+        tables: Tables { prefixes: Prefixes::new(&prefixes), ..Tables::default() },
+        families: Vec::new(),
+        max_sources: 1,
         pin_directory: "/sys/fs/bpf/weir".into(),
     }
 }

@@ -1,6 +1,8 @@
 //! Where the program runs: TCX links from kernel 6.6 on, tc filters before.
 
+use std::io;
 use std::mem;
+use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
@@ -29,7 +31,7 @@ pub(super) struct Attachment {
 }
 
 pub(super) enum Hold {
-    /// Ends with the process.
+    /// Ends with the process, unless a file holds it as well.
     Link(SchedClassifierLink),
     /// Stays when the process ends.
     Pinned(#[expect(dead_code, reason = "held open")] PinnedLink),
@@ -45,6 +47,33 @@ impl Attachment {
     /// A kernel without TCX.
     pub(super) fn is_filter(&self) -> bool {
         matches!(self.hold, Hold::Filter(..))
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Has it outlive the process, by a file. A filter does so by itself. After an error it is gone.
+    pub(super) fn pin(self, path: &Path) -> io::Result<Self> {
+        let Hold::Link(link) = self.hold else {
+            return Ok(self);
+        };
+        let link = FdLink::try_from(link).map_err(io::Error::other)?;
+        let pinned = link.pin(path).map_err(|error| io::Error::other(describe(&error)))?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(io::Error::other)?;
+        Ok(Self { hold: Hold::Link(link), ..self })
+    }
+
+    /// Leaves the program where it is, if a file holds it.
+    pub(super) fn leave(self) {
+        // Other links close, and stay; this would be removed.
+        if let Hold::Filter(link, _) = self.hold {
+            mem::forget(link);
+        }
     }
 
     /// Detaches the program, unless it is to outlive the agent.

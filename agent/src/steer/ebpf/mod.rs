@@ -1,22 +1,36 @@
 //! The back end with the tc program, on kernel 5.10 or newer.
 //!
-//! `open`: the program's links live in this process and die with it. `closed`: links, program and
+//! `open`: the program's links live in this process and die with it, unless customers are blocked: then they are pinned,
+//! and the program goes on refusing them, and passes all others. `closed`: links, program and
 //! maps are pinned, and go on dropping customers' new connections when the agent, and with it the
 //! listener in the socket map, is gone.
 
 mod attach;
+mod connections;
+#[cfg(test)]
+mod measurement;
 mod pins;
+#[cfg(test)]
+mod policy_tests;
 mod program;
+mod rules;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::claim::Claim;
 use super::routing::{self, Routing};
-use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, host, tproxy};
+use super::{
+    BootTime, Connections, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables, Terms, host,
+    tproxy,
+};
 use crate::config::WhenAgentDies;
 use crate::pulse::{BEAT, Heart, Pulse};
 use attach::Attachment;
@@ -34,6 +48,8 @@ pub(super) struct Ebpf {
     /// Kept to put it back into the map after a repair; dropped when withdrawn, for it would keep the
     /// agent's listener open.
     listener: Option<OwnedFd>,
+    /// In `open`: the program stays if the agent dies, for customers are blocked.
+    held: bool,
     /// The listener is out of the map because marked packets could not be delivered.
     suspended: bool,
     removed: bool,
@@ -57,16 +73,18 @@ pub(super) fn trial(plan: &Plan, attaches: bool) -> Result<String, SteerError> {
 impl Ebpf {
     pub(super) fn install(
         plan: Plan,
-        exempt: &[(Pair, Terms)],
-        released: Option<BootTime>,
+        known: &Known,
         listener: OwnedFd,
         pulse: Arc<Pulse>,
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
         let mut program = Program::load(&plan)?;
-        program.exempt(exempt)?;
-        program.release(released)?;
+        program.exempt(&known.exempt)?;
+        for (kind, rules) in &known.rules {
+            program.set_rules(*kind, rules)?;
+        }
+        program.release(known.released)?;
         let heart = Heart::start(pulse, BEAT, program.beat()?)
             .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
         program.set_listener(&listener)?;
@@ -79,12 +97,14 @@ impl Ebpf {
             program,
             attachments: Vec::new(),
             listener: Some(listener),
+            held: false,
             suspended: false,
             removed: false,
             _heart: heart,
             _claim: claim,
         };
         steering.attach()?;
+        steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
         tproxy::remove_table()?;
         Ok(steering)
     }
@@ -102,6 +122,29 @@ impl Ebpf {
                 Ok(())
             }
         }
+    }
+
+    /// What is blocked does not end with the agent: while it is to outlive it, the program's links are in files. In
+    /// `closed` they are anyway.
+    fn hold(&mut self, wanted: bool) -> Result<(), SteerError> {
+        if self.plan.when_agent_dies == WhenAgentDies::Closed || wanted == self.held {
+            return Ok(());
+        }
+        let directory = &self.plan.pin_directory;
+        if wanted {
+            let attachments = mem::take(&mut self.attachments);
+            match pins::hold(&mut self.program, directory, attachments) {
+                Ok(attachments) => self.attachments = attachments,
+                Err(error) => {
+                    self.attach()?;
+                    return Err(error);
+                }
+            }
+        } else {
+            remove_pins(directory)?;
+        }
+        self.held = wanted;
+        Ok(())
     }
 
     /// Steering is only as good as the delivery of marked packets: where that cannot be mended, better
@@ -146,7 +189,15 @@ impl Steering for Ebpf {
             return Ok(());
         }
         let withdrawn = self.withdraw();
-        let detached: Vec<_> = self.attachments.drain(..).map(Attachment::end).collect();
+        let held = self.held;
+        let end = |attachment: Attachment| match held {
+            true => {
+                attachment.leave();
+                Ok(())
+            }
+            false => attachment.end(),
+        };
+        let detached: Vec<_> = self.attachments.drain(..).map(end).collect();
         // Last: until the program is off the interfaces it marks packets of connections in flight.
         routing::remove_all()?;
         withdrawn?;
@@ -165,6 +216,39 @@ impl Steering for Ebpf {
 
     fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
         self.program.release(until)
+    }
+
+    fn set_tables(&mut self, tables: &Tables) -> Result<(), SteerError> {
+        let mut plan = self.plan.clone();
+        plan.set_tables(tables)?;
+        self.program.set_tables(&self.plan.tables, tables)?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    fn set_rules(&mut self, kind: RuleKind, rules: &Rules) -> Result<(), SteerError> {
+        // Held from before the first rule until after the last.
+        let blocks = kind == RuleKind::Blocked;
+        if blocks && !rules.is_empty() {
+            self.hold(true)?;
+        }
+        self.program.set_rules(kind, rules)?;
+        if blocks && rules.is_empty() {
+            self.hold(false)?;
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, kind: RuleKind) -> Result<BTreeMap<IpNet, u64>, SteerError> {
+        self.program.applied(kind)
+    }
+
+    fn passed(&mut self, pairs: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError> {
+        self.program.passed(pairs)
+    }
+
+    fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
+        self.program.connections().map(Some)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

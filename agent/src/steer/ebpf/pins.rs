@@ -1,4 +1,5 @@
-//! What outlives the agent in `closed`: links, program and maps, pinned in a directory.
+//! What outlives the agent in `closed`, and in `open` while customers are blocked: links, program and maps, pinned in a
+//! directory.
 //!
 //! | file | what |
 //! |---|---|
@@ -31,6 +32,28 @@ pub(super) fn take_over(program: &mut Program, plan: &Plan) -> Result<Vec<Attach
     let attachments = change.attach_all(program, plan)?;
     change.commit()?;
     Ok(attachments)
+}
+
+/// Has the program stay on its interfaces if the agent dies. After an error it may be on none any more.
+pub(super) fn hold(
+    program: &mut Program,
+    directory: &Path,
+    attachments: Vec<Attachment>,
+) -> Result<Vec<Attachment>, SteerError> {
+    mount_if_needed(directory)?;
+    // Of an earlier hold that failed half-way.
+    remove_directory(directory)?;
+    fs::create_dir_all(directory).map_err(|error| pin_error(directory, error))?;
+    // First, for a link that cannot be pinned is lost.
+    for side in [Side::Customer, Side::Internet] {
+        let path = directory.join(format!("program_{}", word(side)));
+        program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+    }
+    let pin = |attachment: Attachment| {
+        let path = directory.join(link_name(attachment.index(), attachment.side()));
+        attachment.pin(&path).map_err(|error| pin_error(&path, error))
+    };
+    attachments.into_iter().map(pin).collect()
 }
 
 /// Removes all pins of ours; says which directories they were in.

@@ -7,24 +7,21 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::time::{ClockId, clock_gettime};
-use weir_ebpf_common::{Exemption, Side, Verdict, names};
+use weir_ebpf_common::{Exemption, RuleKind, Side, Verdict, names};
 
+use super::tables::unless_absent;
 use crate::config::WhenAgentDies;
 use crate::steer::routing::MARK_MASK;
-use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, SteerError, Terms};
+use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, Rules, SteerError, Tables, Terms};
 
 /// The object that build.rs has made of the crate `ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
-
-/// The policy of every prefix, as long as there is but one.
-const POLICY: u32 = 0;
 
 /// Addresses of a customer and of a destination, as the packet has them.
 type PairKey<const OCTETS: usize> = [[u8; OCTETS]; 2];
@@ -32,6 +29,10 @@ type PairKey<const OCTETS: usize> = [[u8; OCTETS]; 2];
 /// The program for each side, in the kernel.
 pub(super) struct Program {
     bpf: aya::Ebpf,
+    /// The generation of the tables that holds.
+    pub(super) generation: u32,
+    /// The rules of each kind, as they are in the kernel.
+    pub(super) rules: BTreeMap<RuleKind, Rules>,
 }
 
 impl Program {
@@ -44,31 +45,16 @@ impl Program {
             .override_global(names::MARK, &plan.mark, true)
             .override_global(names::MARK_MASK, &MARK_MASK, true)
             .override_global(names::CLOSED, &closed, true)
-            .map_max_entries(names::CUSTOMERS_V4, entries(plan.v4_prefixes().count()))
-            .map_max_entries(names::CUSTOMERS_V6, entries(plan.v6_prefixes().count()))
+            .map_max_entries(names::CONNECTIONS, plan.max_sources.max(1))
             .load(OBJECT)
             .map_err(refused)?;
-        let mut program = Self { bpf };
+        let mut program = Self { bpf, generation: 0, rules: BTreeMap::new() };
         for side in [Side::Customer, Side::Internet] {
             load(program.classifier(side)?)?;
         }
-        program.fill_prefixes(plan)?;
+        program.set_tables(&Tables::default(), &plan.tables)?;
         program.admit(None)?;
         Ok(program)
-    }
-
-    fn fill_prefixes(&mut self, plan: &Plan) -> Result<(), SteerError> {
-        let mut v4: LpmTrie<_, [u8; 4], u32> = self.map(names::CUSTOMERS_V4)?;
-        for prefix in plan.v4_prefixes() {
-            let key = Key::new(u32::from(prefix.prefix_len()), prefix.network().octets());
-            v4.insert(&key, POLICY, 0).map_err(refused)?;
-        }
-        let mut v6: LpmTrie<_, [u8; 16], u32> = self.map(names::CUSTOMERS_V6)?;
-        for prefix in plan.v6_prefixes() {
-            let key = Key::new(u32::from(prefix.prefix_len()), prefix.network().octets());
-            v6.insert(&key, POLICY, 0).map_err(refused)?;
-        }
-        Ok(())
     }
 
     /// Says that the agent lives, whenever it is called; to be kept up from before there is a listener.
@@ -142,13 +128,26 @@ impl Program {
                     self.exempt_v6()?.remove(&key_v6(customer, destination))
                 }
             };
-            match removed {
-                Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
-                outcome => outcome.map_err(refused)?,
-            }
+            unless_absent(removed)?;
         }
         Ok(())
+    }
+
+    /// How many connections each of the pairs made.
+    pub(super) fn passed(&mut self, pairs: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError> {
+        let mut passed = BTreeMap::new();
+        for pair in pairs {
+            let found = match pair {
+                Pair::V4 { customer, destination } => {
+                    self.exempt_v4()?.get(&key_v4(customer, destination), 0)
+                }
+                Pair::V6 { customer, destination } => {
+                    self.exempt_v6()?.get(&key_v6(customer, destination), 0)
+                }
+            };
+            passed.insert(*pair, Exemption::passed(found.map_err(refused)?).into());
+        }
+        Ok(passed)
     }
 
     /// All new connections go straight until then; `None`: none do.
@@ -195,7 +194,15 @@ impl Program {
         self.bpf.maps()
     }
 
-    fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, SteerError>
+    /// A hash map, as it is.
+    pub(super) fn data(&self, name: &'static str) -> Result<&MapData, SteerError> {
+        match self.bpf.map(name) {
+            Some(Map::HashMap(data)) => Ok(data),
+            _ => Err(absent(name)),
+        }
+    }
+
+    pub(super) fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, SteerError>
     where
         T: TryFrom<&'a mut Map, Error = MapError>,
     {
@@ -240,12 +247,7 @@ pub(super) const fn name(side: Side) -> &'static str {
     }
 }
 
-/// The kernel makes no map without room.
-fn entries(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX).max(1)
-}
-
-fn refused(error: impl Error) -> SteerError {
+pub(super) fn refused(error: impl Error) -> SteerError {
     SteerError::Program { reason: describe(&error) }
 }
 

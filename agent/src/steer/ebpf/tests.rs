@@ -20,23 +20,25 @@ use weir_ebpf_common::{Side, Verdict};
 use super::program::Program;
 use crate::config::{Backend, WhenAgentDies};
 use crate::pulse::{BEAT, Heart};
+use crate::steer::test_host::plan;
 use crate::steer::{BootTime, PER_HOUR, Pair, Plan, Terms};
 
-const SYN: u8 = 0x02;
+pub(super) const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const MARK: u32 = 0x4d58_0000;
 /// TCX_NEXT: other programs run on.
-const NEXT: i32 = -1;
+pub(super) const NEXT: i32 = -1;
 const DROP: i32 = 2;
+pub(super) const REDIRECT: i32 = 7;
 
-const CUSTOMER_V4: [u8; 4] = [10, 1, 0, 2];
+pub(super) const CUSTOMER_V4: [u8; 4] = [10, 1, 0, 2];
 const STRANGER_V4: [u8; 4] = [10, 9, 0, 2];
-const SERVER_V4: [u8; 4] = [192, 0, 2, 2];
+pub(super) const SERVER_V4: [u8; 4] = [192, 0, 2, 2];
 const CUSTOMER_V6: [u8; 16] = [0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const SERVER_V6: [u8; 16] = [0xfd, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
 /// Runs the test in a network namespace, with the loopback interface up.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     assert!(nix::unistd::geteuid().is_root(), "this test loads a kernel program: run it as root");
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -53,7 +55,7 @@ fn ip(arguments: &str) {
 }
 
 /// A program, and an agent that lives.
-struct Loaded {
+pub(super) struct Loaded {
     program: Program,
     _heart: Heart,
 }
@@ -72,7 +74,7 @@ impl DerefMut for Loaded {
     }
 }
 
-fn load(when_agent_dies: WhenAgentDies) -> Loaded {
+pub(super) fn load(when_agent_dies: WhenAgentDies) -> Loaded {
     let mut program = load_without_agent(when_agent_dies);
     let heart = Heart::start(Arc::default(), BEAT, program.beat().unwrap()).unwrap();
     Loaded { program, _heart: heart }
@@ -80,21 +82,15 @@ fn load(when_agent_dies: WhenAgentDies) -> Loaded {
 
 fn load_without_agent(when_agent_dies: WhenAgentDies) -> Program {
     let plan = Plan {
-        backend: Backend::Ebpf,
         customer_interfaces: Vec::new(),
         internet_interfaces: Vec::new(),
-        listen_port: 2525,
-        when_agent_dies,
-        mark: MARK,
-        table: 100,
-        prefixes: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/32".parse().unwrap()],
-        pin_directory: "/sys/fs/bpf/weir".into(),
+        ..plan(Backend::Ebpf, when_agent_dies)
     };
     Program::load(&plan).unwrap()
 }
 
 /// What the program returned, and the packet's mark.
-fn run(program: &mut Program, side: Side, frame: &[u8]) -> (i32, u32) {
+pub(super) fn run(program: &mut Program, side: Side, frame: &[u8]) -> (i32, u32) {
     let mut context = [0u8; 192];
     let options =
         TestRunOptions { data_in: Some(frame), ctx_out: Some(&mut context), ..TestRunOptions::default() };
@@ -105,7 +101,7 @@ fn run(program: &mut Program, side: Side, frame: &[u8]) -> (i32, u32) {
 
 /// Asserts the verdict on a packet, by its counter, and what follows from the verdict.
 #[track_caller]
-fn assert_verdict(program: &mut Program, side: Side, frame: &[u8], expected: Verdict) {
+pub(super) fn assert_verdict(program: &mut Program, side: Side, frame: &[u8], expected: Verdict) {
     use weir_ebpf_common::Action;
 
     let before = program.counters().unwrap();
@@ -117,6 +113,7 @@ fn assert_verdict(program: &mut Program, side: Side, frame: &[u8], expected: Ver
         Action::Pass => (NEXT, 0),
         Action::Steer => (NEXT, MARK),
         Action::Drop => (DROP, 0),
+        Action::Reset => (REDIRECT, 0),
     };
     assert_eq!(outcome, follows, "{expected:?}");
 }
@@ -145,7 +142,7 @@ fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+pub(super) fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
     let mut header = vec![0; 20];
     header[0..2].copy_from_slice(&source.to_be_bytes());
     header[2..4].copy_from_slice(&destination.to_be_bytes());
@@ -162,15 +159,21 @@ fn packet_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, fragment: u16,
     packet
 }
 
-fn v4(source: [u8; 4], destination: [u8; 4], protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn v4(
+    source: [u8; 4],
+    destination: [u8; 4],
+    protocol: u8,
+    fragment: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     frame(0x0800, &packet_v4(source, destination, protocol, fragment, payload))
 }
 
-fn segment_v4(source: [u8; 4], source_port: u16, destination_port: u16, flags: u8) -> Vec<u8> {
+pub(super) fn segment_v4(source: [u8; 4], source_port: u16, destination_port: u16, flags: u8) -> Vec<u8> {
     v4(source, SERVER_V4, 6, 0, &tcp(source_port, destination_port, flags))
 }
 
-fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
     let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], next, 64];
     packet.extend([CUSTOMER_V6, SERVER_V6].concat());

@@ -6,11 +6,15 @@ mod ruleset;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::claim::Claim;
 use super::routing::{self, Routing};
-use super::{BootTime, Pair, Plan, SteerError, Steering, Terms, ebpf, host};
+use super::{
+    BootTime, Connections, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables, Terms, ebpf,
+    host,
+};
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
 use ruleset::{CHAIN, FAMILY, Stage, TABLE};
@@ -22,13 +26,26 @@ pub(super) struct Tproxy {
     plan: Plan,
     routing: Routing,
     stage: Stage,
-    /// For a table that somebody else has removed.
-    exempt: BTreeMap<Pair, Terms>,
-    released: Option<BootTime>,
+    state: State,
     removed: bool,
     heart: Option<Heart>,
     /// Last, so that it ends after everything else.
     _claim: Claim,
+}
+
+/// What is in the sets, for a table that somebody else has removed.
+#[derive(Debug, Clone)]
+struct State {
+    exempt: BTreeMap<Pair, Terms>,
+    rules: BTreeMap<RuleKind, Rules>,
+    tables: Tables,
+    released: Option<BootTime>,
+}
+
+impl State {
+    fn is_blocking(&self) -> bool {
+        self.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty())
+    }
 }
 
 /// Whether nft works here.
@@ -38,15 +55,20 @@ pub(super) fn look() -> Result<(), SteerError> {
 
 /// Makes the table, in a network namespace that is not the host's.
 pub(super) fn trial(plan: &Plan) -> Result<String, SteerError> {
-    nft::apply(&whole_table(plan, &BTreeMap::new(), None))?;
+    let state = State {
+        exempt: BTreeMap::new(),
+        rules: BTreeMap::new(),
+        tables: plan.tables.clone(),
+        released: None,
+    };
+    nft::apply(&whole_table(plan, &state))?;
     Ok("nft and the kernel take the table".to_owned())
 }
 
 impl Tproxy {
     pub(super) fn install(
         plan: Plan,
-        exempt: &[(Pair, Terms)],
-        released: Option<BootTime>,
+        known: Known,
         pulse: Arc<Pulse>,
         claim: Claim,
     ) -> Result<Self, SteerError> {
@@ -54,8 +76,13 @@ impl Tproxy {
         look()?;
         let routing = plan.routing();
         routing.install()?;
-        let exempt: BTreeMap<Pair, Terms> = exempt.iter().copied().collect();
-        if let Err(error) = nft::apply(&whole_table(&plan, &exempt, released)) {
+        let state = State {
+            exempt: known.exempt.into_iter().collect(),
+            rules: known.rules,
+            tables: plan.tables.clone(),
+            released: known.released,
+        };
+        if let Err(error) = nft::apply(&whole_table(&plan, &state)) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -64,8 +91,7 @@ impl Tproxy {
             return Err(error);
         }
         let stage = Stage::Steering;
-        let mut steering =
-            Self { plan, routing, stage, exempt, released, removed: false, heart: None, _claim: claim };
+        let mut steering = Self { plan, routing, stage, state, removed: false, heart: None, _claim: claim };
         let heart = Heart::start(pulse, ruleset::BEAT, Box::new(beat))
             .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
         steering.heart = Some(heart);
@@ -103,6 +129,8 @@ impl Steering for Tproxy {
         // It would go on about a table that is gone.
         self.heart = None;
         let table = match self.plan.when_agent_dies {
+            // Whoever is blocked stays so.
+            WhenAgentDies::Open if self.state.is_blocking() => self.withdraw(),
             WhenAgentDies::Open => nft::apply(&ruleset::delete_table()),
             WhenAgentDies::Closed => self.withdraw(),
         };
@@ -115,22 +143,54 @@ impl Steering for Tproxy {
 
     fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError> {
         nft::apply(&ruleset::exempt(pairs, BootTime::now()))?;
-        self.exempt.extend(pairs.iter().copied());
+        self.state.exempt.extend(pairs.iter().copied());
         Ok(())
     }
 
     fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
         nft::apply(&ruleset::unexempt(pairs))?;
         for pair in pairs {
-            self.exempt.remove(pair);
+            self.state.exempt.remove(pair);
         }
         Ok(())
     }
 
     fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
         nft::apply(&ruleset::release(until, BootTime::now()))?;
-        self.released = until;
+        self.state.released = until;
         Ok(())
+    }
+
+    fn set_tables(&mut self, tables: &Tables) -> Result<(), SteerError> {
+        let (mut plan, mut state) = (self.plan.clone(), self.state.clone());
+        plan.set_tables(tables)?;
+        state.tables = tables.clone();
+        let mut commands = ruleset::replace_customers(&plan, tables);
+        let exempt = [RuleKind::ExemptCustomer, RuleKind::ExemptDestination];
+        commands.extend(ruleset::replace_prefixes(&exempt, &plan.families, &state, BootTime::now()));
+        nft::apply(&commands)?;
+        (self.plan, self.state) = (plan, state);
+        Ok(())
+    }
+
+    fn set_rules(&mut self, kind: RuleKind, rules: &Rules) -> Result<(), SteerError> {
+        let mut state = self.state.clone();
+        state.rules.insert(kind, rules.clone());
+        nft::apply(&ruleset::replace_prefixes(&[kind], &self.plan.families, &state, BootTime::now()))?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn applied(&mut self, _: RuleKind) -> Result<BTreeMap<IpNet, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn passed(&mut self, _: &[Pair]) -> Result<BTreeMap<Pair, u64>, SteerError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
+        Ok(None)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
@@ -144,7 +204,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match nft::apply(&whole_table(&self.plan, &self.exempt, self.released)) {
+                let outcome = match nft::apply(&whole_table(&self.plan, &self.state)) {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -188,14 +248,15 @@ fn beat() {
     }
 }
 
-/// The table with the pairs that are exempt now, and the release.
-fn whole_table(plan: &Plan, exempt: &BTreeMap<Pair, Terms>, released: Option<BootTime>) -> Vec<Value> {
-    let pairs: Vec<(Pair, Terms)> = exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
+/// The table with all that holds now.
+fn whole_table(plan: &Plan, state: &State) -> Vec<Value> {
+    let pairs: Vec<(Pair, Terms)> = state.exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
     let mut commands = ruleset::replace_table(plan);
     commands.push(ruleset::first_beat());
     let now = BootTime::now();
     commands.extend(ruleset::exempt_in_new_table(&pairs, now));
-    commands.extend(ruleset::release(released.filter(|until| *until > now), now));
+    commands.extend(ruleset::replace_prefixes(&RuleKind::ALL, &plan.families, state, now));
+    commands.extend(ruleset::release(state.released.filter(|until| *until > now), now));
     commands
 }
 

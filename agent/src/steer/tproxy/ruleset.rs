@@ -3,8 +3,9 @@
 //! | packet | treatment |
 //! |---|---|
 //! | of a connection of the agent's, or an ICMP error about one | marked |
-//! | a customer's SYN to port 25, not to the gateway itself, of an exempt pair | passed |
-//! | the same of any pair, while all are released | passed |
+//! | a customer's SYN to port 25, not to the gateway itself, from a blocked prefix | dropped, or answered with a reset |
+//! | the same of anybody, while all are released | passed |
+//! | the same from an exempt prefix, to an exempt prefix, or of an exempt pair | passed |
 //! | a customer's SYN to port 25, not to the gateway itself | to the listener, and marked |
 //! | the same while there is no listener, or the agent is hung | passed (`open`), dropped (`closed`) |
 //! | anything else | passed |
@@ -14,13 +15,15 @@
 
 mod exempt;
 mod heart;
+mod prefixes;
 mod release;
 
 use serde_json::{Value, json};
 
 use crate::config::WhenAgentDies;
-use crate::steer::Plan;
 use crate::steer::routing::{Family, MARK_MASK};
+use crate::steer::rules::family_of;
+use crate::steer::{Plan, Tables};
 
 /// One table for both address families, and nothing of ours outside it.
 pub(super) const FAMILY: &str = "inet";
@@ -35,10 +38,21 @@ pub(super) const NEW_CONNECTION: &str = "new_connection";
 pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
 pub(super) const EXEMPT: &str = "exempt";
 pub(super) const RELEASED: &str = "released";
-pub(super) const COUNTERS: [&str; 5] = [ESTABLISHED, NEW_CONNECTION, NO_LISTENER_DROPPED, EXEMPT, RELEASED];
+pub(super) const COUNTERS: [&str; 9] = [
+    ESTABLISHED,
+    NEW_CONNECTION,
+    NO_LISTENER_DROPPED,
+    EXEMPT,
+    RELEASED,
+    "blocked_dropped",
+    "blocked_reset",
+    "exempt_customer",
+    "exempt_destination",
+];
 
 pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat};
+pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;
 
 /// Whether new connections are taken.
@@ -57,12 +71,13 @@ pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
     }
     commands.push(release::set());
     commands.push(heart::set());
-    for family in plan.families() {
+    for &family in &plan.families {
         commands.push(json!({ "add": { "set": {
             "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
-            "flags": ["interval"], "elem": elements(plan, family),
+            "flags": ["interval"], "elem": elements(&plan.tables, family),
         } } }));
         commands.extend(exempt::sets(family));
+        commands.extend(prefixes::sets(family));
     }
     commands.push(json!({ "add": { "chain": {
         "family": FAMILY, "table": TABLE, "name": CHAIN,
@@ -80,6 +95,21 @@ pub(super) fn replace_rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     commands
 }
 
+/// Commands that put these customers in the place of others.
+pub(super) fn replace_customers(plan: &Plan, tables: &Tables) -> Vec<Value> {
+    let mut commands = Vec::new();
+    for &family in &plan.families {
+        let set = json!({ "family": FAMILY, "table": TABLE, "name": set_name(family) });
+        commands.push(json!({ "flush": { "set": set } }));
+        let elements = elements(tables, family);
+        if !elements.is_empty() {
+            commands.push(json!({ "add": { "element": {
+                "family": FAMILY, "table": TABLE, "name": set_name(family), "elem": elements } } }));
+        }
+    }
+    commands
+}
+
 /// Commands that remove the table, whether or not it is there.
 pub(super) fn delete_table() -> Vec<Value> {
     vec![json!({ "add": { "table": table() } }), json!({ "delete": { "table": table() } })]
@@ -91,9 +121,12 @@ fn table() -> Value {
 
 fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
-    for family in plan.families() {
-        // First, so that it counts against no pair's limit. Without a listener as well, as the next ones.
+    for &family in &plan.families {
+        // Whatever else is said of them, with a listener or without.
+        rules.extend(prefixes::refusals(family).map(|treatment| new_connections(plan, family, &treatment)));
+        // Before the exempt ones, so that it counts against no pair's limit. Without a listener as well, as the next ones.
         rules.push(new_connections(plan, family, &release::rule()));
+        rules.extend(prefixes::exemptions(family).map(|treatment| new_connections(plan, family, &treatment)));
         // Without a listener as well: that a pair is exempt does not end with the agent.
         rules.extend(exempt::rules(family).map(|treatment| new_connections(plan, family, &treatment)));
         if stage == Stage::Steering {
@@ -196,15 +229,9 @@ fn address_type(family: Family) -> &'static str {
     }
 }
 
-fn elements(plan: &Plan, family: Family) -> Vec<Value> {
-    match family {
-        Family::V4 => {
-            plan.v4_prefixes().map(|net| prefix(&net.network().to_string(), net.prefix_len())).collect()
-        }
-        Family::V6 => {
-            plan.v6_prefixes().map(|net| prefix(&net.network().to_string(), net.prefix_len())).collect()
-        }
-    }
+fn elements(tables: &Tables, family: Family) -> Vec<Value> {
+    let prefixes = tables.prefixes.all().iter().filter(|prefix| family_of(prefix) == family);
+    prefixes.map(|net| prefix(&net.network().to_string(), net.prefix_len())).collect()
 }
 
 fn prefix(address: &str, length: u8) -> Value {

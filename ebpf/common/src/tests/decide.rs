@@ -2,14 +2,22 @@
 
 use super::packets::*;
 use crate::{
-    Flow, Handshake, Host, IpVersion, ListenerAssignment, Packet, Route, Side, Verdict, WithoutListener,
-    decide, is_released, parse,
+    Action, Flow, Handshake, Host, IpVersion, Kind, ListenerAssignment, Packet, Policy, Refusal, Route, Side,
+    Verdict, WithoutListener, decide, is_released, parse,
 };
 
+const GENERATION: u32 = 7;
+
 /// What the kernel would say.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Kernel {
     customer: bool,
+    policy: Policy,
+    blocked: Option<Refusal>,
+    exempt_customer: bool,
+    exempt_destination: bool,
+    connections: u32,
+    token: bool,
     connection: bool,
     opening: bool,
     route: Route,
@@ -23,6 +31,12 @@ struct Kernel {
 
 const KERNEL: Kernel = Kernel {
     customer: true,
+    policy: Policy::STEERED,
+    blocked: None,
+    exempt_customer: false,
+    exempt_destination: false,
+    connections: 0,
+    token: true,
     connection: false,
     opening: false,
     route: Route::Forwarded,
@@ -35,8 +49,28 @@ const KERNEL: Kernel = Kernel {
 };
 
 impl Host for Kernel {
-    fn is_customer(&self, _: IpVersion, _: &[u32; 4]) -> bool {
-        self.customer
+    fn generation(&self) -> u32 {
+        GENERATION
+    }
+    fn policy(&self, generation: u32, _: IpVersion, _: &[u32; 4]) -> Option<&Policy> {
+        assert_eq!(generation, GENERATION);
+        self.customer.then_some(&self.policy)
+    }
+    fn is_blocked(&self, _: &Flow) -> Option<Refusal> {
+        self.blocked
+    }
+    fn is_exempt_customer(&self, _: &Flow) -> bool {
+        self.exempt_customer
+    }
+    fn is_exempt_destination(&self, generation: u32, _: &Flow) -> bool {
+        assert_eq!(generation, GENERATION);
+        self.exempt_destination
+    }
+    fn connections(&self, _: &Flow) -> u32 {
+        self.connections
+    }
+    fn take_token(&self, _: &Policy, _: &Flow) -> bool {
+        self.token
     }
     fn assign_connection(&self, _: &Flow) -> bool {
         self.connection
@@ -249,7 +283,7 @@ fn a_hung_agent_is_as_a_dead_one() {
     assert_eq!(from_customer(&syn, Kernel { connection: true, ..hung }), [Verdict::Established; 2]);
     assert_eq!(from_customer(&syn, Kernel { exempt: true, ..hung }), [Verdict::Exempt; 2]);
     assert_eq!(from_customer(&syn, Kernel { released: true, ..hung }), [Verdict::Released; 2]);
-    let fragment = Packet { kind: crate::Kind::Fragment, ..syn };
+    let fragment = Packet { kind: Kind::Fragment, ..syn };
     assert_eq!(from_customer(&fragment, hung), [Verdict::Unrelated, Verdict::FragmentDropped]);
 }
 
@@ -269,4 +303,225 @@ fn a_heart_that_was_silent_too_long_has_stopped() {
     assert!(!crate::is_alive(5 * second, 5 * second + 500_000_000) && !crate::is_alive(0, 5 * second));
     // The beat of another processor, a moment later than this one's look at the clock.
     assert!(crate::is_alive(5 * second + 1, 5 * second));
+}
+
+#[test]
+fn blocked_customers() {
+    let syn = segment(40_000, 25, SYN);
+    for (refusal, verdict) in
+        [(Refusal::Drop, Verdict::BlockedDropped), (Refusal::Reset, Verdict::BlockedReset)]
+    {
+        let blocked = Kernel { blocked: Some(refusal), ..KERNEL };
+        // Whatever else is said of him, and also with the agent dead in `open`.
+        for listener in
+            [ListenerAssignment::Done, ListenerAssignment::NoListener, ListenerAssignment::Refused]
+        {
+            let more = Kernel {
+                listener,
+                released: true,
+                exempt: true,
+                exempt_customer: true,
+                exempt_destination: true,
+                policy: Policy::EXEMPT,
+                ..blocked
+            };
+            assert_eq!(from_customer(&syn, Kernel { listener, ..blocked }), [verdict; 2]);
+            assert_eq!(from_customer(&syn, Kernel { listener, alive: false, ..blocked }), [verdict; 2]);
+            assert_eq!(from_customer(&syn, more), [verdict; 2]);
+            // Nor in fragments.
+            let fragment = parse(&v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &tcp(1, 25, SYN)), IpVersion::V4);
+            assert_eq!(from_customer(&fragment, more), [Verdict::FragmentDropped; 2]);
+        }
+        // What he has, he keeps; what is not on its way through this host is not refused.
+        assert_eq!(from_customer(&syn, Kernel { connection: true, ..blocked }), [Verdict::Established; 2]);
+        assert_eq!(from_customer(&segment(40_000, 25, ACK), blocked), [Verdict::NotOurs; 2]);
+        let local = Kernel { route: Route::LocalOrNone, ..blocked };
+        assert_eq!(from_customer(&syn, local), [Verdict::LocalOrUnroutable; 2]);
+        assert_eq!(from_customer(&syn, Kernel { customer: false, ..blocked }), [Verdict::OutsidePrefixes; 2]);
+        assert_eq!(on(Side::Internet, &syn, blocked), [Verdict::NotOurs; 2]);
+    }
+}
+
+#[test]
+fn exempt_customers_and_destinations() {
+    let syn = segment(40_000, 25, SYN);
+    let fragment = parse(&v4(CUSTOMER_V4, SERVER_V4, 6, 0x2000, &tcp(1, 25, SYN)), IpVersion::V4);
+    for (kernel, verdict) in [
+        (Kernel { policy: Policy::EXEMPT, ..KERNEL }, Verdict::ExemptCustomer),
+        (Kernel { exempt_customer: true, ..KERNEL }, Verdict::ExemptCustomer),
+        (Kernel { exempt_destination: true, ..KERNEL }, Verdict::ExemptDestination),
+    ] {
+        for listener in
+            [ListenerAssignment::Done, ListenerAssignment::NoListener, ListenerAssignment::Refused]
+        {
+            assert_eq!(from_customer(&syn, Kernel { listener, ..kernel }), [verdict; 2]);
+            // They may send as they like.
+            assert_eq!(from_customer(&fragment, Kernel { listener, ..kernel }), [Verdict::Unrelated; 2]);
+        }
+    }
+}
+
+#[test]
+fn limits() {
+    let syn = segment(40_000, 25, SYN);
+    for (resets, many, fast) in [
+        (false, Verdict::TooManyDropped, Verdict::TooFastDropped),
+        (true, Verdict::TooManyReset, Verdict::TooFastReset),
+    ] {
+        let few = Kernel { policy: Policy::limited(3, 0, 1, resets), ..KERNEL };
+        for (connections, verdict) in
+            [(0, Verdict::NewConnection), (2, Verdict::NewConnection), (3, many), (4, many)]
+        {
+            assert_eq!(from_customer(&syn, Kernel { connections, ..few }), [verdict; 2]);
+        }
+        let slow = Kernel { policy: Policy::limited(0, 5, 1, resets), connections: 1000, ..KERNEL };
+        assert_eq!(from_customer(&syn, slow), [Verdict::NewConnection; 2]);
+        let beyond = Kernel { token: false, ..slow };
+        assert_eq!(from_customer(&syn, beyond), [fast; 2]);
+        // They protect the agent, where there is one.
+        for kernel in [beyond, Kernel { connections: 3, ..few }] {
+            let gone = Kernel { listener: ListenerAssignment::NoListener, ..kernel };
+            assert_eq!(from_customer(&syn, gone), [Verdict::NoListenerPassed, Verdict::NoListenerDropped]);
+            let hung = Kernel { alive: false, ..kernel };
+            assert_eq!(from_customer(&syn, hung), [Verdict::HungPassed, Verdict::HungDropped]);
+            // Who is beyond them takes no other's place among the few that are tried.
+            let unproven = Kernel { admits: false, ..kernel };
+            assert_eq!(from_customer(&syn, unproven), from_customer(&syn, kernel));
+            assert_eq!(from_customer(&syn, Kernel { released: true, ..kernel }), [Verdict::Released; 2]);
+            assert_eq!(from_customer(&syn, Kernel { exempt: true, ..kernel }), [Verdict::Exempt; 2]);
+            assert_eq!(from_customer(&syn, Kernel { connection: true, ..kernel }), [Verdict::Established; 2]);
+        }
+    }
+    let unlimited = Kernel { token: false, connections: u32::MAX, ..KERNEL };
+    assert_eq!(from_customer(&syn, unlimited), [Verdict::NewConnection; 2]);
+}
+
+/// Every kind of packet on every side with every answer of the host: what must hold for all of them.
+#[test]
+fn everywhere() {
+    let mut packets: std::vec::Vec<Packet> = [SYN, ACK, RST, SYN | ACK]
+        .into_iter()
+        .flat_map(|flags| [segment(40_000, 25, flags), segment(25, 40_000, flags)])
+        .collect();
+    for kind in
+        [Kind::Unrelated, Kind::IcmpError, Kind::Fragment, Kind::ShortFragment, Kind::ExtensionHeaders]
+    {
+        packets.push(Packet { kind, ..packets[0] });
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut count = 0;
+    for kernel in kernels() {
+        for packet in &packets {
+            for side in [Side::Customer, Side::Internet] {
+                for policy in [WithoutListener::Pass, WithoutListener::Drop] {
+                    let verdict = decide(packet, side, policy, &kernel);
+                    assert_holds(packet, side, policy, &kernel, verdict);
+                    seen.insert(verdict.name());
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 1_000_000, "{count}");
+    assert_eq!(seen.len(), Verdict::ALL.len(), "a verdict that never comes: {seen:?}");
+}
+
+fn kernels() -> impl Iterator<Item = Kernel> {
+    const LISTENERS: [ListenerAssignment; 4] = [
+        ListenerAssignment::Done,
+        ListenerAssignment::NoListener,
+        ListenerAssignment::Refused,
+        ListenerAssignment::NoCookie,
+    ];
+    const POLICIES: [Policy; 4] =
+        [Policy::STEERED, Policy::EXEMPT, Policy::limited(1, 1, 1, false), Policy::limited(1, 1, 1, true)];
+    (0u32..1 << 11).flat_map(|bits| {
+        let bit = |index: u32| bits >> index & 1 == 1;
+        let blocked = match (bit(0), bit(1)) {
+            (false, _) => None,
+            (true, false) => Some(Refusal::Drop),
+            (true, true) => Some(Refusal::Reset),
+        };
+        let kernel = Kernel {
+            blocked,
+            // Where nobody is blocked the second bit is free.
+            cookie: !bit(0) && bit(1),
+            customer: bit(2),
+            connection: bit(3),
+            opening: bit(4),
+            route: if bit(5) { Route::LocalOrNone } else { Route::Forwarded },
+            exempt: bit(6),
+            released: bit(7),
+            exempt_customer: bit(8),
+            exempt_destination: bit(9),
+            connections: u32::from(bit(10)),
+            ..KERNEL
+        };
+        LISTENERS.into_iter().flat_map(move |listener| {
+            POLICIES.into_iter().flat_map(move |policy| {
+                [(true, true, true), (true, true, false), (true, false, true), (false, true, true)]
+                    .map(|(token, alive, admits)| Kernel { listener, policy, token, alive, admits, ..kernel })
+            })
+        })
+    })
+}
+
+#[track_caller]
+fn assert_holds(packet: &Packet, side: Side, policy: WithoutListener, kernel: &Kernel, verdict: Verdict) {
+    let why = || std::format!("{verdict:?} for {packet:?} on {side:?}, {policy:?}, {kernel:?}");
+    let action = verdict.action();
+    let is_segment = packet.kind == Kind::Segment;
+    let opens = is_segment && packet.opens() && packet.flow.to_smtp();
+    let (straight, refused) = (action == Action::Pass, matches!(action, Action::Drop | Action::Reset));
+    // What the agent has it keeps, and of what is not on a customer's side nothing but a loop is touched.
+    if is_segment && kernel.connection {
+        assert_eq!(verdict, Verdict::Established, "{}", why());
+        return;
+    }
+    if side == Side::Internet || !kernel.customer {
+        assert!(
+            straight || verdict == Verdict::LoopedBackDropped || verdict == Verdict::IcmpError,
+            "{}",
+            why()
+        );
+        return;
+    }
+    // Only what opens a connection is refused, and only that is answered.
+    let hides = matches!(packet.kind, Kind::Fragment | Kind::ShortFragment | Kind::ExtensionHeaders);
+    assert!(!refused || opens || hides, "{}", why());
+    assert!(action != Action::Reset || opens, "{}", why());
+    let on_its_way = opens && !kernel.opening && kernel.route == Route::Forwarded;
+    if kernel.blocked.is_some() && (on_its_way || hides) {
+        assert!(refused, "{}", why());
+    }
+    if !on_its_way || kernel.blocked.is_some() {
+        return;
+    }
+    let exempt = kernel.exempt
+        || kernel.exempt_customer
+        || kernel.exempt_destination
+        || kernel.policy.is_exempt()
+        || kernel.released;
+    if exempt {
+        assert!(straight, "{}", why());
+        return;
+    }
+    // Nobody else goes past a living agent to which answers come back, nor in `closed` past a dead one.
+    let dead_or_deaf = matches!(
+        kernel.listener,
+        ListenerAssignment::NoListener | ListenerAssignment::Refused | ListenerAssignment::NoCookie
+    );
+    assert!(
+        !straight || (policy == WithoutListener::Pass && (dead_or_deaf || !kernel.alive || !kernel.admits)),
+        "{}",
+        why()
+    );
+    // A limit never refuses anybody who could not have been taken.
+    let beyond = kernel.policy.has_limits() && (kernel.connections >= 1 || !kernel.token);
+    let limited = matches!(
+        verdict,
+        Verdict::TooManyDropped | Verdict::TooManyReset | Verdict::TooFastDropped | Verdict::TooFastReset
+    );
+    let there = kernel.alive && kernel.listener != ListenerAssignment::NoListener;
+    assert_eq!(limited, beyond && there, "{}", why());
 }

@@ -30,7 +30,7 @@ fn the_sixty_first_in_an_hour_does_not_pass() {
 fn it_is_in_the_map_as_its_words() {
     let mut exemption = Exemption::new(9000, 60);
     assert!(exemption.admit(1300));
-    assert_eq!(exemption.words(), [9000, 60, 1, 1, 0, 0, 0]);
+    assert_eq!(exemption.words(), [9000, 60, 1, 1, 0, 0, 0, 1]);
     assert_eq!(size_of::<Exemption>(), size_of_val(&exemption.words()));
 }
 

@@ -4,3 +4,5 @@ mod decide;
 mod exempt;
 mod packets;
 mod parse;
+mod policy;
+mod reset;

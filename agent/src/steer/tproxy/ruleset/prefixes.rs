@@ -1,0 +1,155 @@
+//! Prefixes that are not intercepted, or refused: sets of ranges with timeouts, of which the kernel itself drops what
+//! is over. What is configured and what the operator said for a while are in the same sets. A set is replaced whole.
+
+use serde_json::{Value, json};
+
+use super::{COUNTERS, FAMILY, TABLE, accept, address_type, count, ip, matches, payload};
+use crate::prefixes::Prefixes;
+use crate::steer::routing::Family;
+use crate::steer::rules::flatten;
+use crate::steer::tproxy::State;
+use crate::steer::{BootTime, Refusal, RuleKind, RuleTerms, Rules};
+
+/// A set, by what becomes of new connections that are in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    BlockedDropped,
+    BlockedReset,
+    ExemptCustomer,
+    ExemptDestination,
+}
+
+impl Set {
+    const ALL: [Self; 4] =
+        [Self::BlockedDropped, Self::BlockedReset, Self::ExemptCustomer, Self::ExemptDestination];
+
+    /// Of its counter; the family follows in the set's name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BlockedDropped => "blocked_dropped",
+            Self::BlockedReset => "blocked_reset",
+            Self::ExemptCustomer => "exempt_customer",
+            Self::ExemptDestination => "exempt_destination",
+        }
+    }
+
+    fn of_family(self, family: Family) -> String {
+        match family {
+            Family::V4 => format!("{}_v4", self.name()),
+            Family::V6 => format!("{}_v6", self.name()),
+        }
+    }
+
+    const fn kind(self) -> RuleKind {
+        match self {
+            Self::BlockedDropped | Self::BlockedReset => RuleKind::Blocked,
+            Self::ExemptCustomer => RuleKind::ExemptCustomer,
+            Self::ExemptDestination => RuleKind::ExemptDestination,
+        }
+    }
+
+    fn has(self, refusal: Refusal) -> bool {
+        match self {
+            Self::BlockedDropped => refusal == Refusal::Drop,
+            Self::BlockedReset => refusal == Refusal::Reset,
+            Self::ExemptCustomer | Self::ExemptDestination => true,
+        }
+    }
+
+    /// What the set is about, in a packet of the customer's.
+    const fn field(self) -> &'static str {
+        match self {
+            Self::BlockedDropped | Self::BlockedReset | Self::ExemptCustomer => "saddr",
+            Self::ExemptDestination => "daddr",
+        }
+    }
+
+    fn verdict(self) -> Value {
+        match self {
+            Self::BlockedDropped => json!({ "drop": null }),
+            Self::BlockedReset => json!({ "reject": { "type": "tcp reset" } }),
+            Self::ExemptCustomer | Self::ExemptDestination => accept(),
+        }
+    }
+}
+
+/// Commands that make the sets, empty.
+pub fn sets(family: Family) -> impl Iterator<Item = Value> {
+    Set::ALL.into_iter().map(move |set| {
+        json!({ "add": { "set": {
+            "family": FAMILY, "table": TABLE, "name": set.of_family(family),
+            "type": address_type(family), "flags": ["interval", "timeout"],
+        } } })
+    })
+}
+
+/// What is done with new connections of blocked customers.
+pub fn refusals(family: Family) -> [Vec<Value>; 2] {
+    [Set::BlockedDropped, Set::BlockedReset].map(|set| rule(set, family))
+}
+
+/// What is done with new connections of exempt customers and to exempt destinations.
+pub fn exemptions(family: Family) -> [Vec<Value>; 2] {
+    [Set::ExemptCustomer, Set::ExemptDestination].map(|set| rule(set, family))
+}
+
+fn rule(set: Set, family: Family) -> Vec<Value> {
+    let name = set.name();
+    debug_assert!(COUNTERS.contains(&name), "{name} has no counter");
+    vec![
+        matches(&payload(ip(family), set.field()), &json!(format!("@{}", set.of_family(family)))),
+        count(name),
+        set.verdict(),
+    ]
+}
+
+/// Commands that put what holds now into the sets of these kinds.
+pub fn replace(kinds: &[RuleKind], families: &[Family], state: &State, now: BootTime) -> Vec<Value> {
+    let mut commands = Vec::new();
+    for set in Set::ALL.into_iter().filter(|set| kinds.contains(&set.kind())) {
+        let rules = holding(set.kind(), state, now);
+        for family in families {
+            let elements: Vec<Value> = flatten(&rules, *family)
+                .into_iter()
+                .filter(|range| set.has(range.terms.refusal))
+                .map(|range| {
+                    let addresses = if range.first == range.last {
+                        json!(range.first.to_string())
+                    } else {
+                        json!({ "range": [range.first.to_string(), range.last.to_string()] })
+                    };
+                    if range.terms.until == BootTime::NEVER {
+                        return addresses;
+                    }
+                    // A timeout of 0 would be none at all.
+                    let timeout = range.terms.until.seconds_since(now).max(1);
+                    json!({ "elem": { "val": addresses, "timeout": timeout } })
+                })
+                .collect();
+            let name = set.of_family(*family);
+            commands.push(json!({ "flush": { "set": { "family": FAMILY, "table": TABLE, "name": name } } }));
+            if !elements.is_empty() {
+                commands.push(json!({ "add": { "element": {
+                    "family": FAMILY, "table": TABLE, "name": name, "elem": elements } } }));
+            }
+        }
+    }
+    commands
+}
+
+/// What the operator said, with what is configured.
+fn holding(kind: RuleKind, state: &State, now: BootTime) -> Rules {
+    let said = state.rules.get(&kind).into_iter().flatten();
+    let mut rules: Rules =
+        said.filter(|(_, terms)| terms.until > now).map(|(prefix, terms)| (*prefix, *terms)).collect();
+    let tables = &state.tables;
+    let none = Prefixes::default();
+    let configured = match kind {
+        RuleKind::Blocked => &none,
+        RuleKind::ExemptCustomer => &tables.exempt,
+        RuleKind::ExemptDestination => &tables.exempt_destinations,
+    };
+    let always = RuleTerms { until: BootTime::NEVER, refusal: Refusal::Drop };
+    rules.extend(configured.all().iter().map(|prefix| (*prefix, always)));
+    rules
+}

@@ -16,6 +16,7 @@ mod nodes;
 mod places;
 pub mod policy;
 pub mod prefixes;
+pub mod privileges;
 mod pulse;
 mod relay;
 mod reload;

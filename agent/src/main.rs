@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use weir_agent::config::{Config, Mode};
 use weir_agent::control::Side;
 use weir_agent::policy::time;
-use weir_agent::{doctor, prefixes, serve, steer};
+use weir_agent::{doctor, prefixes, privileges, serve, steer};
 use weir_daemon::config::load;
 use weir_daemon::{control, log, reference};
 
@@ -226,7 +226,7 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
                 Err(problems) => return Ok(say(&problems)),
             };
             log::init(config.log.format);
-            runtime()?.block_on(serve::run(config, path))?;
+            run(config, path).inspect_err(|_| control::remove_directory())?;
         }
         Command::Check { config } => match load::<Config>(&config) {
             Ok(_) => println!("{}: OK", config.display()),
@@ -281,6 +281,12 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reference => print!("{}", reference::markdown::<Config>()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
+    // Before there are other threads.
+    let starter = privileges::settle(&config, &path)?;
+    runtime()?.block_on(serve::run(config, path, starter))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::unistd::gettid;
 
+use crate::privileges;
+
 /// How often the thread looks. What takes connections must show that it goes on as often.
 pub const BEAT: Duration = Duration::from_millis(100);
 
@@ -54,6 +56,7 @@ impl Heart {
         let stopped = stop.clone();
         let look = move || {
             prefer_this_thread();
+            privileges::settle_this_thread();
             let own = gettid();
             let mut watch = Watch::new(Instant::now());
             while !stopped.load(Ordering::Relaxed) {

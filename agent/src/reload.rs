@@ -217,7 +217,9 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         // The rules of the operator's own: nothing on the host is changed.
         let plan = Plan::new(&config);
-        let steering = install(&plan, Known::default(), socket.as_fd(), Arc::default()).await.unwrap();
+        let starter = crate::privileges::Starter::start().unwrap();
+        let steering =
+            install(&plan, Known::default(), socket.as_fd(), Arc::default(), &starter).await.unwrap();
         let shared = Arc::new(shared);
         let mut reload = Reload {
             path: path.clone(),

@@ -30,6 +30,7 @@ use crate::nodes::warm::Warm;
 use crate::nodes::{Family, NodeId, Pool, Role, probe};
 use crate::places::{Place, Places};
 use crate::policy::{Policy, Refusals, Release};
+use crate::privileges::{self, Starter};
 use crate::pulse::{BEAT, Pulse};
 use crate::relay::settings::Settings;
 use crate::reload::Reload;
@@ -54,7 +55,7 @@ const WANTING: usize = 1024;
 /// # Errors
 /// If the daemon cannot start or the host cannot be cleaned up. Whatever was changed on the host by then is
 /// taken back.
-pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
+pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
     let hangups = service::Hangups::watch().context("signals cannot be watched")?;
     let (wanting, wanted) = mpsc::channel(WANTING);
@@ -74,9 +75,11 @@ pub async fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
     let pulse = Arc::new(Pulse::default());
     let known =
         Known { exempt: policy.in_force(), rules: policy.rules_in_force(), released: release.until() };
-    let mut steering = steer::install(&plan, known, listener.as_fd(), pulse.clone())
+    let mut steering = steer::install(&plan, known, listener.as_fd(), pulse.clone(), &starter)
         .await
         .context("steering cannot be installed")?;
+    // From here on nobody can do more than running needs.
+    drop(starter);
     let connections = steering.connections().context("connections cannot be counted")?;
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
@@ -509,6 +512,7 @@ fn status(
             "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),
             "blocked": policy.count_rules(RuleKind::Blocked),
             "steering": steering,
+            "privileges": privileges::status(),
         })
     }
 }

@@ -1,9 +1,10 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown and the control socket.
+//! shutdown, privileges and the control socket.
 
 pub mod config;
 pub mod control;
 pub mod log;
+pub mod privileges;
 pub mod reference;
 mod schema;
 pub mod service;

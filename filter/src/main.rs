@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use caps::Capability;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
-use weir_daemon::{config, control, log, reference, service};
+use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
+use weir_filter::scan::spamd::Address;
 use weir_filter::serve::{self, Node};
 
 /// How often counters that have run out are forgotten.
@@ -89,8 +91,25 @@ fn execute(command: Command) -> anyhow::Result<()> {
 fn run(path: &Path) -> anyhow::Result<()> {
     let config: Config = config::load(path)?;
     log::init(config.log.format);
+    give_up_privileges(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve_until_stopped(&config))
+}
+
+/// Before any thread is started. A filter node reads its files and listens, and that is all.
+fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
+    let mut needed = Vec::new();
+    if config.smtp.listen.iter().any(|address| address.port() < 1024) {
+        needed.push(Capability::CAP_NET_BIND_SERVICE);
+    }
+    // The socket is spamd's user's, and need not let others in.
+    if matches!(&config.spamassassin, Some(spamd) if matches!(spamd.address, Address::Unix(_))) {
+        needed.push(Capability::CAP_DAC_OVERRIDE);
+    }
+    privileges::keep_only(&needed).context("capabilities cannot be given up")?;
+    let (capabilities, no_new_privileges) = (privileges::held().join(" "), privileges::no_new());
+    tracing::info!(capabilities, no_new_privileges, "privileges while running");
+    Ok(())
 }
 
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {

@@ -47,6 +47,7 @@ pub(crate) use trial::trial;
 use ipnet::IpNet;
 
 use crate::config::Backend;
+use crate::privileges::Starter;
 use crate::pulse::{Beat, Pulse};
 use crate::source::Source;
 
@@ -114,7 +115,7 @@ pub struct Known {
 }
 
 /// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`.
-/// While `pulse` is not shown the agent is taken for hung.
+/// While `pulse` is not shown the agent is taken for hung. `starter` has the privileges for it.
 ///
 /// The host is checked before anything is changed, and after an error everything is as it was (but that leftovers
 /// of a dead agent may be gone).
@@ -123,11 +124,16 @@ pub async fn install(
     known: Known,
     listener: BorrowedFd<'_>,
     pulse: Arc<Pulse>,
+    starter: &Starter,
 ) -> Result<Box<dyn Steering>, SteerError> {
     let plan = plan.clone();
     let listener =
         listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    blocking(move || install_blocking(plan, known, listener, pulse)).await
+    let installed = starter.perform(move || install_blocking(plan, known, listener, pulse)).await;
+    installed.unwrap_or_else(|| {
+        let source = io::Error::other("a defect of weir-agent");
+        Err(SteerError::System { what: "steering stopped half-way".to_owned(), source })
+    })
 }
 
 fn install_blocking(

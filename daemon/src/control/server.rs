@@ -135,6 +135,11 @@ pub fn remove_remains(program: &str) -> Vec<PathBuf> {
     removed
 }
 
+/// Removes the directory of the sockets, if there is nothing in it: after a start that failed.
+pub fn remove_directory() {
+    let _ = fs::remove_dir(DIRECTORY);
+}
+
 /// The directory is the operator's as long as anything else is in it.
 fn remove_if_empty(socket: &Path) {
     if let Some(directory) = socket.parent() {

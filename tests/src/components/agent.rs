@@ -140,8 +140,20 @@ impl WeirAgent {
 
     /// Starts it with a configuration's text, and waits for nothing.
     pub fn launch(host: &Host, config: &str) -> Result<Process> {
+        Self::launch_by(host, &["env"], config)
+    }
+
+    /// As `start_with`, by a program that is given the agent's command line: `setpriv`, say.
+    pub fn start_by(host: &Host, by: &[&str], config: &str) -> Result<Self> {
+        let mut agent = Self { process: Self::launch_by(host, by, config)? };
+        agent.process.wait_output("ready", PATIENCE)?;
+        Ok(agent)
+    }
+
+    fn launch_by(host: &Host, by: &[&str], config: &str) -> Result<Process> {
         Self::configure(host, config)?;
-        let mut command = Command::new(paths::program("weir-agent")?);
+        let mut command = Command::new(by.first().unwrap_or(&"env"));
+        command.args(by.iter().skip(1)).arg(paths::program("weir-agent")?);
         command.args(["run", "--config", CONFIG]);
         host.spawn("weir-agent", command)
     }

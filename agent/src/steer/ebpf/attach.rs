@@ -14,6 +14,7 @@ use nix::libc;
 use weir_ebpf_common::Side;
 
 use super::program::{self, Program, describe};
+use super::query;
 use crate::config::WhenAgentDies;
 use crate::steer::host::interface_index;
 use crate::steer::{Plan, SteerError};
@@ -107,9 +108,8 @@ impl Attachment {
         if self.is_filter() {
             return None;
         }
-        let (_, attached) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()?;
-        let id = program.id(self.side);
-        let present = attached.iter().any(|program| Some(program.id()) == id);
+        let attached = query::programs(self.index).ok()?;
+        let present = program.id(self.side).is_some_and(|id| attached.contains(&id));
         (!present).then(|| {
             format!("the steering program was detached from {interface} by somebody else: restart the agent")
         })

@@ -13,6 +13,7 @@ mod pins;
 #[cfg(test)]
 mod policy_tests;
 mod program;
+mod query;
 mod rules;
 mod tables;
 #[cfg(test)]

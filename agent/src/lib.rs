@@ -21,6 +21,7 @@ mod pulse;
 mod relay;
 mod reload;
 mod reminder;
+mod return_path;
 pub mod serve;
 mod source;
 mod spool;

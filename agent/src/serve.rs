@@ -34,6 +34,7 @@ use crate::privileges::{self, Starter};
 use crate::pulse::{BEAT, Pulse};
 use crate::relay::settings::Settings;
 use crate::reload::Reload;
+use crate::return_path::ReturnPath;
 use crate::spool::Budget;
 use crate::steer::{self, Known, Pair, Plan, RuleKind, Steering};
 use crate::tls;
@@ -81,6 +82,7 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     // From here on nobody can do more than running needs.
     drop(starter);
     let connections = steering.connections().context("connections cannot be counted")?;
+    shared.return_path.control(steering.admission().context("steering cannot be told what to take")?);
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
     let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
@@ -180,6 +182,7 @@ pub(crate) fn share(
             WhenTlsWanted::Exempt => WantedTls::telling(wanting),
         },
         refusals: Refusals::of(config),
+        return_path: Arc::new(ReturnPath::new(Instant::now())),
     })
 }
 
@@ -332,7 +335,7 @@ fn background(
         tasks.spawn(watch_nodes(nodes, families.clone(), interval));
     }
     tasks.spawn(tend_warm(shared.clone()));
-    tasks.spawn(watch_steering(steering.clone()));
+    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone()));
     tasks
 }
 
@@ -403,10 +406,11 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
     }
 }
 
-async fn watch_steering(steering: SharedSteering) {
+async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>) {
     let mut known = Vec::new();
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
+        return_path.look(Instant::now());
         let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
         if problems != known {
             for problem in &problems {
@@ -507,6 +511,7 @@ fn status(
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
             "policy_problem": policy.problem(),
+            "return_path": shared.return_path.status(Instant::now()),
             "exempt_pairs": policy.count(),
             "exempt_customers": policy.count_rules(RuleKind::ExemptCustomer),
             "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),

@@ -32,6 +32,7 @@ use crate::relay::mirror::Original;
 use crate::relay::record::{Record, SessionId};
 use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
+use crate::return_path::ReturnPath;
 use crate::spool::{Budget, Spool};
 use crate::stream::Stream;
 use crate::tls::Peer;
@@ -54,6 +55,7 @@ pub struct Shared {
     pub wanted_tls: WantedTls,
     pub bare_line_ends: BareLineEnds,
     pub refusals: Refusals,
+    pub return_path: Arc<ReturnPath>,
 }
 
 impl Shared {
@@ -378,7 +380,13 @@ impl Driver {
                 let ports = self.shared.upstream_ports.clone();
                 // The engine has its own, earlier deadline; this one only bounds the socket.
                 let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
-                Box::pin(transparent::connect(customer, destination, ports, limit))
+                let path = self.shared.return_path.clone();
+                Box::pin(async move {
+                    path.attempted(customer.ip(), destination.ip(), Instant::now());
+                    let outcome = transparent::connect(customer, destination, ports, limit).await;
+                    path.ended(&outcome);
+                    outcome
+                })
             }
             (Leg::Filter, Some(_)) if self.is_greeted() => return,
             (Leg::Filter, Some(address)) => Box::pin(async move {

@@ -49,6 +49,7 @@ use ipnet::IpNet;
 use crate::config::Backend;
 use crate::privileges::Starter;
 use crate::pulse::{Beat, Pulse};
+use crate::return_path::Admit;
 use crate::source::Source;
 
 /// Steering that is in place. Dropped without [`Steering::remove`] (by a panic, say) it removes itself
@@ -91,6 +92,11 @@ pub trait Steering: Send {
 
     /// Who is to be told how many connections each source has, where limits ask for it.
     fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError>;
+
+    /// By which it is told how many new connections to take, where that can be told.
+    fn admission(&mut self) -> Result<Option<Admit>, SteerError> {
+        Ok(None)
+    }
 
     /// Packets by what became of them, since the start.
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;

@@ -112,6 +112,8 @@ fn busy_is_not_hung(backend: Backend) -> Result<()> {
         config.relay_lines = "max_sessions_per_customer = 5".into();
         let agent = WeirAgent::start(&lab.gateway, &config)?;
         let (other, to) = (Family::V4.other_customer(), Family::V4.destination());
+        // Answers come back: from now on all are taken.
+        ensure!(way(&lab.customer, other, to)? == Way::Intercepted, "not intercepted");
         let over = AtomicBool::new(false);
         let turned_away = thread::scope(|scope| {
             let flood = || {

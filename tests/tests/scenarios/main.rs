@@ -47,6 +47,7 @@ mod recipients;
 mod release;
 mod reload;
 mod remains;
+mod return_path;
 mod scope;
 mod session;
 mod smuggling;

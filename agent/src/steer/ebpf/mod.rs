@@ -34,6 +34,7 @@ use super::{
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{BEAT, Heart, Pulse};
+use crate::return_path::Admit;
 use attach::Attachment;
 use program::Program;
 use weir_ebpf_common::Side;
@@ -88,6 +89,10 @@ impl Ebpf {
         program.release(known.released)?;
         let heart = Heart::start(pulse, BEAT, program.beat()?)
             .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
+        if plan.when_agent_dies == WhenAgentDies::Open {
+            // Until something shows that answers come back.
+            program.admit(Some(1))?;
+        }
         program.set_listener(&listener)?;
         let routing = plan.routing();
         routing.install()?;
@@ -250,6 +255,13 @@ impl Steering for Ebpf {
 
     fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
         self.program.connections().map(Some)
+    }
+
+    fn admission(&mut self) -> Result<Option<Admit>, SteerError> {
+        match self.plan.when_agent_dies {
+            WhenAgentDies::Open => self.program.admission().map(Some),
+            WhenAgentDies::Closed => Ok(None),
+        }
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

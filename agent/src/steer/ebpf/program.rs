@@ -17,6 +17,7 @@ use weir_ebpf_common::{Exemption, RuleKind, Side, Verdict, names};
 
 use super::tables::unless_absent;
 use crate::config::WhenAgentDies;
+use crate::return_path::Admit;
 use crate::steer::routing::MARK_MASK;
 use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, Rules, SteerError, Tables, Terms};
 
@@ -59,12 +60,7 @@ impl Program {
 
     /// Says that the agent lives, whenever it is called; to be kept up from before there is a listener.
     pub(super) fn beat(&mut self) -> Result<Beat, SteerError> {
-        let data = match self.bpf.map_mut(names::HEART) {
-            Some(Map::Array(data)) => data.fd().as_fd().try_clone_to_owned(),
-            _ => return Err(absent(names::HEART)),
-        };
-        let data = MapData::from_fd(data.map_err(refused)?).map_err(refused)?;
-        let mut heart: Array<_, u64> = Map::Array(data).try_into().map_err(refused)?;
+        let mut heart = self.array_of_our_own::<u64>(names::HEART)?;
         beat(&mut heart)?;
         Ok(Box::new(move || {
             if let Err(error) = beat(&mut heart) {
@@ -73,10 +69,28 @@ impl Program {
         }))
     }
 
+    /// Tells how many new connections are taken.
+    pub(super) fn admission(&mut self) -> Result<Admit, SteerError> {
+        let mut admitted = self.array_of_our_own(names::ADMITTED)?;
+        Ok(Box::new(move |count| {
+            if let Err(error) = admitted.set(0, admissions(count), 0) {
+                tracing::warn!(%error, "the kernel cannot be told how many new connections to take");
+            }
+        }))
+    }
+
     /// So many new connections are taken from now on; `None`: all.
     pub(super) fn admit(&mut self, count: Option<u32>) -> Result<(), SteerError> {
         let mut map: Array<_, u32> = self.map(names::ADMITTED)?;
-        map.set(0, count.unwrap_or(u32::MAX), 0).map_err(refused)
+        map.set(0, admissions(count), 0).map_err(refused)
+    }
+
+    /// An array that is written without a look at the program.
+    fn array_of_our_own<T: aya::Pod>(&mut self, name: &'static str) -> Result<Array<MapData, T>, SteerError> {
+        let Some(Map::Array(data)) = self.bpf.map(name) else { return Err(absent(name)) };
+        let descriptor = data.fd().as_fd().try_clone_to_owned().map_err(refused)?;
+        let data = MapData::from_fd(descriptor).map_err(refused)?;
+        Map::Array(data).try_into().map_err(refused)
     }
 
     /// New connections go to this socket from now on. The kernel forgets it when the socket closes.
@@ -209,6 +223,10 @@ impl Program {
         let map = self.bpf.map_mut(name).ok_or_else(|| absent(name))?;
         map.try_into().map_err(refused)
     }
+}
+
+fn admissions(count: Option<u32>) -> u32 {
+    count.unwrap_or(u32::MAX)
 }
 
 fn beat(heart: &mut Array<MapData, u64>) -> Result<(), SteerError> {

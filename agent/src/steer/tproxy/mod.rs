@@ -28,6 +28,7 @@ pub(super) struct Tproxy {
     stage: Stage,
     state: State,
     removed: bool,
+    pulse: Arc<Pulse>,
     heart: Option<Heart>,
     /// Last, so that it ends after everything else.
     _claim: Claim,
@@ -91,10 +92,9 @@ impl Tproxy {
             return Err(error);
         }
         let stage = Stage::Steering;
-        let mut steering = Self { plan, routing, stage, state, removed: false, heart: None, _claim: claim };
-        let heart = Heart::start(pulse, ruleset::BEAT, Box::new(beat))
-            .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
-        steering.heart = Some(heart);
+        let mut steering =
+            Self { plan, routing, stage, state, removed: false, pulse, heart: None, _claim: claim };
+        steering.heart = Some(start_heart(steering.pulse.clone())?);
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         Ok(steering)
     }
@@ -168,7 +168,12 @@ impl Steering for Tproxy {
         let mut commands = ruleset::replace_customers(&plan, tables);
         let exempt = [RuleKind::ExemptCustomer, RuleKind::ExemptDestination];
         commands.extend(ruleset::replace_prefixes(&exempt, &plan.families, &state, BootTime::now()));
-        nft::apply(&commands)?;
+        // While the kernel takes a large table it takes no heartbeat: a shorter one would end, and the agent be taken for
+        // hung.
+        self.heart = None;
+        let outcome = nft::command(&ruleset::long_beat()).and_then(|()| nft::apply(&commands));
+        self.heart = Some(start_heart(self.pulse.clone())?);
+        outcome?;
         (self.plan, self.state) = (plan, state);
         Ok(())
     }
@@ -240,6 +245,11 @@ impl Drop for Tproxy {
             tracing::warn!(%error, "steering is left behind; weir-agent cleanup removes it");
         }
     }
+}
+
+fn start_heart(pulse: Arc<Pulse>) -> Result<Heart, SteerError> {
+    Heart::start(pulse, ruleset::BEAT, Box::new(beat))
+        .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })
 }
 
 fn beat() {

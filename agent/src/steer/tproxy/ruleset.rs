@@ -51,7 +51,7 @@ pub(super) const COUNTERS: [&str; 9] = [
 ];
 
 pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
-pub(super) use heart::{BEAT, beat, first_beat};
+pub(super) use heart::{BEAT, beat, first_beat, long_beat};
 pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;
 

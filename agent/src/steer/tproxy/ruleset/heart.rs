@@ -12,6 +12,9 @@ pub const BEAT: Duration = Duration::from_millis(150);
 /// The longest that the agent may be silent, in nft's words.
 const SILENCE: &str = "500ms";
 
+/// The same while the kernel takes a large table: it lets no beat through meanwhile.
+const LONG_SILENCE: &str = "30s";
+
 const NAME: &str = "alive";
 
 pub(super) fn set() -> Value {
@@ -28,8 +31,17 @@ pub(super) fn beats() -> Value {
 /// A command that says that it does, in nft's own language: JSON knows no part of a second. An element that is there
 /// keeps its old time; what is not there can't be removed, what was just added can.
 pub fn beat() -> String {
+    beat_for(SILENCE)
+}
+
+/// The last one before a large table. An agent that dies meanwhile takes its listener with it: the path opens all the same.
+pub fn long_beat() -> String {
+    beat_for(LONG_SILENCE)
+}
+
+fn beat_for(silence: &str) -> String {
     let set = format!("element {FAMILY} {TABLE} {NAME}");
-    format!("add {set} {{ tcp }}\ndelete {set} {{ tcp }}\nadd {set} {{ tcp timeout {SILENCE} }}\n")
+    format!("add {set} {{ tcp }}\ndelete {set} {{ tcp }}\nadd {set} {{ tcp timeout {silence} }}\n")
 }
 
 /// A command for the first beat, which is there with the table.

@@ -10,7 +10,7 @@ use landlock::{
 use tracing::{debug, warn};
 use weir_daemon::control;
 
-use crate::config::{Config, WhenAgentDies};
+use crate::config::{Backend, Config};
 
 /// The newest whose rights are asked for: of an older kernel as many as it has.
 const ABI_WANTED: ABI = ABI::V3;
@@ -59,7 +59,8 @@ fn places(config: &Config, all: BitFlags<AccessFs>) -> Vec<(PathBuf, BitFlags<Ac
     if let Some(parent) = sockets.parent() {
         places.push((parent.to_owned(), AccessFs::MakeDir | AccessFs::RemoveDir));
     }
-    if config.steering.when_agent_dies == WhenAgentDies::Closed
+    // Written in `open` as well: when the first customer is blocked, and when none is any more.
+    if config.steering.backend == Backend::Ebpf
         && let Some(parent) = config.steering.pin_directory.parent()
     {
         places.push((parent.to_owned(), all));

@@ -113,7 +113,7 @@ impl Warm {
             for (since, mut greeted) in std::mem::take(&mut shelf.ready) {
                 match greeted.is_quiet() {
                     true if is_wanted(since) && shelf.ready.len() < room => {
-                        shelf.ready.push((since, greeted))
+                        shelf.ready.push((since, greeted));
                     }
                     true => left.push(greeted),
                     false => debug!(node, "filter node closed a connection that was kept ready"),

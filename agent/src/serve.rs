@@ -85,9 +85,10 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     shared.return_path.control(steering.admission().context("steering cannot be told what to take")?);
     let steering = Arc::new(Mutex::new(steering));
     let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
-    let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release);
+    let problems = Problems::default();
+    let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release, &problems);
     let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
-    let mut background = background(&config, [&names, &mirror_names], &shared, &steering);
+    let mut background = background(&config, [&names, &mirror_names], &shared, &steering, problems);
     let max_sessions = Arc::new(AtomicUsize::new(descriptors::sessions(&config.relay, &config.filter)));
     let reload = Reload {
         path,
@@ -301,6 +302,9 @@ async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<
     }
 }
 
+/// What is wrong with steering, in words.
+type Problems = Arc<Mutex<Vec<String>>>;
+
 type SharedSteering = Arc<Mutex<Box<dyn Steering>>>;
 /// Locked while names are resolved.
 type SharedNames = Arc<tokio::sync::Mutex<Names>>;
@@ -321,6 +325,7 @@ fn background(
     [names, mirror_names]: [&SharedNames; 2],
     shared: &Arc<Shared>,
     steering: &SharedSteering,
+    problems: Problems,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let interval = Duration::from_secs(config.filter.probe_interval);
@@ -335,7 +340,7 @@ fn background(
         tasks.spawn(watch_nodes(nodes, families.clone(), interval));
     }
     tasks.spawn(tend_warm(shared.clone()));
-    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone()));
+    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone(), problems));
     tasks
 }
 
@@ -406,20 +411,20 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
     }
 }
 
-async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>) {
-    let mut known = Vec::new();
+async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>, known: Problems) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
         return_path.look(Instant::now());
         let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
-        if problems != known {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems != *known {
             for problem in &problems {
                 warn!(%problem, "steering");
             }
             if problems.is_empty() {
                 info!("steering is whole again");
             }
-            known = problems;
+            *known = problems;
         }
     }
 }
@@ -471,9 +476,18 @@ fn control_socket(
     policy: &Arc<Policy>,
     modes: &Arc<Modes>,
     release: &Arc<Release>,
+    problems: &Problems,
 ) -> Option<socket::Server> {
-    let status =
-        status(config, shared.clone(), steering.clone(), policy.clone(), modes.clone(), release.clone());
+    let problems = problems.clone();
+    let status = status(
+        config,
+        shared.clone(),
+        steering.clone(),
+        policy.clone(),
+        modes.clone(),
+        release.clone(),
+        problems,
+    );
     let (policy, steering, pool) = (policy.clone(), steering.clone(), shared.pool.clone());
     let control = Control { policy, steering, status, pool, modes: modes.clone(), release: release.clone() };
     socket::serve("agent", move |request| control.answer(request))
@@ -486,6 +500,7 @@ fn status(
     policy: Arc<Policy>,
     modes: Arc<Modes>,
     release: Arc<Release>,
+    problems: Problems,
 ) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
@@ -498,6 +513,7 @@ fn status(
             "pid": std::process::id(),
             "backend": backend,
             "when_agent_dies": when_agent_dies,
+            "problems": *problems.lock().unwrap_or_else(PoisonError::into_inner),
             "released": release.status(),
             "switched_modes": modes.status(),
             "counters": shared.counters,

@@ -6,6 +6,7 @@ use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilte
 use weir_tests::lab::{Family, Lab, NarrowLink, Snapshot};
 use weir_tests::probe::{Way, way};
 use weir_tests::smtp::{Script, Server};
+use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(
     a_host_that_is_well_and_stays_as_it_is,
@@ -223,6 +224,26 @@ fn what_a_dead_agent_left(backend: Backend) -> Result<()> {
     })
 }
 
+/// A setting that the agent minds while it runs.
+#[test]
+fn what_a_running_agent_says_is_wrong() -> Result<()> {
+    let config = AgentConfig::new(Backend::Tproxy);
+    ready("doctor-running", &config, |lab| {
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        lab.gateway.sh("echo 2 >/proc/sys/net/ipv4/tcp_syncookies")?;
+        wait_until("the agent's own words", PATIENCE, || {
+            let examined = examine(lab)?;
+            ensure!(examined.status == Some(1), "{:#?}", examined.findings);
+            let said = examined.of("agent", "problem");
+            Ok(said.iter().any(|one| one["words"].to_string().contains("net.ipv4.tcp_syncookies is 2")))
+        })?;
+        let (_, command) = examine(lab)?.problem("syn_cookies")?;
+        lab.gateway.sh(&command)?;
+        wait_until("an agent that is content", PATIENCE, || Ok(examine(lab)?.status == Some(0)))?;
+        agent.stop()
+    })
+}
+
 /// What does not depend on the back end.
 #[test]
 fn nodes_ports_interfaces_and_files() -> Result<()> {
@@ -269,6 +290,11 @@ fn nodes_ports_interfaces_and_files() -> Result<()> {
         };
         lab.gateway.sh(warning["command"].as_str().unwrap_or_default())?;
         ensure!(examine(lab)?.of("accept_queue", "ok").len() == 1);
+
+        let spool = "[spool]\ndirectory = \"/var/spool/weir\"";
+        WeirAgent::configure(&lab.gateway, &config.to_toml().replace("[spool]", spool))?;
+        let others = "install -d -m 0700 -o nobody /var/spool/weir";
+        broken_and_mended(lab, others, "spool", "no file can be made in /var/spool/weir")?;
 
         let gone = config.to_toml().replace("[spool]", "[spool]\ndirectory = \"/var/nowhere\"");
         WeirAgent::configure(&lab.gateway, &gone)?;

@@ -111,8 +111,8 @@ fn back_end(host: &Host) -> Finding {
 }
 
 fn pins(host: &Host) -> Finding {
-    if host.plan.backend != Backend::Ebpf || host.plan.when_agent_dies != WhenAgentDies::Closed {
-        return Finding::skipped(PINS, "needed for backend \"ebpf\" with when_agent_dies \"closed\" only");
+    if host.plan.backend != Backend::Ebpf {
+        return Finding::skipped(PINS, "needed for backend \"ebpf\" only");
     }
     let directory = &host.plan.pin_directory;
     let parent = directory.parent().unwrap_or(Path::new("/"));
@@ -120,6 +120,13 @@ fn pins(host: &Host) -> Finding {
         return Finding::ok(PINS, format!("{} is in one", directory.display()));
     }
     let command = format!("mount -t bpf bpf {}", parent.display());
+    if host.plan.when_agent_dies == WhenAgentDies::Open {
+        let words = format!(
+            "{} is none: `weir-agent block` needs one, and an agent that runs may not mount it",
+            parent.display()
+        );
+        return Finding::warning(PINS, words).mended_by(command);
+    }
     if parent.is_dir() {
         let words = format!(
             "{} is none: the agent mounts one at its start, for which it must be root",

@@ -122,6 +122,8 @@ pub enum Failure {
     FilterSilent,
     /// Two nodes failed while they had the message.
     Suspect,
+    /// Nodes failed on earlier messages of this customer's, and he has to wait.
+    Suspected,
     /// Every node lacks an extension that the message needs.
     FilterLacks(&'static str),
     /// The spool could not be written.
@@ -158,7 +160,8 @@ impl Failure {
             | Self::FilterBusy
             | Self::FilterSilent
             | Self::FilterLacks(_)
-            | Self::Suspect => Side::Filter,
+            | Self::Suspect
+            | Self::Suspected => Side::Filter,
             Self::MessageTooLarge(_)
             | Self::LineTooLong(_)
             | Self::BareCr
@@ -202,7 +205,8 @@ impl Failure {
             | Self::FilterFailed
             | Self::FilterBusy
             | Self::FilterSilent
-            | Self::Suspect => (451, "4.7.1"),
+            | Self::Suspect
+            | Self::Suspected => (451, "4.7.1"),
             Self::SpoolFull => (452, "4.3.1"),
             Self::MessageTooLarge(_) => (552, "5.3.4"),
             Self::LineTooLong(_) | Self::BareCr | Self::BareLf | Self::Nul => (550, "5.6.0"),
@@ -223,6 +227,9 @@ impl fmt::Display for Failure {
             Self::FilterBusy => f.write_str("mail filter has too much to do, try later"),
             Self::FilterSilent => f.write_str("mail filter gave no verdict in time, try later"),
             Self::Suspect => f.write_str("mail filter failed twice on this message, try later"),
+            Self::Suspected => {
+                f.write_str("mail filter failed on earlier messages of this customer, try later")
+            }
             Self::SpoolFull => f.write_str("no space for the message, try later"),
             Self::MessageTooLarge(limit) => write!(f, "message larger than {limit} octets"),
             Self::LineTooLong(limit) => write!(f, "message has a line longer than {limit} octets"),

@@ -27,6 +27,7 @@ mod source;
 mod spool;
 pub mod steer;
 mod stream;
+mod suspects;
 mod tls;
 mod top;
 pub mod transparent;

@@ -37,6 +37,7 @@ use crate::reload::Reload;
 use crate::return_path::ReturnPath;
 use crate::spool::Budget;
 use crate::steer::{self, Known, Pair, Plan, RuleKind, Steering};
+use crate::suspects::Suspects;
 use crate::tls;
 use crate::transparent::{Accepted, TransparentListener};
 use crate::treatment::Treatments;
@@ -184,6 +185,7 @@ pub(crate) fn share(
         },
         refusals: Refusals::of(config),
         return_path: Arc::new(ReturnPath::new(Instant::now())),
+        suspects: Suspects::default(),
     })
 }
 
@@ -523,6 +525,7 @@ fn status(
             "nodes": shared.pool.status(),
             "waiting_for_a_node": shared.pool.waiting(),
             "warm_connections": shared.warm.ready(),
+            "suspect_customers": shared.suspects.count(),
             "mirror": shared.mirrors.status(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),

@@ -19,6 +19,15 @@ impl Source {
     pub fn address(self) -> IpAddr {
         self.0
     }
+
+    /// First and last address.
+    pub fn range(self) -> (IpAddr, IpAddr) {
+        let last = match self.0 {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() | u128::from(u64::MAX)).into(),
+        };
+        (self.0, last)
+    }
 }
 
 impl fmt::Display for Source {

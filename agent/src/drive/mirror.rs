@@ -16,6 +16,7 @@ use super::leg::{Event, LegSocket};
 use super::{Shared, input_of, linger};
 use crate::buffers::Hold;
 use crate::failure::Cause;
+use crate::failure::Failure;
 use crate::mirrors::Place;
 use crate::nodes::needs::Needs;
 use crate::nodes::{Asked, Chosen, NodeId};
@@ -145,7 +146,7 @@ impl Mirroring {
                 self.asked = Some(asked);
                 self.tell(Input::Chosen(Some(candidate)));
             }
-            Chosen::Later(_) | Chosen::Busy => self.tell(Input::NodesBusy),
+            Chosen::Later(_) | Chosen::Busy => self.tell(Input::NotAsked(Failure::FilterBusy)),
             Chosen::None => self.tell(Input::Chosen(None)),
         }
     }

@@ -20,7 +20,7 @@ use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::{Buffers, Hold};
 use crate::config::Mode;
 use crate::counters::Counters;
-use crate::failure::Cause;
+use crate::failure::{Cause, Failure};
 use crate::mirrors::Mirrors;
 use crate::nodes::names::Site;
 use crate::nodes::needs::Needs;
@@ -35,6 +35,7 @@ use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
 use crate::return_path::ReturnPath;
 use crate::spool::{Budget, Spool};
 use crate::stream::Stream;
+use crate::suspects::Suspects;
 use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 use crate::treatment::Treatments;
@@ -56,6 +57,7 @@ pub struct Shared {
     pub bare_line_ends: BareLineEnds,
     pub refusals: Refusals,
     pub return_path: Arc<ReturnPath>,
+    pub suspects: Suspects,
 }
 
 impl Shared {
@@ -138,6 +140,8 @@ struct Driver {
     waiting: Option<Waiting>,
     sent: Instant,
     spool: Spool,
+    /// A message is under way, and not only its envelope.
+    in_message: bool,
     hold: Hold,
 }
 
@@ -166,6 +170,7 @@ impl Driver {
             waiting: None,
             sent: Instant::now(),
             spool: Spool::new(shared.budget.clone()),
+            in_message: false,
             hold: Hold::new(shared.buffers.clone(), 0),
             shared,
         }
@@ -251,7 +256,8 @@ impl Driver {
             Output::StartTls(leg) => self.secure(leg),
             Output::ChooseNode { tried, needs } => self.choose(&tried, needs),
             Output::Connect(leg) => self.connect(leg),
-            Output::NewSpool | Output::DropSpool => self.drop_spool(),
+            Output::NewSpool => self.renew_spool(true),
+            Output::DropSpool => self.renew_spool(false),
             Output::Store(octets) => self.store(octets).await,
             Output::Replay(leg, range) => self.leg(leg).want(Some(range)),
             Output::Report { node, failure } => self.report(node, failure.as_ref()),
@@ -280,7 +286,9 @@ impl Driver {
         }
     }
 
-    fn drop_spool(&mut self) {
+    /// `in_message`: for one that begins now.
+    fn renew_spool(&mut self, in_message: bool) {
+        self.in_message = in_message;
         (self.asked, self.waiting) = (None, None);
         self.destination.want(None);
         self.filter.want(None);
@@ -333,7 +341,11 @@ impl Driver {
     fn choose(&mut self, tried: &[NodeId], needs: Needs) {
         // What the last one held is given back before the next is asked.
         (self.asked, self.waiting) = (None, None);
-        let chosen = self.shared.pool.choose(tried, needs, self.customer_address.ip(), Instant::now());
+        let (customer, now) = (self.customer_address.ip(), Instant::now());
+        if tried.is_empty() && !self.shared.suspects.admits(customer, self.in_message, now) {
+            return self.tell(Input::NotAsked(Failure::Suspected));
+        }
+        let chosen = self.shared.pool.choose(tried, needs, customer, now);
         self.chosen(chosen);
     }
 
@@ -353,7 +365,7 @@ impl Driver {
                 self.tell(Input::Chosen(Some(candidate)));
             }
             Chosen::Later(waiting) => self.waiting = Some(waiting),
-            Chosen::Busy => self.tell(Input::NodesBusy),
+            Chosen::Busy => self.tell(Input::NotAsked(Failure::FilterBusy)),
             Chosen::None => self.tell(Input::Chosen(None)),
         }
     }
@@ -463,6 +475,7 @@ impl Driver {
         self.shared.counters.count(record);
         self.shared.bare_line_ends.note(self.customer_address.ip(), record);
         self.shared.refusals.note(self.customer_address.ip(), record);
+        self.shared.suspects.note(self.customer_address.ip(), record, Instant::now());
         let node = record.node.map(|node| self.node_name(node));
         let failures = record.node_failures.iter();
         let failures: Vec<String> =

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::refusals::Source;
 use super::{Author, Exemption, Pairs, Policy, Refusals, State, announce, locked, note_end};
+use crate::source::Source;
 use crate::steer::{BootTime, MAX_EXEMPT, Pair, Steering, Terms};
 
 const DURATION: Duration = Duration::from_secs(86_400);

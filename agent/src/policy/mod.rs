@@ -28,10 +28,10 @@ use tracing::{info, warn};
 use crate::config::{Backend, Config};
 use crate::prefixes::Prefixes;
 use crate::reminder::Reminder;
+use crate::source::Source;
 use crate::steer::{BootTime, MAX_EXEMPT, Pair, Steering, Terms};
 
 use prefix_rules::PrefixRules;
-use refusals::Source;
 use rules::Kept;
 
 pub use error::PolicyError;

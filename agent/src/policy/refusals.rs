@@ -1,7 +1,7 @@
 //! Whose mail a filter node has refused lately: such a customer is not exempted by itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{file, time};
 use crate::config::{Config, WhenTlsWanted};
 use crate::relay::record::{Record, Verdict};
+use crate::source::Source;
 use crate::steer::BootTime;
 
 const NAME: &str = "refusals.json";
@@ -27,28 +28,6 @@ const MEMORY: Duration = Duration::from_secs(86_400);
 /// Sources remembered; when there are more, the one whose last refusal is the oldest is forgotten, and counts as one
 /// that had none.
 const MAX_SOURCES: usize = 100_000;
-
-/// A customer as far as his conduct goes: an IPv4 address or an IPv6 /64, of which he has every address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Source(IpAddr);
-
-impl Source {
-    pub fn of(customer: IpAddr) -> Self {
-        Self(match customer.to_canonical() {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        })
-    }
-
-    /// First and last address.
-    pub fn range(self) -> (IpAddr, IpAddr) {
-        let last = match self.0 {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() | u128::from(u64::MAX)).into(),
-        };
-        (self.0, last)
-    }
-}
 
 #[derive(Debug)]
 pub struct Refusals {
@@ -113,8 +92,10 @@ impl Refusals {
             return;
         }
         (history.unsaved, history.due) = (false, Some(now.after(SAVE_INTERVAL)));
-        let line =
-            |(source, until): &(Source, BootTime)| Line { source: source.0, until: time::unix(*until) };
+        let line = |(source, until): &(Source, BootTime)| Line {
+            source: source.address(),
+            until: time::unix(*until),
+        };
         let lines = history.by_age.values().filter(|(_, until)| *until > now).map(line).collect();
         // Sessions need not wait for the disk.
         drop(history);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tempfile::TempDir;
 
-use super::refusals::Source;
 use super::{Author, Policy, PolicyError, Refusals, Release, Steering};
+use crate::source::Source;
 use crate::steer::{BootTime, Connections, Pair, Refusal, RuleKind, Rules, SteerError, Tables, Terms};
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -118,10 +118,10 @@ impl Judgement {
         }
     }
 
-    /// Nodes are there, and have too much to do: that is no absence, so the message never passes unjudged.
-    pub fn busy(&mut self) {
+    /// Nodes are there, and are not asked now: that is no absence, so the message never passes unjudged.
+    pub fn not_asked(&mut self, why: Failure) {
         if self.decision.is_none() && !self.abandoned {
-            self.decide(Verdict::Defer, Failure::FilterBusy);
+            self.decide(Verdict::Defer, why);
         }
     }
 

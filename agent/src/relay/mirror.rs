@@ -103,7 +103,7 @@ impl Mirror {
                 wire.restart(Leg::Filter, now);
                 judgement.chosen(candidate, wire);
             }
-            Input::NodesBusy => judgement.busy(),
+            Input::NotAsked(why) => judgement.not_asked(why),
             Input::Spooled(Leg::Filter, octets) => judgement.spooled(octets, wire),
             Input::Timeout => self.timed_out(now),
             Input::ReplayFailed | Input::Cut => {

@@ -67,8 +67,8 @@ pub enum Input<'a> {
     Writable(Leg, usize),
     /// The node to connect to; `None`: all were tried.
     Chosen(Option<Candidate>),
-    /// All nodes have as many messages as they may, for longer than can be waited.
-    NodesBusy,
+    /// Nodes are there, and this message is not for them now.
+    NotAsked(Failure),
     Stored(usize),
     /// So many octets could not be stored.
     StoreFailed(usize),
@@ -232,7 +232,7 @@ impl Session {
                 self.wire.restart(Leg::Filter, now);
                 self.with_judgement(|judgement, _, wire| judgement.chosen(candidate, wire));
             }
-            Input::NodesBusy => self.with_judgement(|judgement, _, _| judgement.busy()),
+            Input::NotAsked(why) => self.with_judgement(|judgement, _, _| judgement.not_asked(why)),
             Input::Stored(octets) => self.with_message(|message, _| message.stored(octets as u64)),
             Input::StoreFailed(octets) => {
                 self.with_message(|message, wire| message.store_failed(octets as u64, wire));

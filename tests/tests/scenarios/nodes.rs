@@ -1,5 +1,6 @@
 //! Filter nodes that die.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
@@ -20,6 +21,7 @@ on_both_back_ends!(
     without_nodes_mail_is_deferred,
     without_nodes_mail_is_accepted_if_so_configured,
     a_full_node_is_waited_for,
+    who_makes_nodes_fail_waits_and_nobody_else_does,
     a_message_goes_to_the_node_that_has_what_it_needs,
     connections_are_ready_before_they_are_needed,
     silence_on_a_connection_that_was_ready_is_followed_by_a_new_one,
@@ -114,6 +116,41 @@ fn silence_on_a_connection_that_was_ready_is_followed_by_a_new_one(backend: Back
         agent.wait_message("both messages' lines", |_| agent.messages().len() == 2)?;
         assert!(agent.messages().iter().all(|line| !line.has("node_failures")));
         Ok(())
+    })
+}
+
+/// Both nodes fail on a message: its customer waits before nodes are asked about his next one, and others do not.
+fn who_makes_nodes_fail_waits_and_nobody_else_does(backend: Backend) -> Result<()> {
+    Lab::run("suspect", NarrowLink::Nowhere, |lab| {
+        let destination = Server::start(&lab.internet, Family::V4.destination(), Script::default())?;
+        let config = AgentConfig::new(backend);
+        let failing = |address| {
+            Server::start_at(&lab.filter, address, Script::filter_node().answering(".", "421 4.3.0 failed"))
+        };
+        let nodes = [failing(config.nodes[0])?, failing(config.nodes[1])?];
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        let (customer, other) = (Family::V4.customer(), Family::V4.other_customer());
+        let asked =
+            || nodes.iter().flat_map(Server::sessions).filter(|session| !session.messages.is_empty()).count();
+        let says = |from, text: &str| -> Result<()> {
+            let reply = send_from(lab, Family::V4, from)?.expect(451)?;
+            ensure!(reply.text().contains(text), "{}, not {text:?}", reply.text());
+            Ok(())
+        };
+        for round in 1..=2 {
+            // The pauses are a second and two.
+            wait_until("the pause to be over", PATIENCE, || {
+                let said = send_from(lab, Family::V4, customer)?.expect(451)?;
+                Ok(said.text().contains("failed twice on this message"))
+            })?;
+            ensure!(asked() == 2 * round, "{} messages at the nodes", asked());
+            says(customer, "failed on earlier messages of this customer")?;
+        }
+        ensure!(asked() == 4, "nodes were asked about a message that had to wait");
+        says(other, "failed twice on this message")?;
+        ensure!(WeirAgent::status(&lab.gateway)?["suspect_customers"] == 2);
+        ensure!(destination.sessions().iter().all(|session| session.messages.is_empty()), "delivered");
+        agent.stop()
     })
 }
 
@@ -405,8 +442,11 @@ fn beside_a_full_node(
 
 /// The final reply to a message for the user `v4` or `v6`.
 fn send(lab: &Lab, family: Family) -> Result<Reply> {
-    let mut client =
-        Client::connect_from(&lab.customer, family.customer(), (family.destination(), 25).into())?;
+    send_from(lab, family, family.customer())
+}
+
+fn send_from(lab: &Lab, family: Family, from: IpAddr) -> Result<Reply> {
+    let mut client = Client::connect_from(&lab.customer, from, (family.destination(), 25).into())?;
     client.greet("mail.customer.test")?;
     let user = format!("{family:?}@v4.destination.test").to_lowercase();
     client.send_message("sender@customer.test", &[&user], HAM)

@@ -103,7 +103,9 @@ impl Scene {
     fn perform(&mut self) {
         while let Some(output) = self.mirror.poll() {
             match output {
-                Output::ChooseNode { .. } if self.busy => self.mirror.handle(Input::NodesBusy, self.now),
+                Output::ChooseNode { .. } if self.busy => {
+                    self.mirror.handle(Input::NotAsked(Failure::FilterBusy), self.now)
+                }
                 Output::ChooseNode { tried, .. } => {
                     self.node = (0..self.nodes.len()).find(|node| !tried.contains(&NodeId(*node)));
                     let candidate = self.node.map(|node| Candidate {

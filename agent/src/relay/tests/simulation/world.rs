@@ -17,7 +17,7 @@ use weir_smtp::extension::Extensions;
 use crate::config::{
     BareLf, DestinationTls, EarlyTalkers, LongLines, Mode, OnConnectFailure, WhenUnavailable,
 };
-use crate::failure::Cause;
+use crate::failure::{Cause, Failure};
 use crate::nodes::{Candidate, NodeId};
 use crate::relay::record::SessionId;
 use crate::relay::settings::Settings;
@@ -317,7 +317,7 @@ impl World {
         if self.node_temper > 0 && self.choices.odds(self.weather) {
             self.transcript.note(self.now, "all nodes are busy");
             self.laws.reached = true;
-            return self.handle(Input::NodesBusy);
+            return self.handle(Input::NotAsked(Failure::FilterBusy));
         }
         let probe_refused = self.choices.odds(self.node_temper);
         let node = (0..NODES).find(|node| !tried.contains(&NodeId(*node)));

@@ -104,7 +104,7 @@ impl Scene {
         while let Some(output) = self.mirror.poll() {
             match output {
                 Output::ChooseNode { .. } if self.busy => {
-                    self.mirror.handle(Input::NotAsked(Failure::FilterBusy), self.now)
+                    self.mirror.handle(Input::NotAsked(Failure::FilterBusy), self.now);
                 }
                 Output::ChooseNode { tried, .. } => {
                     self.node = (0..self.nodes.len()).find(|node| !tried.contains(&NodeId(*node)));

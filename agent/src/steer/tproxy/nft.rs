@@ -2,22 +2,47 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::steer::SteerError;
 
+/// How often a change is tried, and what lies between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Applies commands: all, or none of them.
 pub(super) fn apply(commands: &[Value]) -> Result<(), SteerError> {
     let input = json!({ "nftables": commands }).to_string();
-    let output = run(&["-j", "-f", "-"], input.as_bytes())?;
-    if output.status.success() { Ok(()) } else { Err(failure("refused the rules", &output)) }
+    change(&["-j", "-f", "-"], input.as_bytes(), "refused the rules")
 }
 
 /// A command in nft's own language.
 pub(super) fn command(command: &str) -> Result<(), SteerError> {
-    let output = run(&["-f", "-"], command.as_bytes())?;
-    if output.status.success() { Ok(()) } else { Err(failure("refused the command", &output)) }
+    change(&["-f", "-"], command.as_bytes(), "refused the command")
+}
+
+/// Changes of our own come one after the other. The kernel turns one down, and nft has no words for it, when somebody
+/// else's comes between nft's look at the rules and its change: then it is tried again.
+fn change(arguments: &[&str], input: &[u8], refused: &'static str) -> Result<(), SteerError> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tries = TRIES;
+    loop {
+        let output = run(arguments, input)?;
+        tries -= 1;
+        if output.status.success() {
+            return Ok(());
+        }
+        if tries == 0 || said(&output).is_some() {
+            return Err(failure(refused, &output));
+        }
+        tracing::debug!(status = %output.status, "nft changed nothing and said nothing");
+        thread::sleep(PAUSE);
+    }
 }
 
 /// What `nft list` says of an object; `None` if there is no such object.
@@ -64,8 +89,13 @@ fn run(arguments: &[&str], input: &[u8]) -> Result<Output, SteerError> {
 }
 
 fn failure(action: &'static str, output: &Output) -> SteerError {
-    // nft repeats its input under each error; the first line says what is wrong.
-    let words = String::from_utf8_lossy(&output.stderr);
-    let reason = words.lines().find(|line| line.contains("rror")).unwrap_or("(no reason given)").to_owned();
+    let reason = said(output).unwrap_or_else(|| format!("nft ended with {} and said nothing", output.status));
     SteerError::Nft { action, reason }
+}
+
+/// What nft said is wrong: it repeats its input under each error, and the first line has the words.
+fn said(output: &Output) -> Option<String> {
+    let words = String::from_utf8_lossy(&output.stderr);
+    let error = words.lines().find(|line| line.contains("rror"));
+    error.or_else(|| words.lines().find(|line| !line.trim().is_empty())).map(str::to_owned)
 }

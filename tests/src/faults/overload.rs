@@ -23,7 +23,7 @@ const CAPACITY: u32 = 100;
 const SMALL_CUSTOMERS: usize = 50;
 const PACE: Duration = Duration::from_secs(1);
 /// Connections that the large customer has at a time, as many as he needs to offer ten times the capacity.
-const LARGE_CONNECTIONS: u32 = 300;
+const LARGE_CONNECTIONS: u32 = 800;
 const CONTENT: &[u8] = b"Subject: one of many\r\n\r\nA line.\r\n";
 
 /// What the small customers had.
@@ -188,9 +188,10 @@ fn small(number: usize, last: Duration, phase: &Mutex<Phase>) {
     }
 }
 
-/// One of the large customer's connections, at its part of the pace; what is turned away is offered again.
+/// One of the large customer's connections, at its part of the pace (a little more than ten times the capacity: some tries
+/// come late); what is turned away is offered again.
 fn large(connection: u32, start: Instant, over: &AtomicBool, offered: &AtomicUsize, taken: &AtomicUsize) {
-    let pace = Duration::from_secs(LARGE_CONNECTIONS.into()) / (10 * CAPACITY);
+    let pace = Duration::from_secs(LARGE_CONNECTIONS.into()) / (11 * CAPACITY);
     let mut at = pace.mul_f64(f64::from(connection) / f64::from(LARGE_CONNECTIONS));
     while !over.load(Relaxed) {
         thread::sleep(at.saturating_sub(start.elapsed()));

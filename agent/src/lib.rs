@@ -23,6 +23,7 @@ mod reload;
 mod reminder;
 mod return_path;
 pub mod serve;
+mod shared;
 mod source;
 mod spool;
 pub mod steer;

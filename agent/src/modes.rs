@@ -8,9 +8,9 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::config::{Customers, Mode};
-use crate::drive::Shared;
 use crate::prefixes::Prefixes;
 use crate::reminder::Reminder;
+use crate::shared::Shared;
 use crate::treatment::Switched;
 
 /// For longer it is written into the configuration.

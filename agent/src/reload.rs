@@ -14,10 +14,10 @@ use weir_daemon::service::{self, Hangups};
 
 use crate::config::{Config, Node};
 use crate::descriptors;
-use crate::drive::Shared;
 use crate::modes::Modes;
 use crate::nodes::names::Names;
 use crate::policy::Policy;
+use crate::shared::Shared;
 use crate::steer::{Steering, Tables};
 
 /// What can change while the agent runs.
@@ -212,7 +212,7 @@ mod tests {
         let names = Names::new(Role::Filter, config.filter.nodes.clone());
         let mirror_names = Names::new(Role::Mirror, Vec::new());
         let (wanting, _) = tokio::sync::mpsc::channel(1);
-        let shared = crate::serve::share(&config, [&names, &mirror_names], wanting).unwrap();
+        let shared = Shared::new(&config, [&names, &mirror_names], wanting).unwrap();
         let before = descriptors::sessions(&config.relay, &config.filter);
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         // The rules of the operator's own: nothing on the host is changed.

@@ -1,53 +1,43 @@
 //! The daemon: steering, the listener, sessions, the control socket, and an orderly stop.
 
+mod status;
+mod watch;
+
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use weir_daemon::{control as socket, service};
+use weir_daemon::service;
 
-use crate::bare_line_ends::BareLineEnds;
-use crate::buffers::Buffers;
-use crate::config::{Config, WhenTlsWanted};
-use crate::control::{self, Control};
+use self::status::control_socket;
+use self::watch::{Problems, background, watch_policy, watch_switches, with};
+use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptors;
-use crate::drive::{Shared, drive};
+use crate::drive::drive;
 use crate::failure::Failure;
-use crate::mirrors::{self, Mirrors};
 use crate::modes::Modes;
+use crate::nodes::Role;
 use crate::nodes::names::Names;
-use crate::nodes::warm::Warm;
-use crate::nodes::{Family, NodeId, Pool, Role, probe};
 use crate::places::{Place, Places};
-use crate::policy::{Policy, Refusals, Release};
-use crate::privileges::{self, Starter};
+use crate::policy::{Policy, Release};
+use crate::privileges::Starter;
 use crate::pulse::{BEAT, Pulse};
-use crate::relay::settings::Settings;
 use crate::reload::Reload;
-use crate::return_path::ReturnPath;
-use crate::spool::Budget;
-use crate::steer::{self, Known, Pair, Plan, RuleKind, Steering};
-use crate::suspects::Suspects;
-use crate::tls;
+use crate::shared::Shared;
+use crate::steer::{self, Known, Plan, RuleKind};
 use crate::transparent::{Accepted, TransparentListener};
-use crate::treatment::Treatments;
-use crate::wanted_tls::WantedTls;
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often the host's rules are looked after.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pairs that wait to be exempted because they wanted TLS.
 const WANTING: usize = 1024;
@@ -67,7 +57,7 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     let mirror = config.filter.mirror.as_ref();
     let mirror_names =
         Names::new(Role::Mirror, mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
-    let shared = Arc::new(share(&config, [&names, &mirror_names], wanting)?);
+    let shared = Arc::new(Shared::new(&config, [&names, &mirror_names], wanting)?);
     let port = config.steering.listen_port;
     let listener = TransparentListener::bind(port)
         .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
@@ -107,8 +97,8 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     background.spawn(watch_policy(policy.clone(), steering.clone(), shared.clone(), wanted));
     service::ready("weir-agent");
 
-    let (stop, stopped) = watch::channel(false);
-    let (cut, cutting) = watch::channel(false);
+    let (stop, stopped) = channel::channel(false);
+    let (cut, cutting) = channel::channel(false);
     let mut sessions = JoinSet::new();
     let places = Places::new(
         match config.relay.max_sessions_per_customer {
@@ -151,44 +141,6 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     Ok(())
 }
 
-/// What sessions share, as it is at the start.
-///
-/// # Errors
-/// If what TLS with the nodes needs cannot be read.
-pub(crate) fn share(
-    config: &Config,
-    [names, mirror_names]: [&Names; 2],
-    wanting: mpsc::Sender<Pair>,
-) -> anyhow::Result<Shared> {
-    let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
-    let settings = Arc::new(Settings::new(config, hostname().into()));
-    let max_wait = Duration::from_secs(config.filter.max_wait);
-    let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
-    let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
-    let mirror_pool = Pool::new(&[], node_tls, mirrors::MAX_WAIT);
-    let mirrors = Mirrors::new(config.filter.mirror.as_ref(), mirror_pool, pool.clone());
-    mirrors.set(&mirror_names.sites());
-    Ok(Shared {
-        treatments: Treatments::new(&config.filter),
-        settings,
-        pool,
-        warm: Arc::new(warm),
-        mirrors: Arc::new(mirrors),
-        budget: Arc::new(Budget::new(&config.spool)),
-        buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
-        upstream_ports: config.steering.upstream_port_range(),
-        counters: Counters::default(),
-        bare_line_ends: BareLineEnds::default(),
-        wanted_tls: match config.relay.wanted_tls {
-            WhenTlsWanted::Report => WantedTls::default(),
-            WhenTlsWanted::Exempt => WantedTls::telling(wanting),
-        },
-        refusals: Refusals::of(config),
-        return_path: Arc::new(ReturnPath::new(Instant::now())),
-        suspects: Suspects::default(),
-    })
-}
-
 /// For how many sessions there is room, in all and for each customer.
 struct Room {
     /// Another after a reload, perhaps.
@@ -202,8 +154,8 @@ async fn accept(
     shared: &Arc<Shared>,
     room: &Room,
     sessions: &mut JoinSet<()>,
-    stopped: &watch::Receiver<bool>,
-    cutting: &watch::Receiver<bool>,
+    stopped: &channel::Receiver<bool>,
+    cutting: &channel::Receiver<bool>,
     pulse: &Pulse,
 ) {
     let mut beats = tokio::time::interval(BEAT);
@@ -289,7 +241,7 @@ fn note_panic(ended: &Result<(), JoinError>) {
 
 /// Waits for the sessions; cuts those that are not done in time, but none whose message the destination
 /// may have taken already.
-async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<bool>) {
+async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &channel::Sender<bool>) {
     let all = async {
         while let Some(ended) = sessions.join_next().await {
             note_panic(&ended);
@@ -302,250 +254,4 @@ async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &watch::Sender<
             note_panic(&ended);
         }
     }
-}
-
-/// What is wrong with steering, in words.
-type Problems = Arc<Mutex<Vec<String>>>;
-
-type SharedSteering = Arc<Mutex<Box<dyn Steering>>>;
-/// Locked while names are resolved.
-type SharedNames = Arc<tokio::sync::Mutex<Names>>;
-
-/// Steering talks to the kernel and blocks for milliseconds, so it has a thread of its own.
-async fn with<T: Send + 'static>(
-    steering: &SharedSteering,
-    act: impl FnOnce(&mut dyn Steering) -> T + Send + 'static,
-) -> anyhow::Result<T> {
-    let steering = steering.clone();
-    let act = move || act(steering.lock().unwrap_or_else(PoisonError::into_inner).as_mut());
-    tokio::task::spawn_blocking(act).await.context("steering stopped half-way")
-}
-
-/// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
-fn background(
-    config: &Config,
-    [names, mirror_names]: [&SharedNames; 2],
-    shared: &Arc<Shared>,
-    steering: &SharedSteering,
-    problems: Problems,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let interval = Duration::from_secs(config.filter.probe_interval);
-    let families = [Family::V4, Family::V6]
-        .into_iter()
-        .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
-    let families: Vec<_> = families.collect();
-    let resolve_interval = Duration::from_secs(config.filter.resolve_interval);
-    for (role, names) in [(Role::Filter, names), (Role::Mirror, mirror_names)] {
-        let nodes = Nodes { shared: shared.clone(), role };
-        tasks.spawn(watch_names(nodes.clone(), names.clone(), resolve_interval));
-        tasks.spawn(watch_nodes(nodes, families.clone(), interval));
-    }
-    tasks.spawn(tend_warm(shared.clone()));
-    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone(), problems));
-    tasks
-}
-
-/// Nodes that are looked after.
-#[derive(Clone)]
-struct Nodes {
-    shared: Arc<Shared>,
-    role: Role,
-}
-
-/// Probes every node that there is, also those that come later.
-async fn watch_nodes(all: Nodes, families: Vec<Family>, interval: Duration) {
-    let (mut probes, mut known) = (JoinSet::new(), Vec::new());
-    loop {
-        let nodes = all.shared.pool(all.role).ids();
-        for node in nodes.iter().filter(|node| !known.contains(*node)) {
-            for family in &families {
-                probes.spawn(watch_node(all.clone(), *node, *family, interval));
-            }
-        }
-        known = nodes;
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        // Of nodes that are gone.
-        while probes.try_join_next().is_some() {}
-    }
-}
-
-/// Connections to the nodes that are kept ready.
-async fn tend_warm(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        shared.warm.tend(Instant::now());
-    }
-}
-
-async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
-    loop {
-        let mut locked = names.lock().await;
-        let before = locked.sites();
-        locked.resolve().await;
-        let sites = locked.sites();
-        if sites != before {
-            let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
-            info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.role);
-            all.shared.set_nodes(all.role, &sites);
-        }
-        drop(locked);
-        tokio::time::sleep(interval).await;
-    }
-}
-
-/// As long as the node is there.
-async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration) {
-    let Nodes { shared, role } = all;
-    let (pool, settings) = (shared.pool(role), &shared.settings);
-    let Some(address) = pool.address(node) else { return };
-    let limit = settings.node_connect_timeout + settings.node_reply_timeout;
-    while pool.ids().contains(&node) {
-        let (began, tls) = (Instant::now(), pool.tls(node));
-        let found = probe::probe(address, family, &settings.hostname, tls, limit).await;
-        if pool.probed(node, family, &found, began, Instant::now()) {
-            match found {
-                Ok(_) => info!(node = %address, "{role} works again"),
-                Err(failure) => warn!(node = %address, %failure, "{role} failed its probe"),
-            }
-        }
-        tokio::time::sleep(interval).await;
-    }
-}
-
-async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>, known: Problems) {
-    loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        return_path.look(Instant::now());
-        let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if problems != *known {
-            for problem in &problems {
-                warn!(%problem, "steering");
-            }
-            if problems.is_empty() {
-                info!("steering is whole again");
-            }
-            *known = problems;
-        }
-    }
-}
-
-/// What the operator has switched for a while: it is said again and again, and ends.
-async fn watch_switches(modes: Arc<Modes>, release: Arc<Release>, steering: SharedSteering) {
-    loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        modes.sweep();
-        let (release, steering) = (release.clone(), steering.clone());
-        if let Err(failure) = tokio::task::spawn_blocking(move || release.sweep(&steering)).await {
-            error!(%failure, "release: a defect of weir-agent");
-        }
-    }
-}
-
-/// Exempts pairs that wanted TLS (there are none to hear of in `report`), and ends exemptions that are over.
-async fn watch_policy(
-    policy: Arc<Policy>,
-    steering: SharedSteering,
-    shared: Arc<Shared>,
-    mut wanted: mpsc::Receiver<Pair>,
-) {
-    let mut sweeps = tokio::time::interval(CHECK_INTERVAL);
-    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let mut wanting = Vec::new();
-        tokio::select! {
-            // Nobody tells in `report`.
-            _ = wanted.recv_many(&mut wanting, WANTING), if !wanted.is_closed() => {}
-            _ = sweeps.tick() => {}
-        }
-        let (policy, steering, shared) = (policy.clone(), steering.clone(), shared.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            policy.exempt_wanting(&steering, &shared.refusals, &wanting);
-            policy.sweep(&steering, &shared.refusals);
-            shared.refusals.save(false);
-        });
-        if let Err(failure) = work.await {
-            error!(%failure, "exemptions: a defect of weir-agent");
-        }
-    }
-}
-
-fn control_socket(
-    config: &Config,
-    shared: &Arc<Shared>,
-    steering: &SharedSteering,
-    policy: &Arc<Policy>,
-    modes: &Arc<Modes>,
-    release: &Arc<Release>,
-    problems: &Problems,
-) -> Option<socket::Server> {
-    let problems = problems.clone();
-    let status = status(
-        config,
-        shared.clone(),
-        steering.clone(),
-        policy.clone(),
-        modes.clone(),
-        release.clone(),
-        problems,
-    );
-    let (policy, steering, pool) = (policy.clone(), steering.clone(), shared.pool.clone());
-    let control = Control { policy, steering, status, pool, modes: modes.clone(), release: release.clone() };
-    socket::serve("agent", move |request| control.answer(request))
-}
-
-fn status(
-    config: &Config,
-    shared: Arc<Shared>,
-    steering: SharedSteering,
-    policy: Arc<Policy>,
-    modes: Arc<Modes>,
-    release: Arc<Release>,
-    problems: Problems,
-) -> impl Fn() -> Value + use<> {
-    let backend = config.steering.backend;
-    let when_agent_dies = config.steering.when_agent_dies;
-    move || {
-        // Held only for moments; a status without these numbers is better than one that waits.
-        let steering = steering.try_lock().ok().and_then(|mut steering| steering.counters().ok());
-        json!({
-            "program": "weir-agent",
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "backend": backend,
-            "when_agent_dies": when_agent_dies,
-            "problems": *problems.lock().unwrap_or_else(PoisonError::into_inner),
-            "released": release.status(),
-            "switched_modes": modes.status(),
-            "counters": shared.counters,
-            "buffered_bytes": shared.buffers.held(),
-            "spool_memory_bytes": shared.budget.in_memory(),
-            "spool_disk_bytes": shared.budget.on_disk(),
-            "nodes": shared.pool.status(),
-            "waiting_for_a_node": shared.pool.waiting(),
-            "warm_connections": shared.warm.ready(),
-            "suspect_customers": shared.suspects.count(),
-            "mirror": shared.mirrors.status(),
-            "bare_line_ends": shared.bare_line_ends.top(),
-            "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
-            "policy_problem": policy.problem(),
-            "return_path": shared.return_path.status(Instant::now()),
-            "exempt_pairs": policy.count(),
-            "exempt_customers": policy.count_rules(RuleKind::ExemptCustomer),
-            "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),
-            "blocked": policy.count_rules(RuleKind::Blocked),
-            "steering": steering,
-            "privileges": privileges::status(),
-        })
-    }
-}
-
-/// The name said in EHLO to filter nodes.
-fn hostname() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let plain = |name: &String| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
-    };
-    name.filter(plain).unwrap_or_else(|| "weir-agent.invalid".into())
 }

@@ -5,7 +5,6 @@ mod linger;
 mod mirror;
 
 use std::future::poll_fn;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,69 +15,20 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use self::leg::{Event, LegSocket};
-use crate::bare_line_ends::BareLineEnds;
-use crate::buffers::{Buffers, Hold};
+use crate::buffers::Hold;
 use crate::config::Mode;
-use crate::counters::Counters;
 use crate::failure::{Cause, Failure};
-use crate::mirrors::Mirrors;
-use crate::nodes::names::Site;
 use crate::nodes::needs::Needs;
-use crate::nodes::warm::Warm;
-use crate::nodes::{Asked, Chosen, NodeId, Pool, Role, Waiting};
-use crate::policy::Refusals;
+use crate::nodes::{Asked, Chosen, NodeId, Waiting};
 use crate::relay::conversation::NodeFailure;
 use crate::relay::mirror::Original;
 use crate::relay::record::{Record, SessionId};
-use crate::relay::settings::Settings;
 use crate::relay::{Connection, Input, Leg, Notice, Output, Session};
-use crate::return_path::ReturnPath;
-use crate::spool::{Budget, Spool};
+use crate::shared::Shared;
+use crate::spool::Spool;
 use crate::stream::Stream;
-use crate::suspects::Suspects;
 use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
-use crate::treatment::Treatments;
-use crate::wanted_tls::WantedTls;
-
-/// What all sessions share.
-#[derive(Debug)]
-pub struct Shared {
-    pub settings: Arc<Settings>,
-    pub pool: Arc<Pool>,
-    pub warm: Arc<Warm>,
-    pub mirrors: Arc<Mirrors>,
-    pub treatments: Treatments,
-    pub budget: Arc<Budget>,
-    pub buffers: Arc<Buffers>,
-    pub upstream_ports: RangeInclusive<u16>,
-    pub counters: Counters,
-    pub wanted_tls: WantedTls,
-    pub bare_line_ends: BareLineEnds,
-    pub refusals: Refusals,
-    pub return_path: Arc<ReturnPath>,
-    pub suspects: Suspects,
-}
-
-impl Shared {
-    pub fn pool(&self, role: Role) -> &Arc<Pool> {
-        match role {
-            Role::Filter => &self.pool,
-            Role::Mirror => &self.mirrors.pool,
-        }
-    }
-
-    /// These are the nodes of that role from now on.
-    pub fn set_nodes(&self, role: Role, sites: &[Site]) {
-        match role {
-            Role::Filter => {
-                self.pool.set(sites);
-                self.mirrors.recheck();
-            }
-            Role::Mirror => self.mirrors.set(sites),
-        }
-    }
-}
 
 /// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
 /// any longer.

@@ -12,7 +12,7 @@ use crate::nodes::Role;
 use crate::nodes::names::Names;
 use crate::relay::tests::CONTENT;
 use crate::relay::tests::mirror::original;
-use crate::serve::share;
+use crate::shared::Shared;
 
 /// Longer than anything here takes, and shorter than what nobody is to wait for.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -34,7 +34,7 @@ async fn scene() -> (TcpListener, Arc<Shared>) {
     let names = Names::new(Role::Filter, config.filter.nodes.clone());
     let mirror_names = Names::new(Role::Mirror, config.filter.mirror.as_ref().unwrap().nodes.clone());
     let (wanting, _) = mpsc::channel(1);
-    (listener, Arc::new(share(&config, [&names, &mirror_names], wanting).unwrap()))
+    (listener, Arc::new(Shared::new(&config, [&names, &mirror_names], wanting).unwrap()))
 }
 
 /// The message is with the mirror node from now on.

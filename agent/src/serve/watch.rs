@@ -1,0 +1,190 @@
+//! What goes on beside the sessions: probes of the nodes, repair of the host's rules, what ends by itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::{error, info, warn};
+
+use super::WANTING;
+use crate::config::Config;
+use crate::modes::Modes;
+use crate::nodes::names::Names;
+use crate::nodes::{Family, NodeId, Role, probe};
+use crate::policy::{Policy, Release};
+use crate::return_path::ReturnPath;
+use crate::shared::Shared;
+use crate::steer::{Pair, Steering};
+
+/// How often the host's rules are looked after.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is wrong with steering, in words.
+pub(super) type Problems = Arc<Mutex<Vec<String>>>;
+
+pub(super) type SharedSteering = Arc<Mutex<Box<dyn Steering>>>;
+/// Locked while names are resolved.
+pub(super) type SharedNames = Arc<tokio::sync::Mutex<Names>>;
+
+/// Steering talks to the kernel and blocks for milliseconds, so it has a thread of its own.
+pub(super) async fn with<T: Send + 'static>(
+    steering: &SharedSteering,
+    act: impl FnOnce(&mut dyn Steering) -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let steering = steering.clone();
+    let act = move || act(steering.lock().unwrap_or_else(PoisonError::into_inner).as_mut());
+    tokio::task::spawn_blocking(act).await.context("steering stopped half-way")
+}
+
+/// Probes of the filter nodes and repair of the host's rules. Stops when dropped.
+pub(super) fn background(
+    config: &Config,
+    [names, mirror_names]: [&SharedNames; 2],
+    shared: &Arc<Shared>,
+    steering: &SharedSteering,
+    problems: Problems,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let interval = Duration::from_secs(config.filter.probe_interval);
+    let families = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| config.customers.prefixes.iter().any(|prefix| Family::of(prefix.addr()) == *family));
+    let families: Vec<_> = families.collect();
+    let resolve_interval = Duration::from_secs(config.filter.resolve_interval);
+    for (role, names) in [(Role::Filter, names), (Role::Mirror, mirror_names)] {
+        let nodes = Nodes { shared: shared.clone(), role };
+        tasks.spawn(watch_names(nodes.clone(), names.clone(), resolve_interval));
+        tasks.spawn(watch_nodes(nodes, families.clone(), interval));
+    }
+    tasks.spawn(tend_warm(shared.clone()));
+    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone(), problems));
+    tasks
+}
+
+/// Nodes that are looked after.
+#[derive(Clone)]
+struct Nodes {
+    shared: Arc<Shared>,
+    role: Role,
+}
+
+/// Probes every node that there is, also those that come later.
+async fn watch_nodes(all: Nodes, families: Vec<Family>, interval: Duration) {
+    let (mut probes, mut known) = (JoinSet::new(), Vec::new());
+    loop {
+        let nodes = all.shared.pool(all.role).ids();
+        for node in nodes.iter().filter(|node| !known.contains(*node)) {
+            for family in &families {
+                probes.spawn(watch_node(all.clone(), *node, *family, interval));
+            }
+        }
+        known = nodes;
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        // Of nodes that are gone.
+        while probes.try_join_next().is_some() {}
+    }
+}
+
+/// Connections to the nodes that are kept ready.
+async fn tend_warm(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        shared.warm.tend(Instant::now());
+    }
+}
+
+async fn watch_names(all: Nodes, names: SharedNames, interval: Duration) {
+    loop {
+        let mut locked = names.lock().await;
+        let before = locked.sites();
+        locked.resolve().await;
+        let sites = locked.sites();
+        if sites != before {
+            let nodes: Vec<_> = sites.iter().map(|site| site.address.to_string()).collect();
+            info!(nodes = nodes.join(" "), "{}s' names have other addresses", all.role);
+            all.shared.set_nodes(all.role, &sites);
+        }
+        drop(locked);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// As long as the node is there.
+async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration) {
+    let Nodes { shared, role } = all;
+    let (pool, settings) = (shared.pool(role), &shared.settings);
+    let Some(address) = pool.address(node) else { return };
+    let limit = settings.node_connect_timeout + settings.node_reply_timeout;
+    while pool.ids().contains(&node) {
+        let (began, tls) = (Instant::now(), pool.tls(node));
+        let found = probe::probe(address, family, &settings.hostname, tls, limit).await;
+        if pool.probed(node, family, &found, began, Instant::now()) {
+            match found {
+                Ok(_) => info!(node = %address, "{role} works again"),
+                Err(failure) => warn!(node = %address, %failure, "{role} failed its probe"),
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>, known: Problems) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        return_path.look(Instant::now());
+        let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems != *known {
+            for problem in &problems {
+                warn!(%problem, "steering");
+            }
+            if problems.is_empty() {
+                info!("steering is whole again");
+            }
+            *known = problems;
+        }
+    }
+}
+
+/// What the operator has switched for a while: it is said again and again, and ends.
+pub(super) async fn watch_switches(modes: Arc<Modes>, release: Arc<Release>, steering: SharedSteering) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        modes.sweep();
+        let (release, steering) = (release.clone(), steering.clone());
+        if let Err(failure) = tokio::task::spawn_blocking(move || release.sweep(&steering)).await {
+            error!(%failure, "release: a defect of weir-agent");
+        }
+    }
+}
+
+/// Exempts pairs that wanted TLS (there are none to hear of in `report`), and ends exemptions that are over.
+pub(super) async fn watch_policy(
+    policy: Arc<Policy>,
+    steering: SharedSteering,
+    shared: Arc<Shared>,
+    mut wanted: mpsc::Receiver<Pair>,
+) {
+    let mut sweeps = tokio::time::interval(CHECK_INTERVAL);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut wanting = Vec::new();
+        tokio::select! {
+            // Nobody tells in `report`.
+            _ = wanted.recv_many(&mut wanting, WANTING), if !wanted.is_closed() => {}
+            _ = sweeps.tick() => {}
+        }
+        let (policy, steering, shared) = (policy.clone(), steering.clone(), shared.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            policy.exempt_wanting(&steering, &shared.refusals, &wanting);
+            policy.sweep(&steering, &shared.refusals);
+            shared.refusals.save(false);
+        });
+        if let Err(failure) = work.await {
+            error!(%failure, "exemptions: a defect of weir-agent");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What all sessions share.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::bare_line_ends::BareLineEnds;
+use crate::buffers::Buffers;
+use crate::config::{Config, WhenTlsWanted};
+use crate::counters::Counters;
+use crate::mirrors::{self, Mirrors};
+use crate::nodes::names::{Names, Site};
+use crate::nodes::warm::Warm;
+use crate::nodes::{Pool, Role};
+use crate::policy::Refusals;
+use crate::relay::settings::Settings;
+use crate::return_path::ReturnPath;
+use crate::spool::Budget;
+use crate::steer::Pair;
+use crate::suspects::Suspects;
+use crate::tls;
+use crate::treatment::Treatments;
+use crate::wanted_tls::WantedTls;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Shared {
+    pub settings: Arc<Settings>,
+    pub pool: Arc<Pool>,
+    pub warm: Arc<Warm>,
+    pub mirrors: Arc<Mirrors>,
+    pub treatments: Treatments,
+    pub budget: Arc<Budget>,
+    pub buffers: Arc<Buffers>,
+    pub upstream_ports: RangeInclusive<u16>,
+    pub counters: Counters,
+    pub wanted_tls: WantedTls,
+    pub bare_line_ends: BareLineEnds,
+    pub refusals: Refusals,
+    pub return_path: Arc<ReturnPath>,
+    pub suspects: Suspects,
+}
+
+impl Shared {
+    /// As it is at the start.
+    ///
+    /// # Errors
+    /// If what TLS with the nodes needs cannot be read.
+    pub fn new(
+        config: &Config,
+        [names, mirror_names]: [&Names; 2],
+        wanting: mpsc::Sender<Pair>,
+    ) -> anyhow::Result<Self> {
+        let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
+        let settings = Arc::new(Settings::new(config, hostname().into()));
+        let max_wait = Duration::from_secs(config.filter.max_wait);
+        let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
+        let warm = Warm::new(pool.clone(), settings.clone(), config.filter.warm_connections);
+        let mirror_pool = Pool::new(&[], node_tls, mirrors::MAX_WAIT);
+        let mirrors = Mirrors::new(config.filter.mirror.as_ref(), mirror_pool, pool.clone());
+        mirrors.set(&mirror_names.sites());
+        Ok(Self {
+            treatments: Treatments::new(&config.filter),
+            settings,
+            pool,
+            warm: Arc::new(warm),
+            mirrors: Arc::new(mirrors),
+            budget: Arc::new(Budget::new(&config.spool)),
+            buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
+            upstream_ports: config.steering.upstream_port_range(),
+            counters: Counters::default(),
+            bare_line_ends: BareLineEnds::default(),
+            wanted_tls: match config.relay.wanted_tls {
+                WhenTlsWanted::Report => WantedTls::default(),
+                WhenTlsWanted::Exempt => WantedTls::telling(wanting),
+            },
+            refusals: Refusals::of(config),
+            return_path: Arc::new(ReturnPath::new(Instant::now())),
+            suspects: Suspects::default(),
+        })
+    }
+
+    pub fn pool(&self, role: Role) -> &Arc<Pool> {
+        match role {
+            Role::Filter => &self.pool,
+            Role::Mirror => &self.mirrors.pool,
+        }
+    }
+
+    /// These are the nodes of that role from now on.
+    pub fn set_nodes(&self, role: Role, sites: &[Site]) {
+        match role {
+            Role::Filter => {
+                self.pool.set(sites);
+                self.mirrors.recheck();
+            }
+            Role::Mirror => self.mirrors.set(sites),
+        }
+    }
+}
+
+/// The name said in EHLO to filter nodes.
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let plain = |name: &String| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+    };
+    name.filter(plain).unwrap_or_else(|| "weir-agent.invalid".into())
+}

@@ -71,6 +71,9 @@ fn run(arguments: &[&str], input: &[u8]) -> Result<Output, SteerError> {
     let start = || -> io::Result<Output> {
         let mut child = Command::new("nft")
             .args(arguments)
+            // Nothing of ours: what an environment can change in a program is not wanted here.
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -126,11 +126,10 @@ fn it_survives_whatever_becomes_of_the_agent(backend: Backend) -> Result<()> {
         agent.kill()?;
         refused("with the agent killed in `open`")?;
         others(Way::Straight, "with the agent killed in `open`")?;
-        // No SYN that comes meanwhile gets through. That much nftables cannot promise: a rule of a table that is being
-        // replaced may ask a set of it that is void by then (docs/operations.md).
+        // No SYN that comes meanwhile gets through.
         let agent = thread::scope(|scope| {
             let start = scope.spawn(|| WeirAgent::start(&lab.gateway, &open));
-            while backend == Backend::Ebpf && !start.is_finished() {
+            while !start.is_finished() {
                 refused("while the next agent starts")?;
             }
             start.join().map_err(|_| anyhow::anyhow!("the start panicked"))?

@@ -62,7 +62,7 @@ pub(super) fn trial(plan: &Plan) -> Result<String, SteerError> {
         tables: plan.tables.clone(),
         released: None,
     };
-    nft::apply(&whole_table(plan, &state))?;
+    make_table(plan, &state)?;
     Ok("nft and the kernel take the table".to_owned())
 }
 
@@ -83,7 +83,7 @@ impl Tproxy {
             tables: plan.tables.clone(),
             released: known.released,
         };
-        if let Err(error) = nft::apply(&whole_table(&plan, &state)) {
+        if let Err(error) = make_table(&plan, &state) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -209,7 +209,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match nft::apply(&whole_table(&self.plan, &self.state)) {
+                let outcome = match make_table(&self.plan, &self.state) {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -258,13 +258,25 @@ fn beat() {
     }
 }
 
-/// The table with all that holds now.
-fn whole_table(plan: &Plan, state: &State) -> Vec<Value> {
+/// Has the table hold what holds now, whatever is there.
+fn make_table(plan: &Plan, state: &State) -> Result<(), SteerError> {
+    let contents = contents(plan, state);
+    let with_contents = |mut commands: Vec<Value>| {
+        commands.extend_from_slice(&contents);
+        nft::apply(&commands)
+    };
+    with_contents(ruleset::refill_table(plan)).or_else(|error| {
+        tracing::debug!(%error, "the nft table that is there is not like ours");
+        with_contents(ruleset::replace_table(plan))
+    })
+}
+
+/// Commands that put what holds now into empty sets.
+fn contents(plan: &Plan, state: &State) -> Vec<Value> {
     let pairs: Vec<(Pair, Terms)> = state.exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
-    let mut commands = ruleset::replace_table(plan);
-    commands.push(ruleset::first_beat());
     let now = BootTime::now();
-    commands.extend(ruleset::exempt_in_new_table(&pairs, now));
+    let mut commands = vec![ruleset::first_beat()];
+    commands.extend(ruleset::exempt_in_empty_sets(&pairs, now));
     commands.extend(ruleset::replace_prefixes(&RuleKind::ALL, &plan.families, state, now));
     commands.extend(ruleset::release(state.released.filter(|until| *until > now), now));
     commands

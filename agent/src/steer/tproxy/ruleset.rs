@@ -50,7 +50,7 @@ pub(super) const COUNTERS: [&str; 9] = [
     "exempt_destination",
 ];
 
-pub(super) use exempt::{exempt, exempt_in_new_table, unexempt};
+pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat, long_beat};
 pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;
@@ -62,35 +62,52 @@ pub(super) enum Stage {
     Withdrawn,
 }
 
-/// Commands that put the whole table in place of an earlier one, in one transaction.
+/// Commands that put customers and rules in place of those of an earlier table, if there is one, in one transaction;
+/// all other sets are empty.
+///
+/// The earlier table's sets are filled anew, not replaced: in the moment of the change a packet may meet a rule of the
+/// old table, which must find what is in its sets now. One of a deleted set would find nothing.
+pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
+    let mut commands = vec![
+        json!({ "add": { "table": table() } }),
+        json!({ "add": { "chain": {
+            "family": FAMILY, "table": TABLE, "name": CHAIN,
+            "type": "filter", "hook": "prerouting", "prio": PRIORITY_MANGLE, "policy": "accept",
+        } } }),
+        flush_chain(),
+    ];
+    for name in COUNTERS {
+        let counter = json!({ "counter": { "family": FAMILY, "table": TABLE, "name": name } });
+        // What is not there can't be removed, what was just added can.
+        commands.extend(["add", "delete", "add"].map(|change| json!({ change: counter })));
+    }
+    let mut sets = vec![release::set(), heart::set()];
+    for family in Family::ALL {
+        sets.push(set(set_name(family), address_type(family), &["interval"]));
+        sets.extend(exempt::sets(family));
+        sets.extend(prefixes::sets(family));
+    }
+    for set in sets {
+        commands.push(json!({ "add": { "set": set } }));
+        commands.push(flush_set(&set["name"]));
+    }
+    for &family in &plan.families {
+        commands.extend(add_customers(&plan.tables, family));
+    }
+    commands.extend(rules(plan, Stage::Steering));
+    commands
+}
+
+/// The same where the earlier table has another shape: of another version, or somebody else's.
 pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
     let mut commands = delete_table();
-    commands.push(json!({ "add": { "table": table() } }));
-    for name in COUNTERS {
-        commands.push(json!({ "add": { "counter": { "family": FAMILY, "table": TABLE, "name": name } } }));
-    }
-    commands.push(release::set());
-    commands.push(heart::set());
-    for &family in &plan.families {
-        commands.push(json!({ "add": { "set": {
-            "family": FAMILY, "table": TABLE, "name": set_name(family), "type": address_type(family),
-            "flags": ["interval"], "elem": elements(&plan.tables, family),
-        } } }));
-        commands.extend(exempt::sets(family));
-        commands.extend(prefixes::sets(family));
-    }
-    commands.push(json!({ "add": { "chain": {
-        "family": FAMILY, "table": TABLE, "name": CHAIN,
-        "type": "filter", "hook": "prerouting", "prio": PRIORITY_MANGLE, "policy": "accept",
-    } } }));
-    commands.extend(rules(plan, Stage::Steering));
+    commands.extend(refill_table(plan));
     commands
 }
 
 /// Commands that change the rules for new connections; sets and counters stay.
 pub(super) fn replace_rules(plan: &Plan, stage: Stage) -> Vec<Value> {
-    let mut commands =
-        vec![json!({ "flush": { "chain": { "family": FAMILY, "table": TABLE, "name": CHAIN } } })];
+    let mut commands = vec![flush_chain()];
     commands.extend(rules(plan, stage));
     commands
 }
@@ -99,15 +116,31 @@ pub(super) fn replace_rules(plan: &Plan, stage: Stage) -> Vec<Value> {
 pub(super) fn replace_customers(plan: &Plan, tables: &Tables) -> Vec<Value> {
     let mut commands = Vec::new();
     for &family in &plan.families {
-        let set = json!({ "family": FAMILY, "table": TABLE, "name": set_name(family) });
-        commands.push(json!({ "flush": { "set": set } }));
-        let elements = elements(tables, family);
-        if !elements.is_empty() {
-            commands.push(json!({ "add": { "element": {
-                "family": FAMILY, "table": TABLE, "name": set_name(family), "elem": elements } } }));
-        }
+        commands.push(flush_set(&json!(set_name(family))));
+        commands.extend(add_customers(tables, family));
     }
     commands
+}
+
+fn add_customers(tables: &Tables, family: Family) -> Option<Value> {
+    let elements = elements(tables, family);
+    (!elements.is_empty()).then(|| {
+        json!({ "add": { "element": {
+            "family": FAMILY, "table": TABLE, "name": set_name(family), "elem": elements } } })
+    })
+}
+
+/// What `add set` is told; the set is empty.
+fn set(name: &str, of: impl Into<Value>, flags: &[&str]) -> Value {
+    json!({ "family": FAMILY, "table": TABLE, "name": name, "type": of.into(), "flags": flags })
+}
+
+fn flush_set(name: &Value) -> Value {
+    json!({ "flush": { "set": { "family": FAMILY, "table": TABLE, "name": name } } })
+}
+
+fn flush_chain() -> Value {
+    json!({ "flush": { "chain": { "family": FAMILY, "table": TABLE, "name": CHAIN } } })
 }
 
 /// Commands that remove the table, whether or not it is there.

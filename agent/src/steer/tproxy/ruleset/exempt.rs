@@ -29,11 +29,10 @@ impl Set {
 
 pub(super) fn sets(family: Family) -> [Value; 2] {
     Set::BOTH.map(|set| {
-        json!({ "add": { "set": {
-            "family": FAMILY, "table": TABLE, "name": set.name(family),
-            "type": [address_type(family), address_type(family)],
-            "flags": ["timeout"], "size": MAX_EXEMPT,
-        } } })
+        let pair = [address_type(family), address_type(family)];
+        let mut set = super::set(set.name(family), json!(pair), &["timeout"]);
+        set["size"] = json!(MAX_EXEMPT);
+        set
     })
 }
 
@@ -60,12 +59,12 @@ pub(super) fn rules(family: Family) -> [Vec<Value>; 2] {
 pub fn exempt(pairs: &[(Pair, Terms)], now: BootTime) -> Vec<Value> {
     let only: Vec<Pair> = pairs.iter().map(|(pair, _)| *pair).collect();
     let mut commands = unexempt(&only);
-    commands.extend(exempt_in_new_table(pairs, now));
+    commands.extend(exempt_in_empty_sets(pairs, now));
     commands
 }
 
 /// As `exempt`, where the sets are empty: that takes a fifth of the time.
-pub fn exempt_in_new_table(pairs: &[(Pair, Terms)], now: BootTime) -> Vec<Value> {
+pub fn exempt_in_empty_sets(pairs: &[(Pair, Terms)], now: BootTime) -> Vec<Value> {
     let mut commands = Vec::new();
     for family in [Family::V4, Family::V6] {
         for set in Set::BOTH {

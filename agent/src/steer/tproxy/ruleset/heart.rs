@@ -18,9 +18,7 @@ const LONG_SILENCE: &str = "30s";
 const NAME: &str = "alive";
 
 pub(super) fn set() -> Value {
-    json!({ "add": { "set": {
-        "family": FAMILY, "table": TABLE, "name": NAME, "type": "inet_proto", "flags": ["timeout"],
-    } } })
+    super::set(NAME, "inet_proto", &["timeout"])
 }
 
 /// Whether the agent lives.

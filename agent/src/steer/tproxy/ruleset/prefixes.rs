@@ -73,14 +73,11 @@ impl Set {
     }
 }
 
-/// Commands that make the sets, empty.
+/// The sets, empty.
 pub fn sets(family: Family) -> impl Iterator<Item = Value> {
-    Set::ALL.into_iter().map(move |set| {
-        json!({ "add": { "set": {
-            "family": FAMILY, "table": TABLE, "name": set.of_family(family),
-            "type": address_type(family), "flags": ["interval", "timeout"],
-        } } })
-    })
+    Set::ALL
+        .into_iter()
+        .map(move |set| super::set(&set.of_family(family), address_type(family), &["interval", "timeout"]))
 }
 
 /// What is done with new connections of blocked customers.
@@ -127,7 +124,7 @@ pub fn replace(kinds: &[RuleKind], families: &[Family], state: &State, now: Boot
                 })
                 .collect();
             let name = set.of_family(*family);
-            commands.push(json!({ "flush": { "set": { "family": FAMILY, "table": TABLE, "name": name } } }));
+            commands.push(super::flush_set(&json!(name)));
             if !elements.is_empty() {
                 commands.push(json!({ "add": { "element": {
                     "family": FAMILY, "table": TABLE, "name": name, "elem": elements } } }));

@@ -9,9 +9,7 @@ use crate::steer::BootTime;
 const NAME: &str = "released_protocols";
 
 pub(super) fn set() -> Value {
-    json!({ "add": { "set": {
-        "family": FAMILY, "table": TABLE, "name": NAME, "type": "inet_proto", "flags": ["timeout"],
-    } } })
+    super::set(NAME, "inet_proto", &["timeout"])
 }
 
 /// What is done with new connections while there is a release.

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
     qdisc_detach_program,
@@ -13,6 +13,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use nix::libc;
 use weir_ebpf_common::Side;
 
+use super::link::Link;
 use super::program::{self, Program, describe};
 use super::query;
 use crate::config::WhenAgentDies;
@@ -33,9 +34,7 @@ pub(super) struct Attachment {
 
 pub(super) enum Hold {
     /// Ends with the process, unless a file holds it as well.
-    Link(SchedClassifierLink),
-    /// Stays when the process ends.
-    Pinned(#[expect(dead_code, reason = "held open")] PinnedLink),
+    Link(Link),
     /// A filter, which stays when the process ends. It is `end` that removes it, if at all.
     Filter(SchedClassifierLink, WhenAgentDies),
 }
@@ -58,15 +57,12 @@ impl Attachment {
         self.side
     }
 
-    /// Has it outlive the process, by a file. A filter does so by itself. After an error it is gone.
-    pub(super) fn pin(self, path: &Path) -> io::Result<Self> {
-        let Hold::Link(link) = self.hold else {
-            return Ok(self);
-        };
-        let link = FdLink::try_from(link).map_err(io::Error::other)?;
-        let pinned = link.pin(path).map_err(|error| io::Error::other(describe(&error)))?;
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(io::Error::other)?;
-        Ok(Self { hold: Hold::Link(link), ..self })
+    /// Has it outlive the process, by a file. A filter does so by itself.
+    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
+        match &self.hold {
+            Hold::Link(link) => link.pin(path),
+            Hold::Filter(..) => Ok(()),
+        }
     }
 
     /// Leaves the program where it is, if a file holds it.
@@ -79,16 +75,15 @@ impl Attachment {
 
     /// Detaches the program, unless it is to outlive the agent.
     pub(super) fn end(self) -> Result<(), SteerError> {
-        let attach_error =
-            |error: ProgramError| SteerError::Attach { interface: self.interface, reason: describe(&error) };
         match self.hold {
-            Hold::Pinned(_) => Ok(()),
+            // If no file holds it, it ends here.
+            Hold::Link(_) => Ok(()),
             Hold::Filter(link, WhenAgentDies::Closed) => {
                 mem::forget(link);
                 Ok(())
             }
-            Hold::Link(link) | Hold::Filter(link, WhenAgentDies::Open) => {
-                aya::programs::links::Link::detach(link).map_err(attach_error)
+            Hold::Filter(link, WhenAgentDies::Open) => {
+                aya::programs::links::Link::detach(link).map_err(|error| failed(&self.interface, &error))
             }
         }
     }
@@ -132,12 +127,9 @@ pub(super) fn places(plan: &Plan) -> Vec<(String, Side)> {
 pub(super) fn attach(program: &mut Program, interface: &str, side: Side) -> Result<Attachment, SteerError> {
     let index = index(interface)?;
     let classifier = program.classifier(side)?;
-    let hold = match attach_tcx(classifier, interface) {
-        Ok(link) => Hold::Link(link),
-        Err(error) if lacks_tcx(&error) => {
-            Hold::Filter(attach_filter(classifier, interface)?, WhenAgentDies::Open)
-        }
-        Err(error) => return Err(failed(interface, &error)),
+    let hold = match attach_tcx(classifier, interface, index)? {
+        Some(link) => Hold::Link(link),
+        None => Hold::Filter(attach_filter(classifier, interface)?, WhenAgentDies::Open),
     };
     Ok(Attachment::new(interface.to_owned(), index, side, hold))
 }
@@ -153,26 +145,24 @@ pub(super) fn attach_lasting_filter(
     Ok(Attachment::new(interface.to_owned(), index, side, Hold::Filter(link, WhenAgentDies::Closed)))
 }
 
-/// A TCX link before all others: a program that passes packets on for good would hide them from ours.
+/// A TCX link before all others; `None` on a kernel before 6.6.
 pub(super) fn attach_tcx(
-    classifier: &mut SchedClassifier,
+    classifier: &SchedClassifier,
     interface: &str,
-) -> Result<SchedClassifierLink, ProgramError> {
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let link = classifier.attach_with_options(interface, TcAttachType::Ingress, options)?;
-    classifier.take_link(link)
+    index: u32,
+) -> Result<Option<Link>, SteerError> {
+    let program = classifier.fd().map_err(|error| failed(interface, &error))?;
+    match Link::create(program.as_fd(), index) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        Err(error) => Err(failed(interface, &error)),
+    }
 }
 
 /// Puts the program in the place of the one that an existing link runs.
-pub(super) fn replace(classifier: &mut SchedClassifier, link: FdLink) -> Result<(), String> {
-    let link = SchedClassifierLink::try_from(link).map_err(|error| describe(&error))?;
-    // The program's hold on the link ends with the program; its pin keeps it.
-    classifier.attach_to_link(link).map(drop).map_err(|error| describe(&error))
-}
-
-/// Whether the error is that of a kernel before 6.6.
-pub(super) fn lacks_tcx(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
+pub(super) fn replace(classifier: &SchedClassifier, link: &Link) -> io::Result<()> {
+    let program = classifier.fd().map_err(|error| io::Error::other(describe(&error)))?;
+    link.replace(program.as_fd())
 }
 
 fn attach_filter(

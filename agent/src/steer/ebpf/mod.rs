@@ -7,6 +7,7 @@
 
 mod attach;
 mod connections;
+mod link;
 #[cfg(test)]
 mod measurement;
 mod pins;
@@ -20,7 +21,6 @@ mod tables;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -138,14 +138,10 @@ impl Ebpf {
         }
         let directory = &self.plan.pin_directory;
         if wanted {
-            let attachments = mem::take(&mut self.attachments);
-            match pins::hold(&mut self.program, directory, attachments) {
-                Ok(attachments) => self.attachments = attachments,
-                Err(error) => {
-                    self.attach()?;
-                    return Err(error);
-                }
-            }
+            pins::hold(&mut self.program, directory, &self.attachments).inspect_err(|_| {
+                // What was pinned of it must not outlive the agent.
+                let _ = remove_pins(directory);
+            })?;
         } else {
             remove_pins(directory)?;
         }

@@ -16,11 +16,11 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
-use aya::programs::links::{FdLink, PinnedLink};
 use nix::mount::{MsFlags, mount, umount};
 use weir_ebpf_common::Side;
 
 use super::attach::{self, Attachment, Hold};
+use super::link::Link;
 use super::program::{Program, describe};
 use crate::steer::host::is_in_bpffs;
 use crate::steer::{Plan, SteerError};
@@ -34,26 +34,25 @@ pub(super) fn take_over(program: &mut Program, plan: &Plan) -> Result<Vec<Attach
     Ok(attachments)
 }
 
-/// Has the program stay on its interfaces if the agent dies. After an error it may be on none any more.
+/// Has the program stay on its interfaces if the agent dies.
 pub(super) fn hold(
     program: &mut Program,
     directory: &Path,
-    attachments: Vec<Attachment>,
-) -> Result<Vec<Attachment>, SteerError> {
+    attachments: &[Attachment],
+) -> Result<(), SteerError> {
     mount_if_needed(directory)?;
     // Of an earlier hold that failed half-way.
     remove_directory(directory)?;
     fs::create_dir_all(directory).map_err(|error| pin_error(directory, error))?;
-    // First, for a link that cannot be pinned is lost.
     for side in [Side::Customer, Side::Internet] {
         let path = directory.join(format!("program_{}", word(side)));
         program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
     }
-    let pin = |attachment: Attachment| {
+    for attachment in attachments {
         let path = directory.join(link_name(attachment.index(), attachment.side()));
-        attachment.pin(&path).map_err(|error| pin_error(&path, error))
-    };
-    attachments.into_iter().map(pin).collect()
+        attachment.pin(&path).map_err(|error| pin_error(&path, error))?;
+    }
+    Ok(())
 }
 
 /// Removes all pins of ours; says which directories they were in.
@@ -116,24 +115,18 @@ impl Change {
         let classifier = program.classifier(side)?;
         if let Some((link, _)) = self.previous_link(index) {
             // Pinned before it changes, so that taking back finds it.
-            let pinned = link.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
+            link.pin(&path).map_err(|error| pin_error(&path, error))?;
             // A link whose interface is gone is of no use, even if another now has its number.
-            if attach::replace(classifier, FdLink::from(pinned)).is_ok() {
-                let pinned = PinnedLink::from_pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
-                return Ok(Attachment::new(interface, index, side, Hold::Pinned(pinned)));
+            if attach::replace(classifier, &link).is_ok() {
+                return Ok(Attachment::new(interface, index, side, Hold::Link(link)));
             }
             fs::remove_file(&path).map_err(|error| pin_error(&path, error))?;
         }
-        let link = match attach::attach_tcx(classifier, &interface) {
-            Ok(link) => link,
-            Err(error) if attach::lacks_tcx(&error) => {
-                return attach::attach_lasting_filter(program, &interface, side);
-            }
-            Err(error) => return Err(attach::failed(&interface, &error)),
+        let Some(link) = attach::attach_tcx(classifier, &interface, index)? else {
+            return attach::attach_lasting_filter(program, &interface, side);
         };
-        let link = FdLink::try_from(link).map_err(|error| attach::failed(&interface, &error))?;
-        let pinned = link.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
-        Ok(Attachment::new(interface, index, side, Hold::Pinned(pinned)))
+        link.pin(&path).map_err(|error| pin_error(&path, error))?;
+        Ok(Attachment::new(interface, index, side, Hold::Link(link)))
     }
 
     fn commit(mut self) -> Result<(), SteerError> {
@@ -154,12 +147,12 @@ impl Change {
     }
 
     /// The link that an earlier agent had on this interface, and the file it is in.
-    fn previous_link(&self, index: u32) -> Option<(FdLink, PathBuf)> {
+    fn previous_link(&self, index: u32) -> Option<(Link, PathBuf)> {
         for directory in &self.previous {
             for side in [Side::Customer, Side::Internet] {
                 let path = directory.join(link_name(index, side));
-                if let Ok(link) = PinnedLink::from_pin(&path) {
-                    return Some((FdLink::from(link), path));
+                if let Ok(link) = Link::open(&path) {
+                    return Some((link, path));
                 }
             }
         }
@@ -174,7 +167,7 @@ impl Change {
         let program = path.with_file_name(format!("program_{side}"));
         let outcome = SchedClassifier::from_pin(&program)
             .map_err(|error| describe(&error))
-            .and_then(|mut classifier| attach::replace(&mut classifier, link));
+            .and_then(|classifier| attach::replace(&classifier, &link).map_err(|error| error.to_string()));
         if let Err(reason) = outcome {
             tracing::warn!(program = %program.display(), reason, "could not be put back on its interface");
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::libc;
+
 /// Says what failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
@@ -73,6 +75,14 @@ pub enum SteerError {
 
     #[error("the listener could not be handed to the kernel program: {reason}")]
     Listener { reason: String },
+}
+
+impl SteerError {
+    /// Whether the agent itself is short of something, which says nothing about the host.
+    pub(super) fn is_shortage(&self) -> bool {
+        let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        matches!(self, Self::System { source, .. } if source.raw_os_error().is_some_and(|code| short.contains(&code)))
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -42,6 +42,7 @@ mod next_address;
 mod node_tls;
 mod nodes;
 mod prefixes;
+mod pressure;
 mod privileges;
 mod recipients;
 mod release;

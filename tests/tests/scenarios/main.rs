@@ -33,6 +33,7 @@ mod filter_node;
 mod foreign;
 mod host_settings;
 mod interop;
+mod kill_under_load;
 mod lab;
 mod limits;
 mod mirror;

@@ -23,7 +23,7 @@ on_both_back_ends!(
     a_blocked_flood_costs_the_agent_nothing
 );
 
-/// The first port that customers' own connections have; the agent's come from `relay.upstream_ports`, below it.
+/// The first port that customers' own connections have; the agent's come from `steering.upstream_ports`, below it.
 const OWN_PORTS: u16 = 32_768;
 
 /// Connections that one customer has at a time.

@@ -19,6 +19,10 @@ use crate::socket::Socket;
 
 const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
+const ETH_P_8021Q: u32 = 0x8100u16.to_be() as u32;
+const ETH_P_8021AD: u32 = 0x88a8u16.to_be() as u32;
+/// The number of the VLAN in a tag; 0 is none.
+const VLAN: u32 = 0x0fff;
 /// A frame with somebody else's MAC address (promiscuous mode): the kernel drops it later.
 const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u8 = 2;
@@ -36,6 +40,8 @@ pub(crate) enum PacketKind {
     V4,
     V6,
     OtherHost,
+    /// A tag behind a tag of VLAN 0.
+    NestedTag,
     NotIp,
 }
 
@@ -55,8 +61,14 @@ impl Kernel {
         let skb = self.context.skb.skb;
         // SAFETY: the context is valid while the program runs; both fields are readable in a tc program.
         let (packet_type, protocol) = unsafe { ((*skb).pkt_type, (*skb).protocol) };
+        // SAFETY: as above. The kernel has taken the outer tag off.
+        let vlan = unsafe { if (*skb).vlan_present == 0 { 0 } else { (*skb).vlan_tci & VLAN } };
         match protocol {
             _ if packet_type == PACKET_OTHERHOST => PacketKind::OtherHost,
+            // Not this interface's but the VLAN's, where the packet passes again. Marked and given to a socket here, it
+            // would be delivered nowhere.
+            _ if vlan != 0 => PacketKind::NotIp,
+            ETH_P_8021Q | ETH_P_8021AD => PacketKind::NestedTag,
             ETH_P_IP => PacketKind::V4,
             ETH_P_IPV6 => PacketKind::V6,
             _ => PacketKind::NotIp,

@@ -15,7 +15,7 @@ mod socket;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use weir_ebpf_common::{Action, IpVersion, Kind, Side, Verdict, decide, parse};
+use weir_ebpf_common::{Action, IpVersion, Kind, Side, Verdict, decide, parse, parse_tag};
 
 use crate::host::{Kernel, PacketKind};
 
@@ -55,6 +55,7 @@ fn try_steer(kernel: &Kernel, side: Side) -> Result<Verdict, PacketKind> {
     let packet = match kernel.kind() {
         PacketKind::V4 => parse(kernel, IpVersion::V4),
         PacketKind::V6 => parse(kernel, IpVersion::V6),
+        PacketKind::NestedTag => parse_tag(kernel),
         other @ (PacketKind::OtherHost | PacketKind::NotIp) => return Err(other),
     };
     if packet.kind == Kind::Unrelated {

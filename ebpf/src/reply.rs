@@ -39,7 +39,7 @@ pub(crate) fn reset(kernel: &Kernel) -> Option<i32> {
             }
             answer(kernel, &reset)
         }
-        PacketKind::OtherHost | PacketKind::NotIp => None,
+        PacketKind::OtherHost | PacketKind::NestedTag | PacketKind::NotIp => None,
     }
 }
 

@@ -86,10 +86,14 @@ pub fn decide<H: Host>(packet: &Packet, side: Side, without_listener: WithoutLis
     match packet.kind {
         Kind::Segment => decide_segment(packet, side, without_listener, host),
         Kind::IcmpError if host.has_connection(&packet.flow) => Verdict::IcmpError,
-        Kind::IcmpError | Kind::Unrelated => Verdict::Unrelated,
         Kind::Fragment | Kind::ShortFragment | Kind::ExtensionHeaders => {
             decide_evasion(packet, side, without_listener, host)
         }
+        // Nobody sends them; and where whoever sends it cannot be seen, it may be a customer.
+        Kind::NestedTags if side == Side::Customer && is_intercepting(without_listener, host) => {
+            Verdict::NestedTagsDropped
+        }
+        Kind::NestedTags | Kind::IcmpError | Kind::Unrelated => Verdict::Unrelated,
     }
 }
 
@@ -125,7 +129,9 @@ fn decide_segment<H: Host>(
         };
     }
     if host.route(flow) == Route::LocalOrNone {
-        return Verdict::LocalOrUnroutable;
+        // From here it could go on to a destination: the kernel looks at options after the program.
+        let hides = packet.may_go_on && is_intercepting(without_listener, host);
+        return if hides { Verdict::SourceRouteDropped } else { Verdict::LocalOrUnroutable };
     }
     // With or without a listener, and whatever else is said of him: that somebody is blocked does not end with the
     // agent, nor with a release.
@@ -223,22 +229,25 @@ fn decide_evasion<H: Host>(
     let Some(policy) = host.policy(generation, flow.version, &flow.source) else {
         return Verdict::Unrelated;
     };
-    if host.is_blocked(flow).is_none() {
-        let intercepting =
-            without_listener == WithoutListener::Drop || (host.has_listener() && host.is_alive());
-        if !intercepting
-            || host.is_released()
+    if host.is_blocked(flow).is_none()
+        && (!is_intercepting(without_listener, host)
             || policy.is_exempt()
             || host.is_exempt_customer(flow)
-            || host.is_exempt_destination(generation, flow)
-        {
-            return Verdict::Unrelated;
-        }
+            || host.is_exempt_destination(generation, flow))
+    {
+        return Verdict::Unrelated;
     }
     match packet.kind {
         Kind::Fragment => Verdict::FragmentDropped,
         Kind::ShortFragment => Verdict::ShortFragmentDropped,
         Kind::ExtensionHeaders => Verdict::ExtensionHeadersDropped,
-        Kind::Unrelated | Kind::Segment | Kind::IcmpError => Verdict::Unrelated,
+        Kind::Unrelated | Kind::Segment | Kind::IcmpError | Kind::NestedTags => Verdict::Unrelated,
     }
+}
+
+/// Whether new connections do not just go straight: then there is something to evade.
+#[inline(always)]
+fn is_intercepting<H: Host>(without_listener: WithoutListener, host: &H) -> bool {
+    (without_listener == WithoutListener::Drop || (host.has_listener() && host.is_alive()))
+        && !host.is_released()
 }

@@ -24,7 +24,7 @@ mod verdict;
 pub use decide::{Handshake, Host, ListenerAssignment, Route, Side, WithoutListener, decide};
 pub use exempt::{Exemption, MAX_EXEMPT, pair_v4, pair_v6};
 pub use heart::is_alive;
-pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse};
+pub use parse::{Bytes, Flow, IpVersion, Kind, MAX_EXTENSION_HEADERS, Packet, SMTP_PORT, parse, parse_tag};
 pub use policy::{MAX_POLICIES, MAX_PREFIX_ENTRIES, Policy, Table, source_key};
 pub use release::is_released;
 pub use reset::{Reset, reset_v4, reset_v6};

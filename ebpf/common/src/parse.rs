@@ -94,6 +94,8 @@ pub enum Kind {
     ShortFragment,
     /// More extension headers than are walked. No ports.
     ExtensionHeaders,
+    /// A frame behind two priority tags. No addresses.
+    NestedTags,
 }
 
 /// The headers of a packet.
@@ -108,6 +110,8 @@ pub struct Packet {
     pub flags: u8,
     /// Where the TCP header starts, in bytes from the IP header.
     pub offset: u32,
+    /// It has IPv4 options or a routing header, which may say that it goes on from where it is addressed to.
+    pub may_go_on: bool,
 }
 
 impl Packet {
@@ -152,13 +156,25 @@ impl Packet {
 #[inline(always)]
 pub fn parse<B: Bytes>(bytes: &B, version: IpVersion) -> Packet {
     let flow = Flow { version, source: [0; 4], destination: [0; 4], source_port: 0, destination_port: 0 };
-    let mut packet = Packet { kind: Kind::Unrelated, flow, flags: 0, offset: 0 };
+    let mut packet = Packet { kind: Kind::Unrelated, flow, flags: 0, offset: 0, may_go_on: false };
     let kind = match version {
         IpVersion::V4 => parse_v4(bytes, &mut packet),
         IpVersion::V6 => parse_v6(bytes, &mut packet),
     };
     packet.kind = kind;
     packet
+}
+
+/// Reads what follows a tag of VLAN 0 and is a tag itself: VLAN 0 is no VLAN, so the kernel takes both off and
+/// the packet for the interface's own, but only after the program. A tag of a VLAN is for an interface of its own.
+#[inline(always)]
+pub fn parse_tag<B: Bytes>(bytes: &B) -> Packet {
+    const VLAN: u32 = 0x0fff;
+    let is_priority = bytes.words::<1>(0).is_some_and(|tag| u32::from_be(tag[0]) >> 16 & VLAN == 0);
+    let kind = if is_priority { Kind::NestedTags } else { Kind::Unrelated };
+    let (version, none) = (IpVersion::V4, [0; 4]);
+    let flow = Flow { version, source: none, destination: none, source_port: 0, destination_port: 0 };
+    Packet { kind, flow, flags: 0, offset: 0, may_go_on: false }
 }
 
 #[inline(always)]
@@ -174,6 +190,7 @@ fn parse_v4<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
     }
     packet.set_v4(&header);
     packet.offset = header_length;
+    packet.may_go_on = header_length > 20;
     let first_fragment = fragment & MORE_FRAGMENTS_V4 != 0;
     match protocol_v4(header[2]) {
         TCP if first_fragment => parse_fragment(bytes, packet, first & 0xffff),
@@ -208,6 +225,7 @@ fn parse_v6<B: Bytes>(bytes: &B, packet: &mut Packet) -> Kind {
         };
         let word = u32::from_be(extension[0]);
         let length = word >> 16 & 0xff;
+        packet.may_go_on |= next == ROUTING;
         offset += match next {
             FRAGMENT => {
                 if (word & 0xffff) as u16 & FRAGMENT_OFFSET_V6 != 0 {

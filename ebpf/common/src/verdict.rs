@@ -62,11 +62,15 @@ pub enum Verdict {
     TooFastDropped = 27,
     /// New connection of a source that opens them faster than it may, answered with a reset.
     TooFastReset = 28,
+    /// A customer's frame behind two priority tags: whatever is in it, the kernel takes it, and the program is not shown.
+    NestedTagsDropped = 29,
+    /// New connection of a customer to the gateway itself, with IP options or a routing header: it may be told to go on.
+    SourceRouteDropped = 30,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -96,10 +100,12 @@ impl Verdict {
         Self::TooManyReset,
         Self::TooFastDropped,
         Self::TooFastReset,
+        Self::NestedTagsDropped,
+        Self::SourceRouteDropped,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 29;
+    pub const COUNT: u32 = 31;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -132,7 +138,9 @@ impl Verdict {
             | Self::HungDropped
             | Self::BlockedDropped
             | Self::TooManyDropped
-            | Self::TooFastDropped => Action::Drop,
+            | Self::TooFastDropped
+            | Self::NestedTagsDropped
+            | Self::SourceRouteDropped => Action::Drop,
             Self::BlockedReset | Self::TooManyReset | Self::TooFastReset => Action::Reset,
         }
     }
@@ -169,6 +177,8 @@ impl Verdict {
             Self::TooManyReset => "too_many_reset",
             Self::TooFastDropped => "too_fast_dropped",
             Self::TooFastReset => "too_fast_reset",
+            Self::NestedTagsDropped => "nested_tags_dropped",
+            Self::SourceRouteDropped => "source_route_dropped",
         }
     }
 }

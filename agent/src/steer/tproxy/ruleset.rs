@@ -3,6 +3,7 @@
 //! | packet | treatment |
 //! |---|---|
 //! | of a connection of the agent's, or an ICMP error about one | marked |
+//! | a customer's SYN to port 25 of the gateway itself, told to go on from there | dropped |
 //! | a customer's SYN to port 25, not to the gateway itself, from a blocked prefix | dropped, or answered with a reset |
 //! | the same of anybody, while all are released | passed |
 //! | the same from an exempt prefix, to an exempt prefix, or of an exempt pair | passed |
@@ -38,7 +39,8 @@ pub(super) const NEW_CONNECTION: &str = "new_connection";
 pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
 pub(super) const EXEMPT: &str = "exempt";
 pub(super) const RELEASED: &str = "released";
-pub(super) const COUNTERS: [&str; 9] = [
+pub(super) const SOURCE_ROUTE_DROPPED: &str = "source_route_dropped";
+pub(super) const COUNTERS: [&str; 10] = [
     ESTABLISHED,
     NEW_CONNECTION,
     NO_LISTENER_DROPPED,
@@ -48,6 +50,7 @@ pub(super) const COUNTERS: [&str; 9] = [
     "blocked_reset",
     "exempt_customer",
     "exempt_destination",
+    SOURCE_ROUTE_DROPPED,
 ];
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
@@ -155,6 +158,7 @@ fn table() -> Value {
 fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for &family in &plan.families {
+        rules.extend(source_routes(plan, family, stage));
         // Whatever else is said of them, with a listener or without.
         rules.extend(prefixes::refusals(family).map(|treatment| new_connections(plan, family, &treatment)));
         // Before the exempt ones, so that it counts against no pair's limit. Without a listener as well, as the next ones.
@@ -187,10 +191,43 @@ fn connections(plan: &Plan) -> Vec<Value> {
     ]
 }
 
+/// To the gateway itself, with an option or header by which the packet goes on to another destination: the kernel
+/// looks at those later, and as forwarded the packet never comes by here.
+fn source_routes(plan: &Plan, family: Family, stage: Stage) -> Vec<Vec<Value>> {
+    if stage == Stage::Withdrawn && plan.when_agent_dies == WhenAgentDies::Open {
+        return Vec::new();
+    }
+    let options = match family {
+        Family::V4 => ["lsrr", "ssrr"].map(|name| json!({ "ip option": { "name": name } })).to_vec(),
+        Family::V6 => vec![json!({ "exthdr": { "name": "rt" } })],
+    };
+    let rule = |option: &Value| {
+        let mut rule = customers_syn(plan, family);
+        // An option or header alone stands for its presence.
+        rule.push(matches(&fib_type(), &json!("local")));
+        rule.push(matches(option, &json!(true)));
+        rule.extend([count(SOURCE_ROUTE_DROPPED), json!({ "drop": null })]);
+        rule
+    };
+    options.iter().map(rule).collect()
+}
+
 /// SYNs only: what belongs to a connection older than the agent must not reach the listener, which would
 /// reset it.
 fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Value> {
-    let mut rule = vec![
+    let mut rule = customers_syn(plan, family);
+    // Mail to the gateway itself is the gateway's own.
+    rule.push(json!({ "match": { "op": "!=", "left": fib_type(), "right": "local" } }));
+    rule.extend_from_slice(treatment);
+    rule
+}
+
+fn fib_type() -> Value {
+    json!({ "fib": { "result": "type", "flags": ["daddr"] } })
+}
+
+fn customers_syn(plan: &Plan, family: Family) -> Vec<Value> {
+    vec![
         matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.customer_interfaces)),
         matches(&payload(ip(family), "saddr"), &json!(format!("@{}", set_name(family)))),
         matches(&payload("tcp", "dport"), &json!(25)),
@@ -198,12 +235,7 @@ fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Valu
             &json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] }),
             &json!("syn"),
         ),
-        // Mail to the gateway itself is the gateway's own.
-        json!({ "match": { "op": "!=",
-            "left": { "fib": { "result": "type", "flags": ["daddr"] } }, "right": "local" } }),
-    ];
-    rule.extend_from_slice(treatment);
-    rule
+    ]
 }
 
 fn add_rule(expressions: &[Value]) -> Value {

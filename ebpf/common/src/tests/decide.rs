@@ -197,6 +197,22 @@ fn a_release_ends_in_its_last_second() {
     }
 }
 
+/// To the gateway itself, from where the packet may be told to go on.
+#[test]
+fn source_routes() {
+    let plain = segment(40_000, 25, SYN);
+    let routed = Packet { may_go_on: true, ..plain };
+    let local = Kernel { route: Route::LocalOrNone, ..KERNEL };
+    assert_eq!(from_customer(&plain, local), [Verdict::LocalOrUnroutable; 2]);
+    assert_eq!(from_customer(&routed, local), [Verdict::SourceRouteDropped; 2]);
+    // It goes where it is addressed to, and that is the agent.
+    assert_eq!(from_customer(&routed, KERNEL), [Verdict::NewConnection; 2]);
+    let stranger = Kernel { customer: false, ..local };
+    assert_eq!(from_customer(&routed, stranger), [Verdict::OutsidePrefixes; 2]);
+    let gone = Kernel { listener: ListenerAssignment::NoListener, ..local };
+    assert_eq!(from_customer(&routed, gone), [Verdict::LocalOrUnroutable, Verdict::SourceRouteDropped]);
+}
+
 #[test]
 fn our_own_syn_sent_back() {
     let syn = segment(20_000, 25, SYN);
@@ -403,9 +419,15 @@ fn everywhere() {
         .into_iter()
         .flat_map(|flags| [segment(40_000, 25, flags), segment(25, 40_000, flags)])
         .collect();
-    for kind in
-        [Kind::Unrelated, Kind::IcmpError, Kind::Fragment, Kind::ShortFragment, Kind::ExtensionHeaders]
-    {
+    packets.push(Packet { may_go_on: true, ..packets[0] });
+    for kind in [
+        Kind::Unrelated,
+        Kind::IcmpError,
+        Kind::Fragment,
+        Kind::ShortFragment,
+        Kind::ExtensionHeaders,
+        Kind::NestedTags,
+    ] {
         packets.push(Packet { kind, ..packets[0] });
     }
     let mut seen = std::collections::HashSet::new();
@@ -476,6 +498,15 @@ fn assert_holds(packet: &Packet, side: Side, policy: WithoutListener, kernel: &K
     // What the agent has it keeps, and of what is not on a customer's side nothing but a loop is touched.
     if is_segment && kernel.connection {
         assert_eq!(verdict, Verdict::Established, "{}", why());
+        return;
+    }
+    // Who sent it is not known.
+    if packet.kind == Kind::NestedTags {
+        let intercepting = policy == WithoutListener::Drop
+            || (kernel.listener != ListenerAssignment::NoListener && kernel.alive);
+        let drops = side == Side::Customer && intercepting && !kernel.released;
+        assert_eq!(verdict == Verdict::NestedTagsDropped, drops, "{}", why());
+        assert_eq!(straight, !drops, "{}", why());
         return;
     }
     if side == Side::Internet || !kernel.customer {

@@ -1,7 +1,7 @@
 //! Which packets are seen as what.
 
 use super::packets::*;
-use crate::{IpVersion, Kind, MAX_EXTENSION_HEADERS, parse};
+use crate::{IpVersion, Kind, MAX_EXTENSION_HEADERS, parse, parse_tag};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -52,6 +52,32 @@ fn ip_options_move_the_tcp_header() {
     packet.extend_from_slice(&tcp(40_000, 25, SYN));
     let packet = parse(&packet, IpVersion::V4);
     assert_eq!((packet.kind, packet.offset), (Kind::Segment, 28));
+}
+
+#[test]
+fn what_may_go_on_from_where_it_is_addressed_to() {
+    let may_go_on = |packet: &[u8], version| parse(&packet, version).may_go_on;
+    let syn = tcp(40_000, 25, SYN);
+    let mut with_options = from_customer_v4(0, &[]);
+    assert!(!may_go_on(&from_customer_v4(0, &syn), IpVersion::V4));
+    with_options[0] = 0x46;
+    with_options.extend([1; 4]);
+    with_options.extend(&syn);
+    assert!(may_go_on(&with_options, IpVersion::V4));
+    for (header, expected) in [(0, false), (43, true), (60, false)] {
+        let packet = from_customer_v6(header, &extension(TCP, &syn));
+        assert_eq!(may_go_on(&packet, IpVersion::V6), expected, "header {header}");
+    }
+}
+
+#[test]
+fn tags_behind_a_tag_of_no_vlan() {
+    let kind = |tag: [u8; 4]| parse_tag(&tag.as_slice()).kind;
+    assert_eq!(kind([0, 0, 8, 0]), Kind::NestedTags);
+    assert_eq!(kind([0xe0, 0, 0x81, 0]), Kind::NestedTags, "whatever its priority, and whatever follows");
+    assert_eq!(kind([0, 5, 8, 0]), Kind::Unrelated);
+    assert_eq!(kind([0x0f, 0xff, 8, 0]), Kind::Unrelated);
+    assert_eq!(parse_tag(&[0_u8; 3].as_slice()).kind, Kind::Unrelated);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod components;
 pub mod corpus;
+pub mod crafted;
 pub mod foreign;
 pub mod interop;
 pub mod lab;

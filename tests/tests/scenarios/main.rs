@@ -19,6 +19,7 @@ macro_rules! on_both_back_ends {
     };
 }
 
+mod around;
 mod blocked;
 mod budgets;
 mod configuration;

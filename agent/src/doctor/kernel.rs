@@ -120,22 +120,24 @@ fn pins(host: &Host) -> Finding {
         return Finding::ok(PINS, format!("{} is in one", directory.display()));
     }
     let command = format!("mount -t bpf bpf {}", parent.display());
-    if host.plan.when_agent_dies == WhenAgentDies::Open {
+    let what_for = match host.plan.when_agent_dies {
+        WhenAgentDies::Open => "for `weir-agent block`",
+        WhenAgentDies::Closed => "for \"closed\"",
+    };
+    if parent.is_dir() {
         let words = format!(
-            "{} is none: `weir-agent block` needs one, and an agent that runs may not mount it",
+            "{} is none: {what_for} the agent mounts one at its start, for which it must be root",
             parent.display()
         );
         return Finding::warning(PINS, words).mended_by(command);
     }
-    if parent.is_dir() {
-        let words = format!(
-            "{} is none: the agent mounts one at its start, for which it must be root",
-            parent.display()
-        );
-        Finding::warning(PINS, words).mended_by(command)
-    } else {
-        Finding::problem(PINS, format!("steering.pin_directory: {} does not exist", parent.display()))
-            .mended_by(format!("mkdir -p {} && {command}", parent.display()))
+    let (words, command) = (
+        format!("steering.pin_directory: {} does not exist, and is needed {what_for}", parent.display()),
+        format!("mkdir -p {} && {command}", parent.display()),
+    );
+    match host.plan.when_agent_dies {
+        WhenAgentDies::Open => Finding::warning(PINS, words).mended_by(command),
+        WhenAgentDies::Closed => Finding::problem(PINS, words).mended_by(command),
     }
 }
 

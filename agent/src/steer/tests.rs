@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::umount;
+
 use super::test_host::{ip, on_a_host, output, plan, traces};
 use super::{
     BootTime, Known, Pair, Plan, Refusal, RuleKind, RuleTerms, Rules, SteerError, Steering, Terms, cleanup,
@@ -337,6 +339,24 @@ fn what_blocks_outlives_the_agent() {
             assert_traces(&left);
             clean();
         }
+    });
+}
+
+#[test]
+fn a_start_mounts_what_blocking_needs() {
+    on_a_host(|| {
+        umount("/sys/fs/bpf").unwrap();
+        let mut steering = install(&plan(Backend::Ebpf, WhenAgentDies::Open)).unwrap();
+        // Whoever runs may not mount any more.
+        let mounted = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        assert!(mounted.lines().any(|line| line.starts_with("bpf /sys/fs/bpf ")), "{mounted}");
+        let until = BootTime::now().after(Duration::from_secs(3600));
+        let terms = RuleTerms { until, refusal: Refusal::Drop };
+        steering.set_rules(RuleKind::Blocked, &[("10.1.7.0/24".parse().unwrap(), terms)].into()).unwrap();
+        steering.set_rules(RuleKind::Blocked, &Rules::new()).unwrap();
+        steering.remove().unwrap();
+        drop(steering);
+        assert_traces(&NOTHING);
     });
 }
 

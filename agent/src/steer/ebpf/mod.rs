@@ -112,6 +112,9 @@ impl Ebpf {
         steering.attach()?;
         steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
         tproxy::remove_table()?;
+        if let Err(error) = pins::prepare(&steering.plan.pin_directory) {
+            tracing::warn!(%error, "no customer can be blocked");
+        }
         Ok(steering)
     }
 

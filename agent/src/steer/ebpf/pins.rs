@@ -55,6 +55,12 @@ pub(super) fn hold(
     Ok(())
 }
 
+/// Has a BPF file system where the program is pinned as soon as somebody is blocked: what only a start has the
+/// privileges for.
+pub(super) fn prepare(directory: &Path) -> Result<(), SteerError> {
+    mount_if_needed(directory).map(drop)
+}
+
 /// Removes all pins of ours; says which directories they were in.
 pub(in crate::steer) fn remove(directory: &Path) -> Result<Vec<String>, SteerError> {
     let mut removed = Vec::new();

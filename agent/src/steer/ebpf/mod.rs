@@ -169,7 +169,7 @@ impl Ebpf {
             }
             // Whoever brings a shortage about must not open the path by it.
             Err(error) if error.is_shortage() => {
-                problems.push(format!("rules and routes not checked: {error}"))
+                problems.push(format!("rules and routes not checked: {error}"));
             }
             Err(error) => {
                 problems.push(format!("new connections are not taken: {error}"));

@@ -1,6 +1,7 @@
 //! What prefixes cost: `make measure-prefixes`. The results are in docs/test-results.md.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use weir_ebpf_common::Side;
 
 use super::policy_tests::{v4_net, v6_net};
 use super::program::Program;
-use super::tests::{SYN, in_namespace, load, segment_v4, tcp, v6};
+use super::tests::{ACK, SYN, in_namespace, load, segment_v4, tcp, v4, v6};
 use crate::config::WhenAgentDies;
 use crate::prefixes::Prefixes;
 use crate::steer::Tables;
@@ -63,6 +64,15 @@ fn syns(number: u32) -> [Vec<u8>; 2] {
     [v4, frame]
 }
 
+/// A packet of a connection that this host has.
+fn of_a_connection(program: &mut Program) -> u128 {
+    let server = TcpListener::bind("127.0.0.1:25").unwrap();
+    let client = TcpStream::connect("127.0.0.1:25").unwrap();
+    let (_accepted, _) = server.accept().unwrap();
+    let (local, port) = ([127, 0, 0, 1], client.local_addr().unwrap().port());
+    cost(program, &v4(local, local, 6, 0, &tcp(port, 25, ACK)), REPEAT)
+}
+
 fn mean(costs: impl Iterator<Item = u128>) -> u128 {
     let (sum, count) = costs.fold((0, 0), |(sum, count), cost| (sum + cost, count + 1));
     sum / count
@@ -91,12 +101,13 @@ fn line(count: u32) -> String {
     };
     let (v4_in_turn, v6_in_turn) = (in_turn(&mut program, 0), in_turn(&mut program, 1));
     let https = cost(&mut program, &segment_v4([32, 0, 0, 7], 40_000, 443, SYN), REPEAT);
-    let later = cost(&mut program, &segment_v4([32, 0, 0, 7], 40_000, 25, 0x10), REPEAT);
+    let later = cost(&mut program, &segment_v4([32, 0, 0, 7], 40_000, 25, ACK), REPEAT);
+    let established = of_a_connection(&mut program);
     let outside = cost(&mut program, &segment_v4([10, 1, 0, 7], 40_000, 25, SYN), REPEAT);
     let mib = |bytes: u64| format!("{}.{}", bytes >> 20, (bytes >> 10 & 1023) * 10 / 1024);
     let tries = mib(bytes(&program, &["PREFIXES_V4", "PREFIXES_V6"]));
     format!(
-        "| {count} | {https} | {later} | {outside} | {v4} / {v6} | {v4_in_turn} / {v6_in_turn} | {} ms | {} ms | {tries} \
+        "| {count} | {https} | {established} | {later} | {outside} | {v4} / {v6} | {v4_in_turn} / {v6_in_turn} | {} ms | {} ms | {tries} \
          MiB | {} MiB |",
         load_time.as_millis(),
         reload_time.as_millis(),
@@ -109,10 +120,10 @@ fn line(count: u32) -> String {
 fn prefixes() {
     in_namespace(|| {
         println!(
-            "| prefixes of each family | ns: not port 25 | ACK, no connection of the gateway's | SYN from no prefix | SYN of a \
+            "| prefixes of each family | ns: not port 25 | of a connection | ACK, no connection of the gateway's | SYN from no prefix | SYN of a \
              customer, IPv4 / IPv6 | of {CUSTOMERS} customers in turn | to load | to replace by as many | tries | all maps |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|");
         for count in [10, 100_000, 1_000_000] {
             println!("{}", line(count));
         }

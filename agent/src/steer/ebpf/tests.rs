@@ -24,7 +24,7 @@ use crate::steer::test_host::plan;
 use crate::steer::{BootTime, PER_HOUR, Pair, Plan, Terms};
 
 pub(super) const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
+pub(super) const ACK: u8 = 0x10;
 const MARK: u32 = 0x4d58_0000;
 /// TCX_NEXT: other programs run on.
 pub(super) const NEXT: i32 = -1;

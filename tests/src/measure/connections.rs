@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use weir_tests::lab::Lab;
 
 const CUSTOMERS: usize = 16;
@@ -44,6 +45,29 @@ impl Drop for Greeters {
     }
 }
 
+/// Connections a second of the other customers while one floods with SYNs, to this port of the destination.
+pub fn beside_flood(lab: &Lab, flooder: IpAddr, port: u16, seconds: u64) -> Result<f64> {
+    let over = AtomicBool::new(false);
+    let flood = || {
+        lab.customer.in_network(|| {
+            while !over.load(Ordering::Relaxed) {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+                socket.bind(&SocketAddr::new(flooder, 0).into())?;
+                // Nobody waits for an answer.
+                let _ = socket.connect(&SocketAddr::new(DESTINATION, port).into());
+            }
+            Ok(())
+        })
+    };
+    thread::scope(|scope| {
+        let flood = scope.spawn(flood);
+        let found = measure(lab, seconds);
+        over.store(true, Ordering::Relaxed);
+        flood.join().map_err(|_| anyhow!("a panic"))??;
+        found
+    })
+}
+
 /// Connections a second, of so many customers at a time.
 pub fn measure(lab: &Lab, seconds: u64) -> Result<f64> {
     let begin = Instant::now();
@@ -52,7 +76,10 @@ pub fn measure(lab: &Lab, seconds: u64) -> Result<f64> {
         lab.customer.in_network(|| {
             let mut count = 0_u32;
             while Instant::now() < end {
-                let mut stream = TcpStream::connect_timeout(&SocketAddr::new(DESTINATION, 25), PATIENCE)?;
+                let Ok(mut stream) = TcpStream::connect_timeout(&SocketAddr::new(DESTINATION, 25), PATIENCE)
+                else {
+                    continue;
+                };
                 stream.set_read_timeout(Some(PATIENCE))?;
                 // Closed by a reset, so that the port is free at once.
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;

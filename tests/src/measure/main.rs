@@ -61,6 +61,8 @@ struct Found {
     packets: [f64; packets::Kind::ALL.len()],
     /// Connections a second.
     connections: f64,
+    /// The same beside a flood of SYNs to a port that is dropped anyway, and beside one of a blocked customer to port 25.
+    beside: [f64; 2],
 }
 
 fn measure(lab: &Lab, arguments: &Arguments) -> Result<()> {
@@ -94,11 +96,30 @@ fn with(lab: &Lab, by: By, arguments: &Arguments) -> Result<Found> {
     ensure!(found == wanted, "{}: {found:?}", by.name());
     // Before the SYNs, which fill the listener's queue for a minute.
     let connections = connections::measure(lab, arguments.seconds)?;
+    let beside = beside_floods(lab, agent.is_some(), arguments.seconds)?;
     let packets = packets::measure(lab, agent.is_some(), arguments.packets)?;
     if let Some(agent) = agent {
         agent.stop()?;
     }
-    Ok(Found { packets, connections })
+    Ok(Found { packets, connections, beside })
+}
+
+/// Another customer than the one whose connections are counted; blocked as long as it takes.
+fn beside_floods(lab: &Lab, steered: bool, seconds: u64) -> Result<[f64; 2]> {
+    let flooder = Family::V4.other_customer();
+    let beside_any = connections::beside_flood(lab, flooder, packets::DROPPED_PORT, seconds)?;
+    if !steered {
+        return Ok([beside_any, f64::NAN]);
+    }
+    let command = |arguments: &[&str]| -> Result<()> {
+        let said = WeirAgent::command(&lab.gateway, arguments)?;
+        ensure!(said.success, "{}", said.output);
+        Ok(())
+    };
+    command(&["block", &flooder.to_string(), "--drop"])?;
+    let beside_blocked = connections::beside_flood(lab, flooder, 25, seconds)?;
+    command(&["unblock", &flooder.to_string()])?;
+    Ok([beside_any, beside_blocked])
 }
 
 /// In Markdown.
@@ -121,6 +142,20 @@ fn table(found: &[Vec<Found>; 3]) -> String {
          straight) |\n",
         ebpf / nothing,
         tproxy / nothing
+    );
+    let [[any, _], ebpf, tproxy] = found
+        .each_ref()
+        .map(|rounds| [0, 1].map(|which| median(rounds.iter().map(|round| round.beside[which]))));
+    table += &format!(
+        "| the same beside a flood of SYNs to port {}, dropped by nftables | {any:.0} | {:.0} | {:.0} |\n\
+         | the same beside a flood of SYNs of a blocked customer | | {:.0} ({:.2} of that) | {:.0} ({:.2} of that) |\n",
+        packets::DROPPED_PORT,
+        ebpf[0],
+        tproxy[0],
+        ebpf[1],
+        ebpf[1] / ebpf[0],
+        tproxy[1],
+        tproxy[1] / tproxy[0]
     );
     table
 }

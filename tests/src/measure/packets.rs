@@ -43,7 +43,14 @@ impl Kind {
     }
 }
 
+/// What customers send there is dropped, without weir.
+pub const DROPPED_PORT: u16 = 4444;
+
 pub fn prepare(lab: &Lab) -> Result<()> {
+    lab.gateway.sh(&format!(
+        "nft 'add table inet measure; add chain inet measure early {{ type filter hook prerouting priority 0; }}; \
+         add rule inet measure early tcp dport {DROPPED_PORT} drop'"
+    ))?;
     lab.gateway
         .sh(&format!("ip route add blackhole {NOWHERE}/32; ip route add {NOBODY}/17 via {CUSTOMER}"))?;
     // Answers to customers that nobody is end there.

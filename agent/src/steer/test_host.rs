@@ -74,8 +74,6 @@ pub(super) fn output(program: &str, arguments: &str) -> String {
 
 /// All that steering could have left on the host, a line for each thing.
 pub(super) fn traces() -> Vec<String> {
-    use aya::programs::{SchedClassifier, TcAttachType};
-
     let mut found = Vec::new();
     for family in ["-4", "-6"] {
         let rules = ip(&format!("{family} rule"));
@@ -87,8 +85,24 @@ pub(super) fn traces() -> Vec<String> {
     let directories = pins.filter(|entry| entry.file_type().unwrap().is_dir());
     found.extend(directories.map(|entry| entry.path().display().to_string()));
     for interface in ["cust0", "inet0"] {
-        let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
-        found.extend(programs.iter().map(|_| format!("program on {interface}")));
+        let programs = programs_on(interface);
+        found.extend((0..programs).map(|_| format!("program on {interface}")));
+        if programs == 0 && output("tc", &format!("qdisc show dev {interface}")).contains("clsact") {
+            found.push(format!("clsact qdisc on {interface}"));
+        }
     }
     found
+}
+
+/// By TCX links, or by filters where the kernel has no TCX.
+fn programs_on(interface: &str) -> usize {
+    use aya::programs::{SchedClassifier, TcAttachType};
+
+    match SchedClassifier::query_tcx(interface, TcAttachType::Ingress) {
+        Ok((_, programs)) => programs.len(),
+        Err(_) => {
+            let filters = output("tc", &format!("filter show dev {interface} ingress"));
+            filters.lines().filter(|line| line.contains("handle") && line.contains("weir")).count()
+        }
+    }
 }

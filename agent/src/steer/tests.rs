@@ -115,6 +115,26 @@ fn a_new_start_takes_over_from_any_other() {
     });
 }
 
+/// Where the kernel has no links, a filter of a dead agent would go on dropping there.
+#[test]
+fn interfaces_that_are_left_out_are_free_again() {
+    on_a_host(|| {
+        for backend in BACKENDS {
+            let mut plan = plan(Backend::Ebpf, WhenAgentDies::Closed);
+            install(&plan).unwrap().remove().unwrap();
+            assert_traces(left_by(&plan));
+            plan.internet_interfaces = vec!["cust0".to_owned()];
+            plan.backend = backend;
+            install(&plan).unwrap().remove().unwrap();
+            assert_traces(match backend {
+                Backend::Ebpf => &["/sys/fs/bpf/weir", "program on cust0"],
+                _ => left_by(&plan),
+            });
+            clean();
+        }
+    });
+}
+
 #[test]
 fn leftovers_of_a_dead_agent_with_another_configuration_go() {
     on_a_host(|| {

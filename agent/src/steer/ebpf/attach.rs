@@ -15,7 +15,7 @@ use weir_ebpf_common::Side;
 
 use super::link::Link;
 use super::program::{self, Program, describe};
-use super::query;
+use super::{clsact, query};
 use crate::config::WhenAgentDies;
 use crate::steer::host::interface_index;
 use crate::steer::{Plan, SteerError};
@@ -83,7 +83,10 @@ impl Attachment {
                 Ok(())
             }
             Hold::Filter(link, WhenAgentDies::Open) => {
-                aya::programs::links::Link::detach(link).map_err(|error| failed(&self.interface, &error))
+                let detached =
+                    aya::programs::links::Link::detach(link).map_err(|error| failed(&self.interface, &error));
+                remove_qdisc_if_empty(self.index);
+                detached
             }
         }
     }
@@ -100,11 +103,12 @@ impl Attachment {
             }
             Ok(_) => {}
         }
-        if self.is_filter() {
-            return None;
-        }
-        let attached = query::programs(self.index).ok()?;
-        let present = program.id(self.side).is_some_and(|id| attached.contains(&id));
+        let present = if self.is_filter() {
+            clsact::has_filter(self.index, PRIORITY, HANDLE.into()).ok()?
+        } else {
+            let attached = query::programs(self.index).ok()?;
+            program.id(self.side).is_some_and(|id| attached.contains(&id))
+        };
         (!present).then(|| {
             format!("the steering program was detached from {interface} by somebody else: restart the agent")
         })
@@ -190,21 +194,30 @@ fn attach_filter(
     id.and_then(|id| classifier.take_link(id)).map_err(|error| failed(interface, &error))
 }
 
-/// Removes the filters that a dead agent left on a kernel without TCX; says on which interfaces.
-pub(in crate::steer) fn remove_filters() -> Vec<String> {
+/// Removes the filters that a dead agent left on a kernel without TCX, but for the interfaces with these indices; says
+/// on which interfaces.
+pub(in crate::steer) fn remove_filters(but: &[u32]) -> Vec<String> {
     let Ok(interfaces) = nix::net::if_::if_nameindex() else {
         return Vec::new();
     };
-    let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok());
     let mut removed = Vec::new();
-    for interface in names {
+    for found in interfaces.iter().filter(|interface| !but.contains(&interface.index())) {
+        let Ok(interface) = found.name().to_str() else { continue };
         for side in [Side::Customer, Side::Internet] {
             if qdisc_detach_program(interface, TcAttachType::Ingress, program::name(side)).is_ok() {
                 removed.push(format!("tc filter {} on {interface}", program::name(side)));
+                remove_qdisc_if_empty(found.index());
             }
         }
     }
     removed
+}
+
+/// Empty it does nothing; so it is no failure when it stays.
+fn remove_qdisc_if_empty(index: u32) {
+    if let Err(error) = clsact::remove_if_empty(index) {
+        tracing::debug!(%error, index, "the clsact qdisc stays");
+    }
 }
 
 pub(super) fn index(interface: &str) -> Result<u32, SteerError> {

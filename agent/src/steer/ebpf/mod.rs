@@ -6,6 +6,7 @@
 //! listener in the socket map, is gone.
 
 mod attach;
+mod clsact;
 mod connections;
 mod link;
 #[cfg(test)]
@@ -110,6 +111,7 @@ impl Ebpf {
             _claim: claim,
         };
         steering.attach()?;
+        steering.remove_other_filters();
         steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
         tproxy::remove_table()?;
         if let Err(error) = pins::prepare(&steering.plan.pin_directory) {
@@ -130,6 +132,14 @@ impl Ebpf {
                 self.attachments = pins::take_over(&mut self.program, &self.plan)?;
                 Ok(())
             }
+        }
+    }
+
+    /// On kernels without TCX: those that a dead agent left on interfaces that this one does not steer on.
+    fn remove_other_filters(&self) {
+        let ours: Vec<u32> = self.attachments.iter().map(Attachment::index).collect();
+        for removed in remove_filters(&ours) {
+            tracing::info!(removed, "left by an agent with other interfaces");
         }
     }
 

@@ -96,6 +96,7 @@ impl Tproxy {
             Self { plan, routing, stage, state, removed: false, pulse, heart: None, _claim: claim };
         steering.heart = Some(start_heart(steering.pulse.clone())?);
         ebpf::remove_pins(&steering.plan.pin_directory)?;
+        ebpf::remove_filters(&[]);
         Ok(steering)
     }
 

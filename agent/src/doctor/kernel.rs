@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use caps::{CapSet, Capability};
+use landlock::RulesetStatus;
 
 use super::Host;
 use super::finding::Finding;
 use crate::config::{Backend, WhenAgentDies};
+use crate::privileges;
 use crate::steer::{is_in_bpffs, trial};
 
 const KERNEL: &str = "kernel";
 const CAPABILITIES: &str = "capabilities";
 const BACK_END: &str = "back_end";
 const PINS: &str = "bpf_file_system";
+const WRITE_ACCESS: &str = "write_access";
 const CLOCK: &str = "clock";
 
 /// The oldest that the program was tried on.
@@ -27,6 +30,7 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
         capabilities(host),
         clock(is_synchronised()),
         pins(host),
+        write_access(privileges::write_access()),
     ];
     if backend == Backend::External {
         findings.push(Finding::skipped(BACK_END, "external: the rules are your own"));
@@ -107,6 +111,24 @@ fn back_end(host: &Host) -> Finding {
             }
         }
         Err(error) => Finding::unknown(BACK_END, error.to_string()),
+    }
+}
+
+/// Whether the kernel keeps the agent from writing elsewhere than its configuration says.
+fn write_access(tried: Result<RulesetStatus, String>) -> Finding {
+    match tried {
+        Ok(RulesetStatus::FullyEnforced) => {
+            Finding::ok(WRITE_ACCESS, "the kernel restricts where the agent writes (Landlock)")
+        }
+        Ok(RulesetStatus::PartiallyEnforced) => Finding::ok(
+            WRITE_ACCESS,
+            "the kernel restricts where the agent writes as far as it can: its Landlock is an old one",
+        ),
+        Ok(RulesetStatus::NotEnforced) => Finding::warning(
+            WRITE_ACCESS,
+            "this kernel has no Landlock: where the agent writes is not restricted beyond what its user may",
+        ),
+        Err(error) => Finding::unknown(WRITE_ACCESS, error),
     }
 }
 

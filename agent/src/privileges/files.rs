@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use landlock::{
     ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use tracing::{debug, warn};
 use weir_daemon::control;
@@ -30,10 +31,21 @@ pub(super) fn restrict(config: &Config) -> &'static str {
     }
 }
 
+/// What this kernel can do of it, tried on a thread of its own.
+pub(super) fn trial() -> Result<RulesetStatus, String> {
+    let tried = thread::spawn(|| Ok(of_all_writing()?.restrict_self()?.ruleset)).join();
+    let tried: Result<_, RulesetError> = tried.map_err(|_| "the thread panicked".to_owned())?;
+    tried.map_err(|error| error.to_string())
+}
+
+fn of_all_writing() -> Result<RulesetCreated, RulesetError> {
+    let all = AccessFs::from_write(ABI_WANTED);
+    Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()
+}
+
 fn restricted(config: &Config) -> Result<RulesetStatus, RulesetError> {
     let all = AccessFs::from_write(ABI_WANTED);
-    let mut ruleset =
-        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
+    let mut ruleset = of_all_writing()?;
     for (path, rights) in places(config, all) {
         match PathFd::new(&path) {
             Ok(place) => ruleset = ruleset.add_rule(PathBeneath::new(place, rights))?,
@@ -75,8 +87,6 @@ fn nearest(directory: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     #[test]
@@ -88,6 +98,7 @@ mod tests {
         config.state.directory = state.path().join("below");
         let outcome = thread::spawn(move || {
             if restricted(&config).unwrap() == RulesetStatus::NotEnforced {
+                println!("lacks: Landlock");
                 return;
             }
             tempfile::tempfile_in(&config.spool.directory).unwrap();

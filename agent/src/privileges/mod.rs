@@ -18,6 +18,11 @@ use crate::config::{Backend, Config};
 
 pub use weir_daemon::privileges::status;
 
+/// What this kernel can do to restrict where the agent writes, found out by trying; nothing of it stays.
+pub(crate) fn write_access() -> Result<landlock::RulesetStatus, String> {
+    files::trial()
+}
+
 /// What running needs, once that is settled.
 static NEEDED: OnceLock<Vec<Capability>> = OnceLock::new();
 

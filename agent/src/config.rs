@@ -282,6 +282,9 @@ pub struct Relay {
     /// Seconds a stop waits for messages in flight. One whose end was sent to the destination is waited for
     /// until the destination answered, so that no message is delivered twice.
     pub shutdown_timeout: u64,
+    /// Seconds for which an agent that has handed over to another (`run --take-over`) lets its last sessions go on; then it
+    /// ends them as a stop does.
+    pub drain_timeout: u64,
 }
 
 impl Default for Relay {
@@ -309,6 +312,7 @@ impl Default for Relay {
             idle_timeout: 300,
             session_timeout: 7200,
             shutdown_timeout: 30,
+            drain_timeout: 7200,
         }
     }
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::charge::{Charge, NotInCharge};
 use crate::config::{Backend, Mode};
 use crate::modes::{ModeError, Modes};
 use crate::nodes::{DrainError, Pool};
@@ -115,6 +116,7 @@ enum Refused {
     Policy(#[from] PolicyError),
     Drain(#[from] DrainError),
     Mode(#[from] ModeError),
+    Charge(#[from] NotInCharge),
 }
 
 /// Answers requests.
@@ -125,6 +127,7 @@ pub struct Control<S> {
     pub(crate) pool: Arc<Pool>,
     pub(crate) modes: Arc<Modes>,
     pub(crate) release: Arc<Release>,
+    pub(crate) charge: Arc<Charge>,
 }
 
 impl<S: Fn() -> Value> Control<S> {
@@ -144,6 +147,10 @@ impl<S: Fn() -> Value> Control<S> {
     }
 
     fn perform(&self, request: Request) -> Result<Value, Refused> {
+        let _held = match request {
+            Request::Status {} | Request::List {} => None,
+            _ => Some(self.charge.change()?),
+        };
         match request {
             Request::Status {} => Ok((self.status)()),
             Request::Exempt { customer, destination, seconds, reason } => {

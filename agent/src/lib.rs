@@ -3,6 +3,7 @@
 
 mod bare_line_ends;
 mod buffers;
+mod charge;
 pub mod config;
 pub mod control;
 mod counters;
@@ -10,6 +11,7 @@ mod descriptors;
 pub mod doctor;
 mod drive;
 mod failure;
+mod handover;
 mod mirrors;
 mod modes;
 mod nodes;

@@ -35,6 +35,10 @@ enum Command {
         /// The configuration file (see agent.example.toml)
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take over from the agent that runs on this host, without a gap: no connection is refused and no session cut. That
+        /// one goes on if this one cannot, and otherwise ends with its last session. Where none runs, just start
+        #[arg(long)]
+        take_over: bool,
     },
     /// Check a configuration file and say everything that is wrong with it
     Check {
@@ -220,13 +224,13 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { config: path } => {
+        Command::Run { config: path, take_over } => {
             let config = match load::<Config>(&path) {
                 Ok(config) => config,
                 Err(problems) => return Ok(say(&problems)),
             };
             log::init(config.log.format);
-            run(config, path).inspect_err(|_| control::remove_directory())?;
+            run(config, path, take_over).inspect_err(|_| control::remove_directory())?;
         }
         Command::Check { config } => match load::<Config>(&config) {
             Ok(_) => println!("{}: OK", config.display()),
@@ -283,10 +287,10 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(config: Config, path: PathBuf) -> anyhow::Result<()> {
+fn run(config: Config, path: PathBuf, take_over: bool) -> anyhow::Result<()> {
     // Before there are other threads.
     let starter = privileges::settle(&config, &path)?;
-    runtime()?.block_on(serve::run(config, path, starter))
+    runtime()?.block_on(serve::run(config, path, starter, take_over))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

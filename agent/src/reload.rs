@@ -14,11 +14,10 @@ use weir_daemon::service::{self, Hangups};
 
 use crate::config::{Config, Node};
 use crate::descriptors;
-use crate::modes::Modes;
 use crate::nodes::names::Names;
-use crate::policy::Policy;
+use crate::serve::Agent;
 use crate::shared::Shared;
-use crate::steer::{Steering, Tables};
+use crate::steer::Tables;
 
 /// What can change while the agent runs.
 const LIVE: [&str; 13] = [
@@ -42,14 +41,11 @@ pub struct Reload {
     pub path: PathBuf,
     /// What holds: as it was at the start, with what was changed since.
     pub config: Config,
-    pub shared: Arc<Shared>,
     pub names: Arc<Mutex<Names>>,
     pub mirror_names: Arc<Mutex<Names>>,
     /// For how many sessions there are descriptors.
     pub max_sessions: Arc<AtomicUsize>,
-    pub steering: Arc<std::sync::Mutex<Box<dyn Steering>>>,
-    pub policy: Arc<Policy>,
-    pub modes: Arc<Modes>,
+    pub agent: Agent,
 }
 
 impl Reload {
@@ -64,6 +60,10 @@ impl Reload {
 
     /// A file with a problem changes nothing.
     async fn reload(&mut self) {
+        if let Err(reason) = self.agent.charge.change().map(drop) {
+            warn!(%reason, "the configuration is not read anew");
+            return;
+        }
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || load::<Config>(&path)).await;
         let new = match loaded {
@@ -85,16 +85,16 @@ impl Reload {
             changed.into_iter().partition(|key| LIVE.contains(&key.as_str()));
         let is_new = |key: &str| live.iter().any(|live| live == key);
         if is_new("filter.nodes") {
-            replace(&self.names, &self.shared, new.filter.nodes.clone()).await;
+            replace(&self.names, &self.agent.shared, new.filter.nodes.clone()).await;
         }
-        self.shared.treatments.configure(&new.filter);
+        self.agent.shared.treatments.configure(&new.filter);
         // Last: names of test nodes that nobody resolves hold up nothing else.
         if is_new("filter.mirror") {
-            let mirrors = &self.shared.mirrors;
+            let mirrors = &self.agent.shared.mirrors;
             mirrors.configure(None);
             let mirror = new.filter.mirror.as_ref();
             let nodes = mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default();
-            replace(&self.mirror_names, &self.shared, nodes).await;
+            replace(&self.mirror_names, &self.agent.shared, nodes).await;
             // Descriptors that mirroring takes are the sessions' no more. Those that are too many now are not cut.
             let fit = descriptors::sessions(&self.config.relay, &new.filter);
             self.max_sessions.store(fit, Relaxed);
@@ -120,12 +120,16 @@ impl Reload {
         if tables == Tables::new(&self.config) {
             return true;
         }
-        let steering = self.steering.clone();
-        let change = move || steering.lock().unwrap_or_else(PoisonError::into_inner).set_tables(&tables);
+        let Agent { steering, charge, .. } = self.agent.clone();
+        let change = move || {
+            let _held = charge.change().map_err(|reason| reason.to_string())?;
+            let mut steering = steering.lock().unwrap_or_else(PoisonError::into_inner);
+            steering.set_tables(&tables).map_err(|error| error.to_string())
+        };
         match tokio::task::spawn_blocking(change).await {
             Ok(Ok(())) => {
-                self.policy.set_customers(&new.customers.prefixes);
-                self.modes.set_customers(&new.customers.prefixes);
+                self.agent.policy.set_customers(&new.customers.prefixes);
+                self.agent.modes.set_customers(&new.customers.prefixes);
                 true
             }
             Ok(Err(problem)) => {
@@ -218,16 +222,14 @@ mod tests {
         // The rules of the operator's own: nothing on the host is changed.
         let plan = Plan::new(&config);
         let starter = crate::privileges::Starter::start().unwrap();
+        let claim = crate::steer::Claim::take(&plan).unwrap();
         let steering =
-            install(&plan, Known::default(), socket.as_fd(), Arc::default(), &starter).await.unwrap();
-        let shared = Arc::new(shared);
+            install(&plan, Known::default(), socket.as_fd(), Arc::default(), claim, &starter).await.unwrap();
+        let agent = Agent::of(&config, shared, steering);
         let mut reload = Reload {
             path: path.clone(),
-            steering: Arc::new(std::sync::Mutex::new(steering)),
-            policy: Arc::new(Policy::of(&config)),
-            modes: Arc::new(Modes::new(shared.clone(), &config.customers)),
+            agent,
             config,
-            shared,
             names: Arc::new(Mutex::new(names)),
             mirror_names: Arc::new(Mutex::new(mirror_names)),
             max_sessions: Arc::new(AtomicUsize::new(before)),
@@ -238,7 +240,7 @@ mod tests {
             std::fs::write(&path, text(mirror)).unwrap();
             reload.reload().await;
             assert_eq!(reload.max_sessions.load(Relaxed), fit);
-            assert_eq!(reload.shared.mirrors.status().is_some(), fit == 1);
+            assert_eq!(reload.agent.shared.mirrors.status().is_some(), fit == 1);
         }
     }
 

@@ -147,6 +147,14 @@ impl ReturnPath {
         }
     }
 
+    /// Another agent has seen answers.
+    pub(crate) fn inherit(&self) {
+        let mut state = self.state();
+        if state.path.answered() {
+            state.tell(None);
+        }
+    }
+
     /// A connection to a destination is begun.
     pub fn attempted(&self, customer: IpAddr, destination: IpAddr, now: Instant) {
         self.state().path.attempted(Source::of(customer), destination, now);

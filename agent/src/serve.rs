@@ -1,29 +1,37 @@
 //! The daemon: steering, the listener, sessions, the control socket, and an orderly stop.
 
+mod ending;
+mod entrance;
+mod estate;
 mod status;
 mod watch;
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch as channel};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use weir_daemon::service;
 
+use self::ending::{Ending, note_panic};
+use self::entrance::{Before, Entrance};
+use self::estate::{Estate, Farewell, Order, Turn};
 use self::status::control_socket;
-use self::watch::{Problems, background, watch_policy, watch_switches, with};
+use self::watch::{Problems, SharedSteering, background, watch_policy, watch_switches};
+use crate::charge::Charge;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::drive;
 use crate::failure::Failure;
+use crate::handover::Predecessor;
 use crate::modes::Modes;
 use crate::nodes::Role;
 use crate::nodes::names::Names;
@@ -33,7 +41,7 @@ use crate::privileges::Starter;
 use crate::pulse::{BEAT, Pulse};
 use crate::reload::Reload;
 use crate::shared::Shared;
-use crate::steer::{self, Known, Plan, RuleKind};
+use crate::steer::{Claim, Known, Pair, Plan, Steering};
 use crate::transparent::{Accepted, TransparentListener};
 
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
@@ -42,13 +50,79 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pairs that wait to be exempted because they wanted TLS.
 const WANTING: usize = 1024;
 
-/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration anew, from `path`.
+/// What all that goes on beside the sessions has a part in.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub shared: Arc<Shared>,
+    pub steering: SharedSteering,
+    pub policy: Arc<Policy>,
+    pub release: Arc<Release>,
+    pub modes: Arc<Modes>,
+    pub charge: Arc<Charge>,
+    places: Arc<Places>,
+    problems: Problems,
+    predecessor: Arc<Mutex<Option<Arc<Predecessor>>>>,
+}
+
+impl Agent {
+    #[cfg(test)]
+    pub(crate) fn of(config: &Config, shared: Shared, steering: Box<dyn Steering>) -> Self {
+        let each = usize::MAX;
+        let parts = (Arc::new(Policy::of(config)), Arc::new(Release::of(config)));
+        Self::new(config, Arc::new(shared), steering, parts, Arc::new(Places::new(each, None)))
+    }
+
+    fn new(
+        config: &Config,
+        shared: Arc<Shared>,
+        steering: Box<dyn Steering>,
+        (policy, release): (Arc<Policy>, Arc<Release>),
+        places: Arc<Places>,
+    ) -> Self {
+        Self {
+            modes: Arc::new(Modes::new(shared.clone(), &config.customers)),
+            shared,
+            steering: Arc::new(Mutex::new(steering)),
+            policy,
+            release,
+            charge: Arc::default(),
+            places,
+            problems: Problems::default(),
+            predecessor: Arc::default(),
+        }
+    }
+
+    /// The agent before this one, as long as it is there.
+    fn predecessor(&self) -> Option<Arc<Predecessor>> {
+        let predecessor = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner);
+        predecessor.clone().filter(|predecessor| predecessor.pid().is_some())
+    }
+
+    /// Lets the agent before go, which is told that this one serves.
+    fn release_predecessor(&self, before: Before) {
+        let released = before.release(&self.places, &self.shared).map(Arc::new);
+        *self.predecessor.lock().unwrap_or_else(PoisonError::into_inner) = released;
+    }
+}
+
+/// In charge, with nothing accepted yet.
+struct Begun {
+    agent: Agent,
+    plan: Plan,
+    listener: TransparentListener,
+    pulse: Arc<Pulse>,
+    claim: Claim,
+    before: Option<Before>,
+}
+
+/// Runs until SIGTERM or SIGINT, or until another agent has taken over and the last session is over. SIGHUP reads the
+/// configuration anew, from `path`. `take_over`: in the place of the agent that runs here, if one does.
 ///
 /// # Errors
 /// If the daemon cannot start or the host cannot be cleaned up. Whatever was changed on the host by then is
 /// taken back.
-pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Result<()> {
-    let shutdown = service::shutdown_signal().context("signals cannot be watched")?;
+pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: bool) -> anyhow::Result<()> {
+    let mut shutdown = pin!(service::shutdown_signal().context("signals cannot be watched")?);
     let hangups = service::Hangups::watch().context("signals cannot be watched")?;
     let (wanting, wanted) = mpsc::channel(WANTING);
     let mut names = Names::new(Role::Filter, config.filter.nodes.clone());
@@ -57,88 +131,108 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter) -> anyhow::Res
     let mirror = config.filter.mirror.as_ref();
     let mirror_names =
         Names::new(Role::Mirror, mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
-    let shared = Arc::new(Shared::new(&config, [&names, &mirror_names], wanting)?);
-    let port = config.steering.listen_port;
-    let listener = TransparentListener::bind(port)
-        .with_context(|| format!("steering.listen_port: TCP port {port} cannot be listened on"))?;
-    let plan = Plan::new(&config);
-    let policy = Arc::new(Policy::of(&config));
-    let release = Arc::new(Release::of(&config));
-    let pulse = Arc::new(Pulse::default());
-    let known =
-        Known { exempt: policy.in_force(), rules: policy.rules_in_force(), released: release.until() };
-    let mut steering = steer::install(&plan, known, listener.as_fd(), pulse.clone(), &starter)
-        .await
-        .context("steering cannot be installed")?;
-    // From here on nobody can do more than running needs.
-    drop(starter);
-    let connections = steering.connections().context("connections cannot be counted")?;
-    shared.return_path.control(steering.admission().context("steering cannot be told what to take")?);
-    let steering = Arc::new(Mutex::new(steering));
-    let modes = Arc::new(Modes::new(shared.clone(), &config.customers));
-    let problems = Problems::default();
-    let _control = control_socket(&config, &shared, &steering, &policy, &modes, &release, &problems);
+    let begun = begin(&config, [&names, &mirror_names], wanting, starter, take_over).await?;
+    let Begun { agent, plan, listener, pulse, claim, before } = begun;
+    let control = control_socket(&config, &agent);
+    let is_next = before.is_some();
+    before.into_iter().for_each(|before| agent.release_predecessor(before));
     let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
-    let mut background = background(&config, [&names, &mirror_names], &shared, &steering, problems);
+    let mut background = background(&config, [&names, &mirror_names], &agent);
     let max_sessions = Arc::new(AtomicUsize::new(descriptors::sessions(&config.relay, &config.filter)));
     let reload = Reload {
         path,
         config: config.clone(),
-        shared: shared.clone(),
         names,
         mirror_names,
         max_sessions: max_sessions.clone(),
-        steering: steering.clone(),
-        policy: policy.clone(),
-        modes: modes.clone(),
+        agent: agent.clone(),
     };
     background.spawn(reload.run(hangups));
-    background.spawn(watch_switches(modes, release, steering.clone()));
-    background.spawn(watch_policy(policy.clone(), steering.clone(), shared.clone(), wanted));
-    service::ready("weir-agent");
+    background.spawn(watch_switches(agent.clone()));
+    background.spawn(watch_policy(agent.clone(), wanted));
+    let (orders, received) = mpsc::unbounded_channel();
+    let turn = Turn::default();
+    Estate::new(&config, &plan, &agent, orders, turn.clone()).expect_heirs(&listener, claim);
+    if is_next {
+        service::ready_in_place_of_another("weir-agent");
+    } else {
+        service::ready("weir-agent");
+    }
 
     let (stop, stopped) = channel::channel(false);
     let (cut, cutting) = channel::channel(false);
     let mut sessions = JoinSet::new();
-    let places = Places::new(
-        match config.relay.max_sessions_per_customer {
-            0 => usize::MAX,
-            limit => limit,
-        },
-        connections,
-    );
-    let room = Room { max_sessions, places: Arc::new(places) };
-    let accepting = accept(&listener, &shared, &room, &mut sessions, &stopped, &cutting, &pulse);
+    let room = Room { max_sessions, places: agent.places.clone() };
+    let door = Door { listener: &listener, shared: &agent.shared, room, pulse: &pulse, stopped, cutting };
+    let accepting = accept(&door, &mut sessions, received);
+    let (farewell, told_to_stop) = until_the_end(accepting, shutdown.as_mut(), &turn).await;
+    let ending = Ending { relay: config.relay.clone(), agent, background, sessions, stop, cut };
+    match farewell {
+        None => ending.stop(listener).await,
+        Some(farewell) => {
+            drop(listener);
+            // The other has one of its own.
+            drop(control);
+            let shutdown = async {
+                if !told_to_stop {
+                    shutdown.await;
+                }
+            };
+            ending.drain(farewell, shutdown).await;
+            Ok(())
+        }
+    }
+}
+
+/// Comes into charge.
+async fn begin(
+    config: &Config,
+    names: [&Names; 2],
+    wanting: mpsc::Sender<Pair>,
+    starter: Starter,
+    take_over: bool,
+) -> anyhow::Result<Begun> {
+    let mut plan = Plan::new(config);
+    let entrance = Entrance::find(config, &plan, take_over)?;
+    entrance.complete(&mut plan);
+    // Files are read only now: an agent before this one has written what it knows.
+    let shared = Arc::new(Shared::new(config, names, wanting)?);
+    let (policy, release) = (Arc::new(Policy::of(config)), Arc::new(Release::of(config)));
+    entrance.accepts(&policy)?;
+    let listener = entrance.listener(config.steering.listen_port)?;
+    let pulse = Arc::new(Pulse::default());
+    let known =
+        Known { exempt: policy.in_force(), rules: policy.rules_in_force(), released: release.until() };
+    let each = match config.relay.max_sessions_per_customer {
+        0 => usize::MAX,
+        limit => limit,
+    };
+    // The starter ends with it: from then on nobody can do more than running needs.
+    let mut entered = entrance.enter(&plan, known, &listener, pulse.clone(), starter, each).await?;
+    if let Some(before) = &entered.before {
+        before.inherit(&shared);
+    }
+    shared.return_path.control(entered.admission.take());
+    let agent = Agent::new(config, shared, entered.steering, (policy, release), entered.places);
+    Ok(Begun { agent, plan, listener, pulse, claim: entered.claim, before: entered.before })
+}
+
+/// Until the agent is to stop (`None`), or another has taken over; and whether it is to stop. A stop does not come between
+/// two agents: then this one is in charge for good, or no more.
+async fn until_the_end(
+    accepting: impl Future<Output = Farewell>,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    turn: &Turn,
+) -> (Option<Farewell>, bool) {
+    let mut accepting = pin!(accepting);
     tokio::select! {
-        () = accepting => {}
-        () = shutdown => {}
+        farewell = &mut accepting => return (Some(farewell), false),
+        () = &mut shutdown => {}
     }
-    service::stopping();
-    drop(background);
-    let goodbyes = tokio::spawn(shared.warm.clone().close());
-    // Sessions are finished and the host is cleaned up whatever fails on the way.
-    let withdrawn = with(&steering, |steering| steering.withdraw()).await;
-    turn_away_waiting(&listener, &shared).await;
-    drop(listener);
-    stop.send_replace(true);
-    finish(sessions, Duration::from_secs(config.relay.shutdown_timeout), &cut).await;
-    // What mirror nodes are asked about is nobody's mail any more.
-    shared.budget.recall().await;
-    // At most a few seconds, most of which are over.
-    let _ = goodbyes.await;
-    shared.refusals.save(true);
-    let removed = with(&steering, |steering| steering.remove()).await;
-    withdrawn?.context("steering cannot be withdrawn")?;
-    removed?.context("steering cannot be removed")?;
-    let blocked = policy.count_rules(RuleKind::Blocked);
-    if blocked > 0 {
-        warn!(
-            blocked,
-            "blocked customers stay blocked until their time is over, or until `weir-agent cleanup`"
-        );
+    tokio::select! {
+        farewell = &mut accepting => (Some(farewell), true),
+        () = turn.take_for_good() => (None, true),
     }
-    info!("stopped");
-    Ok(())
 }
 
 /// For how many sessions there is room, in all and for each customer.
@@ -148,41 +242,65 @@ struct Room {
     places: Arc<Places>,
 }
 
-/// Takes connections for ever.
+/// Where connections come in.
+struct Door<'a> {
+    listener: &'a TransparentListener,
+    shared: &'a Arc<Shared>,
+    room: Room,
+    pulse: &'a Pulse,
+    stopped: channel::Receiver<bool>,
+    cutting: channel::Receiver<bool>,
+}
+
+/// Takes connections until another agent does.
 async fn accept(
-    listener: &TransparentListener,
-    shared: &Arc<Shared>,
-    room: &Room,
+    door: &Door<'_>,
     sessions: &mut JoinSet<()>,
-    stopped: &channel::Receiver<bool>,
-    cutting: &channel::Receiver<bool>,
-    pulse: &Pulse,
-) {
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) -> Farewell {
     let mut beats = tokio::time::interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut paused = false;
     loop {
-        pulse.show();
+        door.pulse.show();
         let accepted = tokio::select! {
             _ = beats.tick() => continue,
-            accepted = listener.accept() => accepted,
+            Some(order) = orders.recv() => {
+                match order {
+                    Order::Pause(told) => {
+                        paused = true;
+                        // Who does not wait any more has given up.
+                        let _ = told.send(());
+                    }
+                    Order::Resume => paused = false,
+                    Order::Leave(farewell) => return farewell,
+                }
+                continue;
+            }
+            accepted = door.listener.accept(), if !paused => accepted,
             Some(ended) = sessions.join_next() => {
                 note_panic(&ended);
-                shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
+                door.shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
                 continue;
             }
         };
-        let accepted = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok(accepted) => door.take(accepted, sessions),
             Err(error) => {
                 warn!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        match admit(&accepted, shared, room, sessions.len()) {
+        }
+    }
+}
+
+impl Door<'_> {
+    fn take(&self, accepted: Accepted, sessions: &mut JoinSet<()>) {
+        let shared = self.shared;
+        match admit(&accepted, shared, &self.room, sessions.len()) {
             Ok(place) => {
                 Counters::add(&shared.counters.sessions);
-                let session = drive(accepted, shared.clone(), stopped.clone(), cutting.clone());
+                let session = drive(accepted, shared.clone(), self.stopped.clone(), self.cutting.clone());
                 sessions.spawn(async move {
                     session.await;
                     drop(place);
@@ -197,7 +315,7 @@ async fn accept(
 /// A place for the session, or why there is none.
 fn admit(accepted: &Accepted, shared: &Shared, room: &Room, sessions: usize) -> Result<Place, Failure> {
     let (customer, counters) = (accepted.customer, &shared.counters);
-    if sessions >= room.max_sessions.load(Ordering::Relaxed) {
+    if sessions + room.places.elsewhere() >= room.max_sessions.load(Ordering::Relaxed) {
         Counters::add(&counters.overload);
         warn!(%customer, "too many sessions, connection turned away");
         return Err(Failure::Overload);
@@ -221,37 +339,4 @@ fn admit(accepted: &Accepted, shared: &Shared, room: &Room, sessions: usize) -> 
 fn turn_away(accepted: &Accepted, failure: Failure) {
     // A customer that cannot take one line at once is turned away without it.
     let _ = accepted.stream.try_write(&failure.reply(&accepted.destination).to_bytes());
-}
-
-/// Connections that the kernel had taken when the agent was told to stop: closing the listener would
-/// reset them.
-async fn turn_away_waiting(listener: &TransparentListener, shared: &Shared) {
-    while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        Counters::add(&shared.counters.sessions);
-        turn_away(&accepted, Failure::Stopping);
-    }
-}
-
-/// A session that panicked took its message's log line with it.
-fn note_panic(ended: &Result<(), JoinError>) {
-    if let Err(failure) = ended {
-        error!(%failure, "session failed: a defect of weir-agent");
-    }
-}
-
-/// Waits for the sessions; cuts those that are not done in time, but none whose message the destination
-/// may have taken already.
-async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &channel::Sender<bool>) {
-    let all = async {
-        while let Some(ended) = sessions.join_next().await {
-            note_panic(&ended);
-        }
-    };
-    if tokio::time::timeout(limit, all).await.is_err() {
-        warn!(sessions = sessions.len(), "sessions cut: relay.shutdown_timeout is over");
-        cut.send_replace(true);
-        while let Some(ended) = sessions.join_next().await {
-            note_panic(&ended);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::libc;
@@ -93,6 +93,18 @@ impl TransparentListener {
         socket.set_ip_transparent_v4(true)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into())?;
+        let port = listener.local_addr()?.port();
+        Ok(Self { listener, port })
+    }
+
+    /// Another process's, which listens already.
+    ///
+    /// # Errors
+    /// If it is no listening socket.
+    pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let port = listener.local_addr()?.port();
         Ok(Self { listener, port })
     }

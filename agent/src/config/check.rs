@@ -183,6 +183,7 @@ fn check_relay(relay: &Relay, problems: &mut Problems) {
     seconds("relay.idle_timeout", relay.idle_timeout, problems);
     seconds("relay.session_timeout", relay.session_timeout, problems);
     seconds("relay.shutdown_timeout", relay.shutdown_timeout, problems);
+    seconds("relay.drain_timeout", relay.drain_timeout, problems);
 }
 
 fn check_spool(spool: &Spool, problems: &mut Problems) {

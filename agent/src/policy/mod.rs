@@ -230,6 +230,22 @@ impl Policy {
         Ok(())
     }
 
+    /// Has all that is known on the disk, for another agent.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn settle(&self) -> Result<(), PolicyError> {
+        let mut state = self.lock();
+        if state.unsaved { self.save(&mut state) } else { Ok(()) }
+    }
+
+    /// Another agent has read the file, and may have set it aside: then the next sweep writes it anew.
+    pub(crate) fn unsettle(&self) {
+        let mut state = self.lock();
+        let is_empty = state.pairs.is_empty() && state.rules.is_empty();
+        state.unsaved |= !is_empty && !self.file.exists();
+    }
+
     /// What is not on the disk is tried again with the next sweep, and lost if the agent ends before: no reason to
     /// leave mail stuck, or unjudged.
     fn save_or_warn(&self, state: &mut State) {

@@ -114,6 +114,11 @@ impl Refusals {
         }
     }
 
+    /// A message of this customer was refused in another agent's session.
+    pub fn refused(&self, customer: IpAddr) {
+        self.add(Source::of(customer), BootTime::now());
+    }
+
     pub(super) fn add(&self, source: Source, now: BootTime) {
         if self.file.is_some() {
             self.lock().add(source, now.after(MEMORY));
@@ -128,7 +133,7 @@ impl Refusals {
     }
 
     /// Sources refused since the last call.
-    pub(super) fn take_news(&self) -> Vec<Source> {
+    pub(crate) fn take_news(&self) -> Vec<Source> {
         std::mem::take(&mut self.lock().news)
     }
 

@@ -127,6 +127,22 @@ impl Release {
         }
     }
 
+    /// Has the file say what holds, for another agent.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn settle(&self) -> Result<(), PolicyError> {
+        let mut state = self.lock();
+        if state.unsaved {
+            self.save_or_warn(&mut state);
+        }
+        if state.unsaved {
+            let source = std::io::Error::other("it is not on the disk that customers are released, or not");
+            return Err(PolicyError::File { path: self.file.clone(), source });
+        }
+        Ok(())
+    }
+
     fn ended(&self, state: &mut State, why: &str) {
         state.until = None;
         info!(why, "released no more: customers' new connections are intercepted again");

@@ -1,56 +1,29 @@
 //! The control socket, and what `status` says.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use weir_daemon::control as socket;
 
-use super::watch::{Problems, SharedSteering};
+use super::Agent;
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::modes::Modes;
-use crate::policy::{Policy, Release};
 use crate::privileges;
-use crate::shared::Shared;
 use crate::steer::RuleKind;
 
-pub(super) fn control_socket(
-    config: &Config,
-    shared: &Arc<Shared>,
-    steering: &SharedSteering,
-    policy: &Arc<Policy>,
-    modes: &Arc<Modes>,
-    release: &Arc<Release>,
-    problems: &Problems,
-) -> Option<socket::Server> {
-    let problems = problems.clone();
-    let status = status(
-        config,
-        shared.clone(),
-        steering.clone(),
-        policy.clone(),
-        modes.clone(),
-        release.clone(),
-        problems,
-    );
-    let (policy, steering, pool) = (policy.clone(), steering.clone(), shared.pool.clone());
-    let control = Control { policy, steering, status, pool, modes: modes.clone(), release: release.clone() };
+pub(super) fn control_socket(config: &Config, agent: &Agent) -> Option<socket::Server> {
+    let status = status(config, agent.clone());
+    let Agent { shared, steering, policy, release, modes, charge, .. } = agent.clone();
+    let control = Control { policy, steering, status, pool: shared.pool.clone(), modes, release, charge };
     socket::serve("agent", move |request| control.answer(request))
 }
 
-fn status(
-    config: &Config,
-    shared: Arc<Shared>,
-    steering: SharedSteering,
-    policy: Arc<Policy>,
-    modes: Arc<Modes>,
-    release: Arc<Release>,
-    problems: Problems,
-) -> impl Fn() -> Value + use<> {
+fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
     move || {
+        let Agent { shared, steering, policy, release, modes, places, problems, .. } = &agent;
         // Held only for moments; a status without these numbers is better than one that waits.
         let steering = steering.try_lock().ok().and_then(|mut steering| steering.counters().ok());
         json!({
@@ -72,7 +45,7 @@ fn status(
             "suspect_customers": shared.suspects.count(),
             "mirror": shared.mirrors.status(),
             "bare_line_ends": shared.bare_line_ends.top(),
-            "wanted_tls": control::wanted_tls(&shared.wanted_tls, &policy, backend),
+            "wanted_tls": control::wanted_tls(&shared.wanted_tls, policy, backend),
             "policy_problem": policy.problem(),
             "return_path": shared.return_path.status(Instant::now()),
             "exempt_pairs": policy.count(),
@@ -80,6 +53,10 @@ fn status(
             "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),
             "blocked": policy.count_rules(RuleKind::Blocked),
             "steering": steering,
+            // An agent that has handed over to this one, and finishes its sessions.
+            "before": agent.predecessor().and_then(|before| before.pid()).map(|pid| {
+                json!({ "pid": pid, "sessions": places.elsewhere() })
+            }),
             "privileges": privileges::status(),
         })
     }

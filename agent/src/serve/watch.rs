@@ -9,13 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use super::WANTING;
+use super::{Agent, WANTING};
 use crate::config::Config;
-use crate::modes::Modes;
 use crate::nodes::names::Names;
 use crate::nodes::{Family, NodeId, Role, probe};
-use crate::policy::{Policy, Release};
-use crate::return_path::ReturnPath;
 use crate::shared::Shared;
 use crate::steer::{Pair, Steering};
 
@@ -43,11 +40,9 @@ pub(super) async fn with<T: Send + 'static>(
 pub(super) fn background(
     config: &Config,
     [names, mirror_names]: [&SharedNames; 2],
-    shared: &Arc<Shared>,
-    steering: &SharedSteering,
-    problems: Problems,
+    agent: &Agent,
 ) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
+    let (mut tasks, shared) = (JoinSet::new(), &agent.shared);
     let interval = Duration::from_secs(config.filter.probe_interval);
     let families = [Family::V4, Family::V6]
         .into_iter()
@@ -60,7 +55,7 @@ pub(super) fn background(
         tasks.spawn(watch_nodes(nodes, families.clone(), interval));
     }
     tasks.spawn(tend_warm(shared.clone()));
-    tasks.spawn(watch_steering(steering.clone(), shared.return_path.clone(), problems));
+    tasks.spawn(watch_steering(agent.clone()));
     tasks
 }
 
@@ -131,12 +126,12 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
     }
 }
 
-async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>, known: Problems) {
+async fn watch_steering(agent: Agent) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        return_path.look(Instant::now());
-        let problems = with(&steering, |steering| steering.problems()).await.unwrap_or_default();
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        agent.shared.return_path.look(Instant::now());
+        let problems = with(&agent.steering, |steering| steering.problems()).await.unwrap_or_default();
+        let mut known = agent.problems.lock().unwrap_or_else(PoisonError::into_inner);
         if problems != *known {
             for problem in &problems {
                 warn!(%problem, "steering");
@@ -150,24 +145,25 @@ async fn watch_steering(steering: SharedSteering, return_path: Arc<ReturnPath>, 
 }
 
 /// What the operator has switched for a while: it is said again and again, and ends.
-pub(super) async fn watch_switches(modes: Arc<Modes>, release: Arc<Release>, steering: SharedSteering) {
+pub(super) async fn watch_switches(agent: Agent) {
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        modes.sweep();
-        let (release, steering) = (release.clone(), steering.clone());
-        if let Err(failure) = tokio::task::spawn_blocking(move || release.sweep(&steering)).await {
+        agent.modes.sweep();
+        let agent = agent.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            // Otherwise it is another agent's to end it.
+            if let Ok(_held) = agent.charge.change() {
+                agent.release.sweep(&agent.steering);
+            }
+        });
+        if let Err(failure) = work.await {
             error!(%failure, "release: a defect of weir-agent");
         }
     }
 }
 
 /// Exempts pairs that wanted TLS (there are none to hear of in `report`), and ends exemptions that are over.
-pub(super) async fn watch_policy(
-    policy: Arc<Policy>,
-    steering: SharedSteering,
-    shared: Arc<Shared>,
-    mut wanted: mpsc::Receiver<Pair>,
-) {
+pub(super) async fn watch_policy(agent: Agent, mut wanted: mpsc::Receiver<Pair>) {
     let mut sweeps = tokio::time::interval(CHECK_INTERVAL);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -177,10 +173,13 @@ pub(super) async fn watch_policy(
             _ = wanted.recv_many(&mut wanting, WANTING), if !wanted.is_closed() => {}
             _ = sweeps.tick() => {}
         }
-        let (policy, steering, shared) = (policy.clone(), steering.clone(), shared.clone());
+        let agent = agent.clone();
         let work = tokio::task::spawn_blocking(move || {
-            policy.exempt_wanting(&steering, &shared.refusals, &wanting);
-            policy.sweep(&steering, &shared.refusals);
+            let Agent { policy, steering, shared, charge, .. } = &agent;
+            // Otherwise it is another agent's: refusals are kept for it, and who wants TLS will show it again.
+            let Ok(_held) = charge.change() else { return };
+            policy.exempt_wanting(steering, &shared.refusals, &wanting);
+            policy.sweep(steering, &shared.refusals);
             shared.refusals.save(false);
         });
         if let Err(failure) = work.await {

@@ -36,7 +36,7 @@ pub async fn cleanup(config: Option<&Config>) -> Result<Report, SteerError> {
 }
 
 pub(super) fn remove_all(pin_directory: &Path) -> Result<Report, SteerError> {
-    let _claim = Claim::take()?;
+    let _claim = Claim::to_steer()?;
     // First what marks or drops packets, then what delivers marked ones.
     let mut removed = ebpf::remove_pins(pin_directory)?;
     removed.extend(ebpf::remove_filters(&[]));

@@ -8,7 +8,9 @@ use nix::libc;
 /// Says what failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
-    #[error("an agent is steering on this host already: stop it first")]
+    #[error(
+        "an agent is running on this host already: stop it first, or take over from it (`weir-agent run --take-over`)"
+    )]
     AgentRunning,
 
     #[error(

@@ -4,9 +4,19 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{BootTime, Connections, Pair, RuleKind, Rules, SteerError, Steering, Tables, Terms};
+use super::{BootTime, Claim, Connections, Pair, RuleKind, Rules, SteerError, Steering, Tables, Terms};
 
-pub(super) struct External;
+#[derive(Default)]
+pub(crate) struct External {
+    /// Held; none where nothing is steered any more.
+    claim: Option<Claim>,
+}
+
+impl External {
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { claim: Some(claim) }
+    }
+}
 
 impl Steering for External {
     fn withdraw(&mut self) -> Result<(), SteerError> {
@@ -52,6 +62,11 @@ impl Steering for External {
 
     fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
         Ok(None)
+    }
+
+    fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
+        self.claim = Some(claim);
+        Ok(())
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

@@ -46,7 +46,10 @@ pub(crate) use trial::trial;
 
 use ipnet::IpNet;
 
+pub use claim::Claim;
+
 use crate::config::Backend;
+use crate::handover::Part;
 use crate::privileges::Starter;
 use crate::pulse::{Beat, Pulse};
 use crate::return_path::Admit;
@@ -101,10 +104,40 @@ pub trait Steering: Send {
     /// Packets by what became of them, since the start.
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError>;
 
+    /// Descriptors that an agent that takes over needs.
+    fn bequeath(&mut self) -> Result<Vec<(Part, OwnedFd)>, SteerError> {
+        Ok(Vec::new())
+    }
+
+    /// Has new connections wait in the listener's queue, for seconds at most: another agent is about to take over.
+    fn pause(&mut self) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    /// It did not: goes on as before. `_touched`: it may have changed something on the host before it died.
+    fn reclaim(&mut self, _touched: bool) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    /// Steers from now on, in the place of the agent that has given the claim. After an error that one must reclaim, or
+    /// nobody steers.
+    fn take_charge(&mut self, _claim: Claim) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    /// Another agent is in charge: changes nothing on the host any more, and lets go of all but what sessions need that
+    /// are left here. That is to be kept until the last of them is over.
+    fn leave(self: Box<Self>) -> Kept {
+        Box::new(())
+    }
+
     /// Looks whether all is still in place, puts back rules and routes that are missing, and says in
     /// words what was or is wrong. While a rule is missing customers get no answer: call it every second.
     fn problems(&mut self) -> Vec<String>;
 }
+
+/// To be dropped when nothing needs it any more.
+pub type Kept = Box<dyn Send>;
 
 /// The connections of each source, as the limits in the kernel see them.
 pub trait Connections: Send + fmt::Debug {
@@ -120,6 +153,16 @@ pub struct Known {
     pub released: Option<BootTime>,
 }
 
+/// What the agent before leaves to the one that takes over.
+#[derive(Debug, Default)]
+pub(crate) struct Bequest {
+    pub parts: Vec<(Part, OwnedFd)>,
+    /// Answers come back from the internet.
+    pub proven: bool,
+    /// What is in its maps means the same here.
+    pub same_layout: bool,
+}
+
 /// Installs steering to `listener`, which must be the transparent one on `plan.listen_port`.
 /// While `pulse` is not shown the agent is taken for hung. `starter` has the privileges for it.
 ///
@@ -130,15 +173,57 @@ pub async fn install(
     known: Known,
     listener: BorrowedFd<'_>,
     pulse: Arc<Pulse>,
+    claim: Claim,
     starter: &Starter,
 ) -> Result<Box<dyn Steering>, SteerError> {
-    let plan = plan.clone();
-    let listener =
-        listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })?;
-    let installed = starter.perform(move || install_blocking(plan, known, listener, pulse)).await;
-    installed.unwrap_or_else(|| {
+    let (plan, listener) = (plan.clone(), copy(listener)?);
+    start(starter, move || install_blocking(plan, known, listener, pulse, claim)).await
+}
+
+/// Gets ready to steer in the place of a running agent, to whose listener `listener` is a way. All that can fail has been
+/// tried when this returns, and nothing is changed on the host but for rules and routes that were missing.
+pub(crate) async fn prepare(
+    plan: &Plan,
+    known: Known,
+    listener: BorrowedFd<'_>,
+    pulse: Arc<Pulse>,
+    bequest: Bequest,
+    starter: &Starter,
+) -> Result<Box<dyn Steering>, SteerError> {
+    let (plan, listener) = (plan.clone(), copy(listener)?);
+    start(starter, move || prepare_blocking(plan, known, listener, pulse, bequest)).await
+}
+
+fn copy(listener: BorrowedFd<'_>) -> Result<OwnedFd, SteerError> {
+    listener.try_clone_to_owned().map_err(|error| SteerError::Listener { reason: error.to_string() })
+}
+
+/// On the thread that may do it.
+pub(crate) async fn start<T: Send + 'static>(
+    starter: &Starter,
+    work: impl FnOnce() -> Result<T, SteerError> + Send + 'static,
+) -> Result<T, SteerError> {
+    starter.perform(work).await.unwrap_or_else(|| {
         let source = io::Error::other("a defect of weir-agent");
         Err(SteerError::System { what: "steering stopped half-way".to_owned(), source })
+    })
+}
+
+fn prepare_blocking(
+    plan: Plan,
+    known: Known,
+    listener: OwnedFd,
+    pulse: Arc<Pulse>,
+    bequest: Bequest,
+) -> Result<Box<dyn Steering>, SteerError> {
+    if plan.backend == Backend::External {
+        return Ok(Box::new(external::External::default()));
+    }
+    host::check(&plan)?;
+    Ok(match plan.backend {
+        Backend::Ebpf => Box::new(ebpf::Ebpf::prepare(plan, &known, listener, pulse, bequest)?),
+        Backend::Tproxy => Box::new(tproxy::Tproxy::prepare(plan, known, pulse)?),
+        Backend::External => Box::new(external::External::default()),
     })
 }
 
@@ -147,17 +232,22 @@ fn install_blocking(
     known: Known,
     listener: OwnedFd,
     pulse: Arc<Pulse>,
+    claim: Claim,
 ) -> Result<Box<dyn Steering>, SteerError> {
     if plan.backend == Backend::External {
-        return Ok(Box::new(external::External));
+        return Ok(Box::new(external::External::new(claim)));
     }
-    let claim = claim::Claim::take()?;
     host::check(&plan)?;
     Ok(match plan.backend {
         Backend::Ebpf => Box::new(ebpf::Ebpf::install(plan, &known, listener, pulse, claim)?),
         Backend::Tproxy => Box::new(tproxy::Tproxy::install(plan, known, pulse, claim)?),
-        Backend::External => Box::new(external::External),
+        Backend::External => Box::new(external::External::new(claim)),
     })
+}
+
+/// Steers nothing, and leaves all as it is.
+pub(crate) fn nothing() -> Box<dyn Steering> {
+    Box::new(external::External::default())
 }
 
 async fn blocking<T: Send + 'static>(

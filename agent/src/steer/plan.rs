@@ -53,6 +53,17 @@ impl Plan {
         distinct(&all)
     }
 
+    /// Rules and routes of these families are there already, and sessions that need them.
+    pub fn keep_families(&mut self, versions: &[u8]) {
+        let kept = |family: &Family| versions.contains(&family.version()) || self.families.contains(family);
+        self.families = Family::ALL.into_iter().filter(kept).collect();
+    }
+
+    /// The address families that customers have had.
+    pub fn family_versions(&self) -> Vec<u8> {
+        self.families.iter().map(|family| family.version()).collect()
+    }
+
     /// With other tables. The rules and routes of an address family are made at the start.
     pub(super) fn set_tables(&mut self, tables: &Tables) -> Result<(), SteerError> {
         match families(tables).into_iter().find(|family| !self.families.contains(family)) {

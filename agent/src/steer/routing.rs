@@ -42,6 +42,13 @@ pub enum Family {
 impl Family {
     pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
+    pub(super) fn version(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 6,
+        }
+    }
+
     fn address_family(self) -> AddressFamily {
         match self {
             Self::V4 => AddressFamily::Inet,

@@ -12,8 +12,8 @@ use nix::mount::umount;
 
 use super::test_host::{ip, on_a_host, output, plan, traces};
 use super::{
-    BootTime, Known, Pair, Plan, Refusal, RuleKind, RuleTerms, Rules, SteerError, Steering, Terms, cleanup,
-    install_blocking,
+    BootTime, Claim, Known, Pair, Plan, Refusal, RuleKind, RuleTerms, Rules, SteerError, Steering, Terms,
+    cleanup, install_blocking,
 };
 use crate::config::{Backend, WhenAgentDies};
 use crate::prefixes::Prefixes;
@@ -23,7 +23,12 @@ const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
     let listener = TcpListener::bind("[::]:0").unwrap();
-    install_blocking(plan.clone(), Known::default(), OwnedFd::from(listener), Arc::default())
+    install_with(plan.clone(), Known::default(), OwnedFd::from(listener))
+}
+
+fn install_with(plan: Plan, known: Known, listener: OwnedFd) -> Result<Box<dyn Steering>, SteerError> {
+    let claim = Claim::take(&plan)?;
+    install_blocking(plan, known, listener, Arc::default(), claim)
 }
 
 fn clean() {
@@ -222,8 +227,7 @@ fn pairs_are_exempted_and_intercepted_again() {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
             let known = Known { exempt: vec![(v4, terms(false)), (v6, terms(true))], ..Known::default() };
-            let mut steering =
-                install_blocking(plan, known, OwnedFd::from(listener), Arc::default()).unwrap();
+            let mut steering = install_with(plan, known, OwnedFd::from(listener)).unwrap();
             for change in [true, false, true] {
                 steering.exempt(&[(v4, terms(change)), (v6, terms(!change))]).unwrap();
             }
@@ -270,8 +274,7 @@ fn prefixes_are_blocked_and_exempted() {
             plan.tables.exempt = Prefixes::new(&["10.1.9.0/24".parse().unwrap()]);
             let known = Known { rules: [(RuleKind::Blocked, blocked())].into(), ..Known::default() };
             let listener = TcpListener::bind("[::]:0").unwrap();
-            let mut steering =
-                install_blocking(plan.clone(), known, OwnedFd::from(listener), Arc::default()).unwrap();
+            let mut steering = install_with(plan.clone(), known, OwnedFd::from(listener)).unwrap();
             let exempt: Rules = [("192.0.2.0/24".parse().unwrap(), terms(60, Refusal::Drop))].into();
             steering.set_rules(RuleKind::ExemptDestination, &exempt).unwrap();
             let shown = || output("nft", "list table inet weir").replace(['\t', '\n'], " ");
@@ -347,10 +350,7 @@ fn what_blocks_outlives_the_agent() {
             assert_traces(&left);
             for _ in 0..2 {
                 let listener = TcpListener::bind("[::]:0").unwrap();
-                install_blocking(plan.clone(), known(), OwnedFd::from(listener), Arc::default())
-                    .unwrap()
-                    .remove()
-                    .unwrap();
+                install_with(plan.clone(), known(), OwnedFd::from(listener)).unwrap().remove().unwrap();
                 assert_traces(&left);
             }
             install(&plan).unwrap().remove().unwrap();
@@ -408,8 +408,7 @@ fn all_are_released_and_intercepted_again() {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
             let known = Known { released: later(1000), ..Known::default() };
-            let mut steering =
-                install_blocking(plan, known, OwnedFd::from(listener), Arc::default()).unwrap();
+            let mut steering = install_with(plan, known, OwnedFd::from(listener)).unwrap();
             let set = || output("nft", "list set inet weir released_protocols");
             if backend == Backend::Tproxy {
                 assert!(set().contains("tcp timeout 16m"), "{}", set());

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -12,6 +13,10 @@ use super::{DIRECTORY, pid_of};
 
 /// A daemon that does not answer in this time hangs.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One that hands over to another, and that other, are both there for moments.
+const HANDING_OVER: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Longer answers are cut, and then are no JSON.
 const MAX_ANSWER: u64 = 128 * 1024 * 1024;
@@ -61,6 +66,16 @@ pub fn ask(program: &str, socket: Option<&Path>, request: &Value) -> Result<Valu
 }
 
 pub(super) fn ask_in(directory: &Path, program: &str, request: &Value) -> Result<Value, Error> {
+    let deadline = Instant::now() + HANDING_OVER;
+    loop {
+        match choose_in(directory, program) {
+            Err(Error::Several { .. }) if Instant::now() < deadline => thread::sleep(PAUSE),
+            chosen => return ask_at(&chosen?, request),
+        }
+    }
+}
+
+fn choose_in(directory: &Path, program: &str) -> Result<PathBuf, Error> {
     let live = live(directory, program);
     let own = namespace("self");
     let near: Vec<_> =
@@ -68,7 +83,7 @@ pub(super) fn ask_in(directory: &Path, program: &str, request: &Value) -> Result
     let candidates = if near.is_empty() { live.iter().collect() } else { near };
     match candidates.as_slice() {
         [] => Err(Error::NotRunning { program: program.to_string(), directory: directory.to_path_buf() }),
-        [(_, path)] => ask_at(path, request),
+        [(_, path)] => Ok(path.clone()),
         several => Err(Error::Several {
             program: program.to_string(),
             candidates: several.iter().map(|(_, path)| path.clone()).collect(),

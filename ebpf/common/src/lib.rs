@@ -31,6 +31,10 @@ pub use reset::{Reset, reset_v4, reset_v6};
 pub use rule::{MAX_RULES, Refusal, Rule, RuleKind};
 pub use verdict::{Action, Verdict};
 
+/// Raised when a map holds something else than in the last version though keys and values have the same size: an agent
+/// takes over what is in the maps of another only if both have the same number here.
+pub const LAYOUT: u32 = 1;
+
 /// Names of the maps, globals and programs in the object file.
 pub mod names {
     /// LPM trie: what is configured for IPv4 prefixes. Key: the word of [`Table`](crate::Table), 4 bytes of address;

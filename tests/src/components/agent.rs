@@ -151,11 +151,30 @@ impl WeirAgent {
     }
 
     fn launch_by(host: &Host, by: &[&str], config: &str) -> Result<Process> {
+        Self::launch_with(host, "weir-agent", by, config, &[])
+    }
+
+    fn launch_with(host: &Host, log: &str, by: &[&str], config: &str, arguments: &[&str]) -> Result<Process> {
         Self::configure(host, config)?;
         let mut command = Command::new(by.first().unwrap_or(&"env"));
         command.args(by.iter().skip(1)).arg(paths::program("weir-agent")?);
-        command.args(["run", "--config", CONFIG]);
-        host.spawn("weir-agent", command)
+        command.args(["run", "--config", CONFIG]).args(arguments);
+        host.spawn(log, command)
+    }
+
+    /// Starts one that takes over from the one that runs, and waits for nothing. `number`: of its log.
+    pub fn launch_heir(host: &Host, number: usize, config: &str) -> Result<Self> {
+        let process =
+            Self::launch_with(host, &format!("weir-agent-heir{number}"), &["env"], config, &["--take-over"])?;
+        Ok(Self { process })
+    }
+
+    /// As `launch_heir`, and waits until it has taken over.
+    pub fn take_over(host: &Host, number: usize, config: &str) -> Result<Self> {
+        let mut agent = Self::launch_heir(host, number, config)?;
+        agent.process.wait_output("taken over", PATIENCE)?;
+        agent.process.wait_output("\"ready\"", PATIENCE)?;
+        Ok(agent)
     }
 
     /// `weir-agent check` of a configuration's text.
@@ -181,6 +200,10 @@ impl WeirAgent {
     /// One of its commands, run to the end.
     pub fn command(host: &Host, arguments: &[&str]) -> Result<Finished> {
         super::run_to_end(host, "weir-agent", arguments)
+    }
+
+    pub fn into_process(self) -> Process {
+        self.process
     }
 
     pub fn process(&mut self) -> &mut Process {

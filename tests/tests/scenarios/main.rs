@@ -55,4 +55,5 @@ mod scope;
 mod session;
 mod smuggling;
 mod status;
+mod take_over;
 mod verdicts;

@@ -44,6 +44,35 @@ impl Attachment {
         Self { interface, index, side, hold }
     }
 
+    /// Another agent's, until it is renewed.
+    pub(super) fn inherited(interface: String, index: u32, side: Side, link: Link) -> Self {
+        Self::new(interface, index, side, Hold::Link(link))
+    }
+
+    pub(super) fn is_on(&self, interface: &str) -> bool {
+        self.interface == interface
+    }
+
+    pub(super) fn link(&self) -> Option<&Link> {
+        match &self.hold {
+            Hold::Link(link) => Some(link),
+            Hold::Filter(..) => None,
+        }
+    }
+
+    /// Puts this program in the place of the one that is there, in one step.
+    pub(super) fn renew(&self, program: &mut Program) -> Result<(), SteerError> {
+        let classifier = program.classifier(self.side)?;
+        match &self.hold {
+            Hold::Link(link) => replace(classifier, link).map_err(|error| failed(&self.interface, &error)),
+            Hold::Filter(..) => {
+                // The same filter: `self` goes on standing for it.
+                mem::forget(attach_filter(classifier, &self.interface)?);
+                Ok(())
+            }
+        }
+    }
+
     /// A kernel without TCX.
     pub(super) fn is_filter(&self) -> bool {
         matches!(self.hold, Hold::Filter(..))
@@ -136,6 +165,21 @@ pub(super) fn attach(program: &mut Program, interface: &str, side: Side) -> Resu
         None => Hold::Filter(attach_filter(classifier, interface)?, WhenAgentDies::Open),
     };
     Ok(Attachment::new(interface.to_owned(), index, side, hold))
+}
+
+/// Attaches the program in the place of another agent's where there is a filter, until the attachment is dropped or, in
+/// `closed`, for good.
+pub(super) fn attach_for(
+    program: &mut Program,
+    interface: &str,
+    side: Side,
+    when_agent_dies: WhenAgentDies,
+) -> Result<Attachment, SteerError> {
+    let mut attachment = attach(program, interface, side)?;
+    if let Hold::Filter(_, stays) = &mut attachment.hold {
+        *stays = when_agent_dies;
+    }
+    Ok(attachment)
 }
 
 /// Attaches the program as a filter that stays.

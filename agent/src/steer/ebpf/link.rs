@@ -54,6 +54,18 @@ struct Object {
     flags: u32,
 }
 
+impl From<OwnedFd> for Link {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Link {
     /// Before all other programs on the interface with this index: one that passes packets on for good would hide them
     /// from ours. `EINVAL` on kernels before 6.6.

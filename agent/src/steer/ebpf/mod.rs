@@ -8,6 +8,7 @@
 mod attach;
 mod clsact;
 mod connections;
+mod inherit;
 mod link;
 #[cfg(test)]
 mod measurement;
@@ -17,6 +18,7 @@ mod policy_tests;
 mod program;
 mod query;
 mod rules;
+mod succession;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -27,16 +29,17 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{
-    BootTime, Connections, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables, Terms, host,
-    tproxy,
+    BootTime, Claim, Connections, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables,
+    Terms, host, tproxy,
 };
 use crate::config::WhenAgentDies;
+use crate::handover::Part;
 use crate::pulse::{BEAT, Heart, Pulse};
 use crate::return_path::Admit;
 use attach::Attachment;
+use inherit::Inherited;
 use program::Program;
 use weir_ebpf_common::Side;
 
@@ -55,10 +58,13 @@ pub(super) struct Ebpf {
     held: bool,
     /// The listener is out of the map because marked packets could not be delivered.
     suspended: bool,
+    /// Nothing on the host is ours.
     removed: bool,
+    /// What the kernel knows by another agent's program, until ours is in its place.
+    inherited: Option<Inherited>,
     _heart: Heart,
     /// Last, so that it ends after everything else.
-    _claim: Claim,
+    claim: Option<Claim>,
 }
 
 /// Loads the program, and attaches it in a network namespace that is not the host's.
@@ -82,14 +88,7 @@ impl Ebpf {
         claim: Claim,
     ) -> Result<Self, SteerError> {
         // What the kernel lacks is found out here, with nothing changed on the host.
-        let mut program = Program::load(&plan)?;
-        program.exempt(&known.exempt)?;
-        for (kind, rules) in &known.rules {
-            program.set_rules(*kind, rules)?;
-        }
-        program.release(known.released)?;
-        let heart = Heart::start(pulse, BEAT, program.beat()?)
-            .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
+        let (mut program, heart) = Self::load(&plan, known, pulse)?;
         if plan.when_agent_dies == WhenAgentDies::Open {
             // Until something shows that answers come back.
             program.admit(Some(1))?;
@@ -97,8 +96,40 @@ impl Ebpf {
         program.set_listener(&listener)?;
         let routing = plan.routing();
         routing.install()?;
+        let mut steering = Self::unattached(plan, routing, program, listener, heart);
         // From here on, dropping `steering` is what takes everything back.
-        let mut steering = Self {
+        steering.removed = false;
+        steering.claim = Some(claim);
+        steering.attach()?;
+        steering.remove_other_filters();
+        steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
+        tproxy::remove_table()?;
+        steering.prepare_pins();
+        Ok(steering)
+    }
+
+    /// The program with all that holds, and its heart.
+    fn load(plan: &Plan, known: &Known, pulse: Arc<Pulse>) -> Result<(Program, Heart), SteerError> {
+        let mut program = Program::load(plan)?;
+        program.exempt(&known.exempt)?;
+        for (kind, rules) in &known.rules {
+            program.set_rules(*kind, rules)?;
+        }
+        program.release(known.released)?;
+        let heart = Heart::start(pulse, BEAT, program.beat()?)
+            .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?;
+        Ok((program, heart))
+    }
+
+    /// What only a start has the privileges for.
+    fn prepare_pins(&self) {
+        if let Err(error) = pins::prepare(&self.plan.pin_directory) {
+            tracing::warn!(%error, "no customer can be blocked");
+        }
+    }
+
+    fn unattached(plan: Plan, routing: Routing, program: Program, listener: OwnedFd, heart: Heart) -> Self {
+        Self {
             plan,
             routing,
             program,
@@ -106,18 +137,11 @@ impl Ebpf {
             listener: Some(listener),
             held: false,
             suspended: false,
-            removed: false,
+            removed: true,
+            inherited: None,
             _heart: heart,
-            _claim: claim,
-        };
-        steering.attach()?;
-        steering.remove_other_filters();
-        steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
-        tproxy::remove_table()?;
-        if let Err(error) = pins::prepare(&steering.plan.pin_directory) {
-            tracing::warn!(%error, "no customer can be blocked");
+            claim: None,
         }
-        Ok(steering)
     }
 
     fn attach(&mut self) -> Result<(), SteerError> {
@@ -205,6 +229,8 @@ impl Steering for Ebpf {
 
     fn remove(&mut self) -> Result<(), SteerError> {
         if self.removed {
+            // Another agent's.
+            self.attachments.drain(..).for_each(Attachment::leave);
             return Ok(());
         }
         let withdrawn = self.withdraw();
@@ -279,6 +305,22 @@ impl Steering for Ebpf {
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
         self.program.counters()
+    }
+
+    fn bequeath(&mut self) -> Result<Vec<(Part, OwnedFd)>, SteerError> {
+        self.parts()
+    }
+
+    fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
+        if touched { self.restore() } else { Ok(()) }
+    }
+
+    fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
+        self.enter(claim)
+    }
+
+    fn leave(mut self: Box<Self>) -> Kept {
+        Box::new(self.give_up())
     }
 
     fn problems(&mut self) -> Vec<String> {

@@ -61,6 +61,22 @@ pub(super) fn prepare(directory: &Path) -> Result<(), SteerError> {
     mount_if_needed(directory).map(drop)
 }
 
+/// Puts files of this program, and of its places, in the place of those of the agent before.
+pub(super) fn renew(
+    program: &mut Program,
+    directory: &Path,
+    attachments: &[Attachment],
+) -> Result<(), SteerError> {
+    let mut change = Change::begin(directory)?;
+    change.gives_back = false;
+    change.pin(program)?;
+    for attachment in attachments {
+        let path = change.staging.join(link_name(attachment.index(), attachment.side()));
+        attachment.pin(&path).map_err(|error| pin_error(&path, error))?;
+    }
+    change.commit()
+}
+
 /// Removes all pins of ours; says which directories they were in.
 pub(in crate::steer) fn remove(directory: &Path) -> Result<Vec<String>, SteerError> {
     let mut removed = Vec::new();
@@ -80,6 +96,8 @@ struct Change {
     previous: Vec<PathBuf>,
     /// The file system that we mounted.
     mounted: Option<PathBuf>,
+    /// Links run another program now: that of the agent before is to be put back.
+    gives_back: bool,
     committed: bool,
 }
 
@@ -88,8 +106,8 @@ impl Change {
         let mounted = mount_if_needed(directory)?;
         let previous = left_behind(directory);
         let staging = beside(directory, &std::process::id().to_string());
-        let mut change =
-            Self { directory: directory.to_owned(), staging, previous, mounted, committed: false };
+        let directory = directory.to_owned();
+        let mut change = Self { directory, staging, previous, mounted, gives_back: true, committed: false };
         // The number of a process comes round again; what its namesake left is taken over like the rest.
         while change.previous.contains(&change.staging) {
             change.staging = beside(&change.staging, "1");
@@ -99,6 +117,16 @@ impl Change {
     }
 
     fn attach_all(&mut self, program: &mut Program, plan: &Plan) -> Result<Vec<Attachment>, SteerError> {
+        self.pin(program)?;
+        let mut attachments = Vec::new();
+        for (interface, side) in attach::places(plan) {
+            attachments.push(self.attach(program, interface, side)?);
+        }
+        Ok(attachments)
+    }
+
+    /// Programs and maps.
+    fn pin(&self, program: &mut Program) -> Result<(), SteerError> {
         for side in [Side::Customer, Side::Internet] {
             let path = self.staging.join(format!("program_{}", word(side)));
             program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
@@ -108,11 +136,7 @@ impl Change {
             let path = self.staging.join(format!("map_{}", name.trim_start_matches('.')));
             map.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
         }
-        let mut attachments = Vec::new();
-        for (interface, side) in attach::places(plan) {
-            attachments.push(self.attach(program, interface, side)?);
-        }
-        Ok(attachments)
+        Ok(())
     }
 
     fn attach(&self, program: &mut Program, interface: String, side: Side) -> Result<Attachment, SteerError> {
@@ -187,7 +211,7 @@ impl Drop for Change {
         }
         for entry in fs::read_dir(&self.staging).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if let Some(index) = name.to_str().and_then(link_index) {
+            if let Some(index) = name.to_str().and_then(link_index).filter(|_| self.gives_back) {
                 self.give_back(index);
             }
         }

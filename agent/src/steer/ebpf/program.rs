@@ -208,6 +208,10 @@ impl Program {
         self.bpf.maps()
     }
 
+    pub(super) fn map_named(&self, name: &str) -> Option<&Map> {
+        self.bpf.map(name)
+    }
+
     /// A hash map, as it is.
     pub(super) fn data(&self, name: &'static str) -> Result<&MapData, SteerError> {
         match self.bpf.map(name) {
@@ -281,7 +285,7 @@ fn rejected(error: &ProgramError) -> SteerError {
     SteerError::Program { reason: format!("{io_error}: {}", last.join("; ")) }
 }
 
-fn absent(name: &str) -> SteerError {
+pub(super) fn absent(name: &str) -> SteerError {
     SteerError::Program { reason: format!("the object holds no {name}") }
 }
 

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::claim::Claim;
 use super::routing::{self, Routing};
 use super::{
-    BootTime, Connections, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables, Terms, ebpf,
-    host,
+    BootTime, Claim, Connections, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables,
+    Terms, ebpf, host,
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
@@ -31,7 +30,7 @@ pub(super) struct Tproxy {
     pulse: Arc<Pulse>,
     heart: Option<Heart>,
     /// Last, so that it ends after everything else.
-    _claim: Claim,
+    claim: Option<Claim>,
 }
 
 /// What is in the sets, for a table that somebody else has removed.
@@ -75,15 +74,9 @@ impl Tproxy {
     ) -> Result<Self, SteerError> {
         // Only to see whether nft works here, before anything is changed.
         look()?;
-        let routing = plan.routing();
-        routing.install()?;
-        let state = State {
-            exempt: known.exempt.into_iter().collect(),
-            rules: known.rules,
-            tables: plan.tables.clone(),
-            released: known.released,
-        };
-        if let Err(error) = make_table(&plan, &state) {
+        let mut steering = Self::idle(plan, known, pulse);
+        steering.routing.install()?;
+        if let Err(error) = make_table(&steering.plan, &steering.state) {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -91,13 +84,31 @@ impl Tproxy {
             }
             return Err(error);
         }
-        let stage = Stage::Steering;
-        let mut steering =
-            Self { plan, routing, stage, state, removed: false, pulse, heart: None, _claim: claim };
+        (steering.removed, steering.claim) = (false, Some(claim));
         steering.heart = Some(start_heart(steering.pulse.clone())?);
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         ebpf::remove_filters(&[]);
         Ok(steering)
+    }
+
+    /// To take the place of a running agent: its table is left as it is until then.
+    pub(super) fn prepare(plan: Plan, known: Known, pulse: Arc<Pulse>) -> Result<Self, SteerError> {
+        look()?;
+        let steering = Self::idle(plan, known, pulse);
+        steering.routing.repair()?;
+        Ok(steering)
+    }
+
+    /// With nothing on the host.
+    fn idle(plan: Plan, known: Known, pulse: Arc<Pulse>) -> Self {
+        let state = State {
+            exempt: known.exempt.into_iter().collect(),
+            rules: known.rules,
+            tables: plan.tables.clone(),
+            released: known.released,
+        };
+        let (routing, stage) = (plan.routing(), Stage::Steering);
+        Self { plan, routing, stage, state, removed: true, pulse, heart: None, claim: None }
     }
 
     fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
@@ -197,6 +208,34 @@ impl Steering for Tproxy {
 
     fn connections(&mut self) -> Result<Option<Box<dyn Connections>>, SteerError> {
         Ok(None)
+    }
+
+    fn pause(&mut self) -> Result<(), SteerError> {
+        // While the kernel takes the heir's table it takes no heartbeat; and a shorter one must not come after this.
+        self.heart = None;
+        nft::command(&ruleset::long_beat())
+    }
+
+    fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
+        let restore = || {
+            make_table(&self.plan, &self.state)?;
+            self.routing.repair().map(drop)
+        };
+        let outcome = if touched { restore() } else { Ok(()) };
+        self.heart = Some(start_heart(self.pulse.clone())?);
+        outcome
+    }
+
+    fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
+        make_table(&self.plan, &self.state)?;
+        self.heart = Some(start_heart(self.pulse.clone())?);
+        (self.removed, self.claim) = (false, Some(claim));
+        Ok(())
+    }
+
+    fn leave(mut self: Box<Self>) -> Kept {
+        self.removed = true;
+        Box::new(())
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {

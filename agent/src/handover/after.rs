@@ -1,0 +1,168 @@
+//! After the hand-over: the old agent tells the new one what sessions it still has, and whose messages were refused in
+//! them, and ends when the last is over.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::channel::{Channel, Line};
+use super::{FromHeir, FromOwner};
+use crate::places::Places;
+use crate::shared::Shared;
+use crate::source::Source;
+
+/// How often what has changed is told.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sources in one packet.
+const CHUNK: usize = 1000;
+
+/// Tells the heir, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    told_to_stop: watch::Receiver<bool>,
+    is_done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reporter {
+    /// # Errors
+    /// If there is no thread to be had.
+    pub(crate) fn start(channel: Channel, places: Arc<Places>, shared: Arc<Shared>) -> io::Result<Self> {
+        let ((stop, told_to_stop), is_done) = (watch::channel(false), Arc::<AtomicBool>::default());
+        let done = is_done.clone();
+        let work = move || report(&channel, &places, &shared, &stop, &done);
+        let thread = Some(thread::Builder::new().name("reports".into()).spawn(work)?);
+        Ok(Self { told_to_stop, is_done, thread })
+    }
+
+    /// Until the heir wants this agent to stop. For ever, if it does not.
+    pub(crate) async fn stop(&self) {
+        let mut told_to_stop = self.told_to_stop.clone();
+        if told_to_stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Reporter {
+    /// When the last word is said.
+    fn drop(&mut self) {
+        self.is_done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn report(
+    channel: &Channel,
+    places: &Places,
+    shared: &Shared,
+    stop: &watch::Sender<bool>,
+    is_done: &AtomicBool,
+) {
+    loop {
+        let is_last = is_done.load(Ordering::Relaxed);
+        if let Err(error) = tell(channel, places, shared) {
+            debug!(%error, "the agent that took over hears nothing");
+            return;
+        }
+        if is_last {
+            return;
+        }
+        match channel.receive(INTERVAL) {
+            Ok((FromHeir::Stop {}, _)) => {
+                stop.send_replace(true);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            Err(error) => {
+                debug!(%error, "the agent that took over has ended");
+                return;
+            }
+        }
+    }
+}
+
+/// What has changed.
+fn tell(channel: &Channel, places: &Places, shared: &Shared) -> io::Result<()> {
+    for sources in places.take_news().chunks(CHUNK) {
+        channel.send(&FromOwner::Sessions { sources: sources.to_vec() }, &[])?;
+    }
+    let refused: Vec<_> = shared.refusals.take_news().into_iter().map(Source::address).collect();
+    for sources in refused.chunks(CHUNK) {
+        channel.send(&FromOwner::Refusals { sources: sources.to_vec() }, &[])?;
+    }
+    Ok(())
+}
+
+/// The agent before, whose last sessions are not over.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pid: u32,
+    channel: Arc<Channel>,
+    gone: watch::Receiver<bool>,
+}
+
+impl Predecessor {
+    /// Listens to it from now on.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub(crate) fn listen(
+        channel: Channel,
+        pid: u32,
+        places: Arc<Places>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let channel = Arc::new(channel);
+        let (ended, gone) = watch::channel(false);
+        let line = channel.clone();
+        let work = move || {
+            hear(&line, &places, &shared);
+            info!(pid, "the agent before this one has ended");
+            places.forget_elsewhere();
+            ended.send_replace(true);
+        };
+        thread::Builder::new().name("predecessor".into()).spawn(work)?;
+        Ok(Self { pid, channel, gone })
+    }
+
+    /// Its process, as long as it is there.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        (!*self.gone.borrow()).then_some(self.pid)
+    }
+
+    /// It need not wait for its sessions any longer.
+    pub(crate) fn stop(&self) {
+        // It may have ended already.
+        let _ = self.channel.send(&FromHeir::Stop {}, &[]);
+    }
+
+    /// Until it is there no more.
+    pub(crate) async fn gone(&self) {
+        let mut gone = self.gone.clone();
+        // An error means that nobody listens any more.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+}
+
+fn hear(channel: &Channel, places: &Places, shared: &Shared) {
+    loop {
+        match channel.receive(Duration::ZERO) {
+            Ok((FromOwner::Sessions { sources }, _)) => places.set_elsewhere(&sources),
+            Ok((FromOwner::Refusals { sources }, _)) => {
+                sources.into_iter().for_each(|source| shared.refusals.refused(source));
+            }
+            Ok((other, _)) => warn!(?other, "the agent before says what is not expected of it"),
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What an agent that takes over is given, and how this one comes out of it: in charge as before, or not at all.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, PoisonError, mpsc as sync};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tracing::{error, warn};
+use weir_ebpf_common::LAYOUT;
+
+use super::Agent;
+use crate::config::Config;
+use crate::handover::{self, Channel, Count, Offer, PROTOCOL, Part, SwitchedMode};
+use crate::steer::{Claim, Kept, Plan, nothing};
+use crate::transparent::TransparentListener;
+
+/// To what accepts connections.
+pub(super) enum Order {
+    /// Accepts nothing until it hears more, and says so.
+    Pause(sync::Sender<()>),
+    Resume,
+    Leave(Farewell),
+}
+
+/// Another agent is in charge.
+pub(super) struct Farewell {
+    /// To that one, which is told of what is left.
+    pub channel: Option<Channel>,
+    pub kept: Kept,
+}
+
+/// Whose turn it is: a stop and a hand-over exclude each other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    /// When no hand-over is under way; there will be none.
+    pub(super) async fn take_for_good(&self) {
+        std::mem::forget(self.0.clone().lock_owned().await);
+    }
+}
+
+pub(super) struct Estate {
+    settings: Map<String, Value>,
+    families: Vec<u8>,
+    agent: Agent,
+    orders: mpsc::UnboundedSender<Order>,
+    turn: Turn,
+    taken: Option<OwnedMutexGuard<()>>,
+    listener: Option<OwnedFd>,
+}
+
+impl Estate {
+    pub(super) fn new(
+        config: &Config,
+        plan: &Plan,
+        agent: &Agent,
+        orders: mpsc::UnboundedSender<Order>,
+        turn: Turn,
+    ) -> Self {
+        let (settings, families) = (handover::settings(config), plan.family_versions());
+        Self { settings, families, agent: agent.clone(), orders, turn, taken: None, listener: None }
+    }
+
+    /// From now on another agent can take over.
+    pub(super) fn expect_heirs(mut self, listener: &TransparentListener, claim: Claim) {
+        let begun = listener.as_fd().try_clone_to_owned().and_then(|listener| {
+            self.listener = Some(listener);
+            handover::keep_giving(claim, self, Self::leave)
+        });
+        if let Err(error) = begun {
+            warn!(%error, "no other agent will be able to take over from this one");
+        }
+    }
+
+    fn settle(&self) -> Result<(), String> {
+        self.agent.policy.settle().map_err(|error| error.to_string())?;
+        self.agent.release.settle().map_err(|error| error.to_string())?;
+        self.agent.shared.refusals.save(true);
+        Ok(())
+    }
+
+    fn parts(&self) -> Result<Vec<(Part, OwnedFd)>, String> {
+        let mut parts = Vec::new();
+        if let Some(listener) = &self.listener {
+            let listener = listener.try_clone().map_err(|error| error.to_string())?;
+            parts.push((Part::Listener {}, listener));
+        }
+        let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.extend(steering.bequeath().map_err(|error| error.to_string())?);
+        Ok(parts)
+    }
+
+    fn describe(&self) -> Offer {
+        let shared = &self.agent.shared;
+        let modes = shared.treatments.switched().into_iter().map(|switched| SwitchedMode {
+            prefix: switched.prefix,
+            mode: switched.mode,
+            seconds_left: switched.until.saturating_duration_since(Instant::now()).as_secs(),
+        });
+        let drained = shared.pool.status().into_iter().filter(|node| node.draining).map(|node| node.address);
+        Offer {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            settings: self.settings.clone(),
+            families: self.families.clone(),
+            layout: LAYOUT,
+            proven: shared.return_path.status(Instant::now()).proven,
+            modes: modes.collect(),
+            drained: drained.collect(),
+        }
+    }
+
+    /// The other is in charge.
+    pub(super) fn leave(self, channel: Option<Channel>) {
+        let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = std::mem::replace(&mut *steering, nothing());
+        drop(steering);
+        self.agent.charge.leave();
+        self.agent.shared.return_path.control(None);
+        self.agent.places.leave_kernel();
+        let kept = left.leave();
+        // If nobody hears it the process is about to end.
+        let _ = self.orders.send(Order::Leave(Farewell { channel, kept }));
+    }
+}
+
+impl handover::Estate for Estate {
+    fn offer(&mut self) -> Result<(Offer, Vec<(Part, OwnedFd)>), String> {
+        self.agent.charge.offer();
+        let offered = self.settle().and_then(|()| Ok((self.describe(), self.parts()?)));
+        offered.inspect_err(|_| self.agent.charge.take_back())
+    }
+
+    fn pause(&mut self) -> Result<Vec<Count>, String> {
+        let stopping = || "the running agent is stopping".to_owned();
+        self.taken = Some(self.turn.0.clone().try_lock_owned().map_err(|_| stopping())?);
+        let (paused, told) = sync::channel();
+        self.orders.send(Order::Pause(paused)).map_err(|_| stopping())?;
+        told.recv().map_err(|_| stopping())?;
+        let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        steering.pause().map_err(|error| error.to_string())?;
+        Ok(self.agent.places.counts())
+    }
+
+    fn call_off(&mut self, touched: bool) {
+        if let Some(turn) = self.taken.take() {
+            let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = steering.reclaim(touched) {
+                error!(%error, "steering is not as it was before another agent wanted to take over");
+            }
+            drop(steering);
+            self.agent.places.forget_news();
+            // If nobody hears it the process is about to end.
+            let _ = self.orders.send(Order::Resume);
+            drop(turn);
+        }
+        self.agent.policy.unsettle();
+        self.agent.charge.take_back();
+    }
+}

@@ -20,6 +20,8 @@ mod netlink;
 mod plan;
 mod routing;
 mod rules;
+#[cfg(test)]
+mod succession_tests;
 mod tables;
 #[cfg(test)]
 mod test_host;

@@ -126,3 +126,80 @@ impl Program {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weir_ebpf_common::Side;
+
+    use super::super::tests::{SYN, in_namespace, load, run, segment_v4};
+    use super::*;
+    use crate::config::WhenAgentDies;
+    use crate::steer::{BootTime, Pair, Refusal, RuleKind, RuleTerms, Terms};
+
+    fn copies(program: &Program, names: [&'static str; 5]) -> Maps {
+        let copy = |(named, of): (&str, &'static str)| {
+            (named.to_owned(), program.descriptor(of).unwrap().try_clone_to_owned().unwrap())
+        };
+        INHERITED.into_iter().zip(names).map(copy).collect()
+    }
+
+    fn set(program: &mut Program, source: u8, full: u64) {
+        let mut buckets: HashMap<_, [u8; 16], u64> = program.map(names::BUCKETS).unwrap();
+        buckets.insert([source; 16], full, 0).unwrap();
+    }
+
+    fn bucket(program: &mut Program, source: u8) -> Option<u64> {
+        let buckets: HashMap<_, [u8; 16], u64> = program.map(names::BUCKETS).unwrap();
+        buckets.get(&[source; 16], 0).ok()
+    }
+
+    #[test]
+    fn what_only_the_kernel_knows_goes_over() {
+        in_namespace(|| {
+            let (mut old, mut new) = (load(WhenAgentDies::Closed), load(WhenAgentDies::Closed));
+            let until = BootTime::now().after(Duration::from_secs(600));
+            let rule = [("10.1.7.0/24".parse().unwrap(), RuleTerms { until, refusal: Refusal::Drop })];
+            let pair = |last| {
+                let (customer, destination) = ([10, 1, 0, last].into(), [192, 0, 2, 2].into());
+                (Pair::V4 { customer, destination }, Terms { until, limited: false })
+            };
+            for program in [&mut old, &mut new] {
+                program.set_rules(RuleKind::Blocked, &rule.into()).unwrap();
+                program.exempt(&[pair(2)]).unwrap();
+            }
+            old.exempt(&[pair(3)]).unwrap();
+            for customer in [[10, 1, 7, 2], [10, 1, 7, 3], [10, 1, 0, 2], [10, 1, 0, 3]] {
+                run(&mut old, Side::Customer, &segment_v4(customer, 40_000, 25, SYN));
+            }
+            set(&mut old, 1, 500);
+            set(&mut old, 2, 500);
+            let inherited = Inherited::open(copies(&old, INHERITED));
+            assert_eq!(new.fill_from(&inherited), [""; 0]);
+            assert_eq!(new.applied(RuleKind::Blocked).unwrap(), [(rule[0].0, 2)].into());
+            assert_eq!(new.passed(&[pair(2).0]).unwrap(), [(pair(2).0, 1)].into());
+            assert!(new.passed(&[pair(3).0]).is_err(), "what this agent does not know stays away");
+            // Taken from the old bucket meanwhile, and from the new.
+            set(&mut old, 1, 700);
+            set(&mut new, 2, 900);
+            new.catch_up(&inherited);
+            assert_eq!([1, 2, 3].map(|source| bucket(&mut new, source)), [Some(700), Some(900), None]);
+        });
+    }
+
+    #[test]
+    fn maps_of_another_layout_are_named_and_left() {
+        in_namespace(|| {
+            let (mut old, mut new) = (load(WhenAgentDies::Closed), load(WhenAgentDies::Closed));
+            set(&mut old, 1, 500);
+            let [buckets, pairs_v4, pairs_v6, rules_v4, rules_v6] = INHERITED;
+            let others = copies(&old, [pairs_v4, buckets, rules_v6, rules_v6, rules_v4]);
+            assert_eq!(new.fill_from(&Inherited::open(others)), INHERITED);
+            let some = copies(&old, [buckets, pairs_v6, pairs_v6, rules_v4, rules_v4]);
+            assert_eq!(new.fill_from(&Inherited::open(some)), [pairs_v4, rules_v6]);
+            assert_eq!(bucket(&mut new, 1), Some(500));
+            assert_eq!(new.fill_from(&Inherited::open(Vec::new())), INHERITED);
+        });
+    }
+}

@@ -43,6 +43,8 @@ use inherit::Inherited;
 use program::Program;
 use weir_ebpf_common::Side;
 
+#[cfg(test)]
+pub(super) use attach::WITHOUT_TCX;
 pub(super) use attach::remove_filters;
 pub(super) use pins::remove as remove_pins;
 

@@ -113,18 +113,22 @@ impl Ebpf {
 
     /// All as it was before an heir that has died.
     pub(super) fn restore(&mut self) -> Result<(), SteerError> {
-        for attachment in &self.attachments {
-            attachment.renew(&mut self.program)?;
-        }
+        let renewed: Vec<_> =
+            self.attachments.iter().map(|attachment| attachment.renew(&mut self.program)).collect();
         self.routing.repair()?;
-        self.renew_pins()
+        self.renew_pins()?;
+        renewed.into_iter().collect()
     }
 
     /// Not in charge any more. The links are kept: while they are, the heir's program is there for our connections, whatever
     /// becomes of the heir.
     pub(super) fn give_up(&mut self) -> Vec<Attachment> {
         self.removed = true;
-        mem::take(&mut self.attachments)
+        // A filter is the heir's now, and would be removed with this.
+        let (filters, links): (Vec<_>, Vec<_>) =
+            mem::take(&mut self.attachments).into_iter().partition(Attachment::is_filter);
+        filters.into_iter().for_each(Attachment::leave);
+        links
     }
 }
 

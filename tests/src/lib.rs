@@ -4,6 +4,7 @@
 pub mod components;
 pub mod corpus;
 pub mod crafted;
+pub mod detach;
 pub mod foreign;
 pub mod interop;
 pub mod lab;

@@ -17,6 +17,7 @@ use anyhow::Result;
 
 pub use address::{CUSTOMER_PREFIXES, Family};
 pub use host::Host;
+pub use network::{cable, ip};
 pub use process::Process;
 pub use snapshot::Snapshot;
 
@@ -121,13 +122,20 @@ impl Lab {
     fn more_addresses(&self, narrow: NarrowLink) -> Result<()> {
         // Never chosen by itself (a lifetime of 0 deprecates an IPv6 address; IPv4 prefers the first).
         let add = |address: &str| format!("addr add {address} dev eth0 preferred_lft 0");
-        network::ip(&self.customer, &["10.1.0.3/16", "fd01::3/32", "10.9.0.2/32", "fd09::2/128"].map(add))?;
-        network::ip(&self.filter, &["10.3.0.11/16", "10.3.0.12/16", "fd03::11/32", "fd03::12/32"].map(add))?;
+        ip(&self.customer, &["10.1.0.3/16", "fd01::3/32", "10.9.0.2/32", "fd09::2/128"].map(add))?;
+        ip(&self.filter, &["10.3.0.11/16", "10.3.0.12/16", "fd03::11/32", "fd03::12/32"].map(add))?;
         if narrow == NarrowLink::CustomerSide {
             return Ok(()); // the routers know only the customer's own network
         }
         let outsider = ["route add 10.9.0.0/16 via 10.1.0.2", "route add fd09::/32 via fd01::2"];
-        network::ip(&self.gateway, &outsider.map(String::from))
+        ip(&self.gateway, &outsider.map(String::from))
+    }
+
+    /// Another host, without cables.
+    pub fn host(&self, name: &str) -> Result<Host> {
+        let host = Host::start(name, &self.logs)?;
+        network::forward(&host)?;
+        Ok(host)
     }
 
     /// Keeps the logs when the lab goes: what was done in it has failed.

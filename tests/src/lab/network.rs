@@ -39,7 +39,7 @@ impl Path<'_> {
             }
             _ => anyhow::bail!("a narrow path has two routers"),
         };
-        cable(first_hop, hop_interface, end, "eth0", FULL)?;
+        cable(first_hop, hop_interface, end, "eth0")?;
         ip(
             first_hop,
             &[
@@ -61,8 +61,8 @@ impl Path<'_> {
     /// near --(narrow)-- far ---- gateway, on transfer networks 10.1n.x and fd1n:x.
     fn lay_routers(&self, near: &Host, far: &Host) -> Result<()> {
         let Self { gateway, gateway_interface: interface, network: n, .. } = self;
-        cable(near, "up0", far, "down0", self.narrow_mtu)?;
-        cable(far, "up0", gateway, interface, FULL)?;
+        cable_of(near, "up0", far, "down0", self.narrow_mtu)?;
+        cable(far, "up0", gateway, interface)?;
         ip(
             near,
             &[
@@ -105,7 +105,7 @@ pub(super) fn forward(host: &Host) -> Result<()> {
 }
 
 /// Runs `ip` with one command a line, in the host's network.
-pub(super) fn ip(host: &Host, lines: &[String]) -> Result<()> {
+pub fn ip(host: &Host, lines: &[String]) -> Result<()> {
     use std::io::Write;
     use std::process::Stdio;
     // Only the network is entered: `netns PID` in a line counts processes as the machine does.
@@ -124,7 +124,12 @@ pub(super) fn ip(host: &Host, lines: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn cable(a: &Host, a_interface: &str, b: &Host, b_interface: &str, mtu: u32) -> Result<()> {
+/// A cable between two hosts, plugged in.
+pub fn cable(a: &Host, a_interface: &str, b: &Host, b_interface: &str) -> Result<()> {
+    cable_of(a, a_interface, b, b_interface, FULL)
+}
+
+fn cable_of(a: &Host, a_interface: &str, b: &Host, b_interface: &str, mtu: u32) -> Result<()> {
     let peer = b.pid();
     ip(
         a,

@@ -33,6 +33,7 @@ mod faults;
 mod filter_node;
 mod foreign;
 mod host_settings;
+mod interfaces;
 mod interop;
 mod kill_under_load;
 mod lab;

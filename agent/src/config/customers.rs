@@ -172,9 +172,12 @@ fn check_exempt(config: &Config, problems: &mut Problems) {
 fn check_limits(config: &Config, problems: &mut Problems) {
     let limits = &config.limits;
     if config.steering.backend != Backend::Ebpf {
+        let default = Limits::default();
         let set = [
             ("limits.connections", limits.connections != 0),
             ("limits.new_per_second", limits.new_per_second != 0),
+            ("limits.burst", limits.burst != default.burst),
+            ("limits.beyond", limits.beyond != default.beyond),
             ("limits.overrides", !limits.overrides.is_empty()),
         ];
         for (key, _) in set.into_iter().filter(|(_, is_set)| *is_set) {

@@ -42,10 +42,12 @@ pub struct Steering {
     /// nothing is installed on the host).
     #[schemars(example = &"ebpf")]
     pub backend: Backend,
-    /// Interfaces on which customers' packets arrive.
+    /// Interfaces on which customers' packets arrive: names, or with `ebpf` patterns, in which `*` is any number of
+    /// characters, as in a shell (`tap*`). Interfaces that fit are steered on as they come. No pattern means the loopback interface, nor a port of
+    /// a bridge or bond.
     #[schemars(example = ["cust0"])]
     pub customer_interfaces: Vec<String>,
-    /// Interfaces on which the destinations' answers arrive.
+    /// Interfaces on which the destinations' answers arrive, written in the same way. One may be on both sides.
     #[schemars(example = ["inet0"])]
     pub internet_interfaces: Vec<String>,
     /// Local TCP port of the transparent listener.

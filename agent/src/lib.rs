@@ -12,6 +12,7 @@ pub mod doctor;
 mod drive;
 mod failure;
 mod handover;
+mod interfaces;
 mod mirrors;
 mod modes;
 mod nodes;

@@ -6,6 +6,8 @@ use std::hash::Hash;
 use ipnet::IpNet;
 use weir_daemon::config::{Check, Problems};
 
+use crate::interfaces::is_pattern;
+
 use super::{Backend, Config, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted, customers};
 
 /// Linux's IFNAMSIZ, without the NUL.
@@ -46,13 +48,7 @@ fn check_steering(steering: &Steering, problems: &mut Problems) {
             problems.add(key, "is empty: packets must come from somewhere");
         }
         for (index, name) in names.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
-            if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(plain) {
-                problems.add(
-                    &format!("{key}[{index}]"),
-                    format!("{name:?} is no interface name: 1 to {MAX_INTERFACE_NAME} characters expected"),
-                );
-            }
+            check_interface(&format!("{key}[{index}]"), name, steering.backend, problems);
         }
         unique(key, names, problems);
     }
@@ -76,6 +72,22 @@ fn check_steering(steering: &Steering, problems: &mut Problems) {
     }
     if !steering.pin_directory.is_absolute() {
         problems.add("steering.pin_directory", "must be an absolute path");
+    }
+}
+
+fn check_interface(key: &str, name: &str, backend: Backend, problems: &mut Problems) {
+    let plain = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    // Each `*` may stand for nothing.
+    let shortest = name.chars().filter(|c| *c != '*').count();
+    if name.is_empty() || shortest > MAX_INTERFACE_NAME || !name.chars().all(plain) {
+        problems.add(
+            key,
+            format!("{name:?} is no interface name: 1 to {MAX_INTERFACE_NAME} characters expected"),
+        );
+    } else if is_pattern(name) && backend != Backend::Ebpf {
+        let words =
+            "is a pattern, and patterns are for steering.backend = \"ebpf\" only: name each interface";
+        problems.add(key, format!("{name} {words}"));
     }
 }
 
@@ -303,6 +315,23 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
     }
 
     #[test]
+    fn patterns_are_for_the_kernel_program() {
+        let with = |pattern: &str| MINIMAL.replace("\"cust0\"", &format!("\"cust0\", {pattern}"));
+        let config = parse::<Config>("agent.toml", &with("\"tap*\", \"*\"")).unwrap();
+        assert_eq!(config.steering.customer_interfaces, ["cust0", "tap*", "*"]);
+        // The longest name there is, anywhere.
+        parse::<Config>("agent.toml", &with("\"*a23456789012345*\"")).unwrap();
+        assert!(problems(&with("\"a234567890123456*\"")).contains("is no interface name"));
+        assert!(problems(&with("\"tap*\", \"tap*\"")).contains("customer_interfaces[2]: is there twice"));
+        for other in ["tproxy", "external"] {
+            let problems = problems(&with("\"tap*\"").replace("ebpf", other));
+            let words = "agent.toml:4: steering.customer_interfaces[1]: tap* is a pattern, and patterns are for \
+                         steering.backend = \"ebpf\" only";
+            assert!(problems.contains(words), "{problems}");
+        }
+    }
+
+    #[test]
     fn what_contradicts_itself_in_prefixes_and_limits_is_refused() {
         let text = MINIMAL
             .replace(
@@ -324,6 +353,7 @@ nodes = ["10.3.0.11:10025", "10.3.0.12:10025"]
             "agent.toml:11: limits.connections: is 101, but relay.max_sessions_per_customer is 100",
             "agent.toml:12: limits.burst: must be 1 to",
             "limits.overrides: is for steering.backend = \"ebpf\" only",
+            "agent.toml:12: limits.burst: is for steering.backend = \"ebpf\" only",
             "agent.toml:14: limits.overrides[0].prefixes[0]: 10.1.7.128/25 is within customers.exempt",
             "agent.toml:14: limits.overrides[0].prefixes[1]: 10.3.0.0/24 is not within customers.prefixes",
             "agent.toml:17: limits.overrides[1].prefixes[0]: 10.1.8.0/24 is in an override already",

@@ -18,7 +18,7 @@ use weir_daemon::config::load;
 use weir_daemon::control;
 
 use crate::config::Config;
-use crate::steer::Plan;
+use crate::steer::{Plan, view};
 pub use finding::{Finding, Report, State};
 
 const CONFIGURATION: &str = "configuration";
@@ -81,7 +81,8 @@ pub async fn examine(path: &Path) -> Report {
     let agent = running();
     let mut findings = vec![Finding::ok(CONFIGURATION, format!("{} has no problems", path.display()))];
     findings.extend(agent_findings(agent.as_ref().map_err(String::as_str)));
-    let plan = Plan::new(&config);
+    // Of patterns, the interfaces that fit now.
+    let plan = Plan::new(&config).resolved(&view::links().unwrap_or_default());
     let samples = Samples::new(plan.tables.prefixes.all());
     let host = Host { plan, samples, config, agent: agent.ok() };
     findings.extend(nodes::check(&host).await);
@@ -113,6 +114,8 @@ fn agent_findings(agent: Result<&Agent, &str>) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(AGENT, format!("runs (process {pid}, version {version})"))];
     let problems = agent.status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
     findings.extend(problems.map(|problem| Finding::problem(AGENT, format!("says: {problem}"))));
+    let warnings = agent.status["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    findings.extend(warnings.map(|warning| Finding::warning(AGENT, format!("says: {warning}"))));
     if !agent.status["released"].is_null() {
         let words = "customers' new connections go straight, unjudged: released by the operator's command";
         findings.push(Finding::warning(AGENT, words).mended_by("weir-agent release --end"));
@@ -143,10 +146,12 @@ mod tests {
 
     #[test]
     fn what_the_agent_says_of_itself_is_passed_on() {
-        let status = json!({"version": "1", "problems": ["x is gone"], "released": {"seconds_left": 1}});
+        let status = json!({
+            "version": "1", "problems": ["x is gone"], "warnings": ["nothing fits"], "released": {"seconds_left": 1}
+        });
         let found = agent_findings(Ok(&Agent { pid: 7, status }));
         let states: Vec<State> = found.iter().map(|finding| finding.state).collect();
-        assert_eq!(states, [State::Ok, State::Problem, State::Warning]);
+        assert_eq!(states, [State::Ok, State::Problem, State::Warning, State::Warning]);
         assert_eq!(agent_findings(Err("none"))[0].state, State::Skipped);
     }
 }

@@ -9,8 +9,9 @@ use nix::libc;
 use super::Host;
 use super::finding::Finding;
 use crate::config::{Backend, WhenAgentDies};
-use crate::steer::forwarding_off;
+use crate::interfaces::is_pattern;
 use crate::steer::view::{self, Inspection, Link, Route};
+use crate::steer::{Plan, forwarding_off};
 
 const INTERFACES: &str = "interfaces";
 const TO_CUSTOMERS: &str = "route_customers";
@@ -36,7 +37,7 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
     let mut findings = interfaces(host, &links);
     findings.extend(routes(host, &links));
     if host.plan.backend != Backend::External {
-        findings.extend(match view::routing(&host.plan) {
+        findings.extend(match view::routing(&Plan::new(&host.config)) {
             Ok(found) => policy_rules(host, &found),
             Err(error) => vec![Finding::unknown(RULES, error.to_string())],
         });
@@ -45,12 +46,19 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
 }
 
 fn interfaces(host: &Host, links: &[Link]) -> Vec<Finding> {
+    let steering = &host.config.steering;
     let named = [
-        ("customer_interfaces", &host.plan.customer_interfaces),
-        ("internet_interfaces", &host.plan.internet_interfaces),
+        ("customer_interfaces", &steering.customer_interfaces),
+        ("internet_interfaces", &steering.internet_interfaces),
     ];
     let all = named.iter().flat_map(|(key, names)| names.iter().map(move |name| (*key, name.as_str())));
-    let mut findings: Vec<Finding> = all.filter_map(|(key, name)| interface(key, name, links)).collect();
+    let names = all.filter(|(_, name)| !is_pattern(name));
+    let mut findings: Vec<Finding> = names.filter_map(|(key, name)| interface(key, name, links)).collect();
+    findings.extend(Plan::new(&host.config).idle_patterns(links).into_iter().map(|(key, pattern)| {
+        let words =
+            format!("steering.{key}: no interface fits {pattern} now; those that come will be steered on");
+        Finding::warning(INTERFACES, words)
+    }));
     if findings.is_empty() {
         findings.push(Finding::ok(INTERFACES, "all are there, and up"));
     }
@@ -65,7 +73,9 @@ fn interface(key: &str, name: &str, links: &[Link]) -> Option<Finding> {
         let words = format!("steering.{key}: {name} does not exist; there are {}", there.join(", "));
         return Some(Finding::problem(INTERFACES, words));
     };
-    if let Some(master) = link.master.and_then(|index| links.iter().find(|link| link.index == index)) {
+    if let Some(master) =
+        link.master.filter(|_| link.is_port).and_then(|index| links.iter().find(|link| link.index == index))
+    {
         let words = format!(
             "steering.{key}: {name} is a port of {0}: for routing, its packets come in on {0}; name that",
             master.name
@@ -311,12 +321,14 @@ mod tests {
 
     #[test]
     fn interfaces_that_cannot_serve_are_named() {
-        let link = |index, name: &str, is_up, master| Link {
+        let link = |index, name: &str, is_up, master: Option<u32>| Link {
             index,
             name: name.into(),
             is_up,
             is_running: is_up,
             master,
+            is_port: master.is_some(),
+            ..Link::default()
         };
         let links =
             [link(2, "br0", true, None), link(3, "eth0", true, Some(2)), link(4, "eth1", false, None)];

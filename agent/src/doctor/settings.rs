@@ -5,7 +5,7 @@ use std::fs;
 use super::Host;
 use super::finding::Finding;
 use crate::config::{Backend, WhenAgentDies};
-use crate::steer::{Plan, forwarding_off};
+use crate::steer::{Plan, forwarding_off, rules_on_bridges};
 
 const FORWARDING: &str = "forwarding";
 const REVERSE_PATH: &str = "reverse_path";
@@ -14,6 +14,7 @@ const CONNTRACK: &str = "conntrack";
 const BACKLOG: &str = "accept_queue";
 const PORTS: &str = "upstream_ports";
 const JIT: &str = "bpf_jit";
+const BRIDGES: &str = "bridge_rules";
 
 /// What the listener asks for.
 const WANTED_BACKLOG: u64 = 4096;
@@ -39,6 +40,7 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
         backlog(number("net.core.somaxconn")),
         upstream_ports(host.config.steering.upstream_ports, range),
         jit(plan.backend, number("net.core.bpf_jit_enable")),
+        bridges(rules_on_bridges(plan)),
     ]
 }
 
@@ -205,6 +207,14 @@ fn jit(backend: Backend, value: Option<u64>) -> Finding {
         // Other network namespaces than the first do not have it.
         None => Finding::skipped(JIT, "net.core.bpf_jit_enable is not shown here"),
     }
+}
+
+fn bridges(setting: Option<String>) -> Finding {
+    let Some(setting) = setting else {
+        return Finding::ok(BRIDGES, "no rules for packets on ports of a bridge are in tproxy's way");
+    };
+    let words = format!("{setting} is 1: with tproxy, connections that come in by a bridge are not answered");
+    Finding::problem(BRIDGES, words).mended_by(format!("sysctl -w {setting}=0"))
 }
 
 #[cfg(test)]

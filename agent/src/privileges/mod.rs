@@ -88,7 +88,8 @@ fn needed(config: &Config) -> Vec<Capability> {
     // Sockets with others' addresses; rules, routes, nft and tc when somebody else has removed them.
     let mut needed = vec![Capability::CAP_NET_ADMIN];
     if config.steering.backend == Backend::Ebpf {
-        // Kernels before 5.19 want it for every change of a map.
+        // To put the program on interfaces that come, or from which somebody took it; and kernels before 5.19 want it for
+        // every change of a map.
         needed.push(Capability::CAP_BPF);
     }
     if config.steering.listen_port < 1024 {

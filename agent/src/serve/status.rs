@@ -25,7 +25,10 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
     move || {
         let Agent { shared, steering, policy, release, modes, places, problems, .. } = &agent;
         // Held only for moments; a status without these numbers is better than one that waits.
-        let steering = steering.try_lock().ok().and_then(|mut steering| steering.counters().ok());
+        let (steering, warnings) = match steering.try_lock() {
+            Ok(mut steering) => (steering.counters().ok(), Some(steering.warnings())),
+            Err(_) => (None, None),
+        };
         json!({
             "program": "weir-agent",
             "version": env!("CARGO_PKG_VERSION"),
@@ -33,6 +36,7 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
             "backend": backend,
             "when_agent_dies": when_agent_dies,
             "problems": *problems.lock().unwrap_or_else(PoisonError::into_inner),
+            "warnings": warnings,
             "released": release.status(),
             "switched_modes": modes.status(),
             "counters": shared.counters,

@@ -16,8 +16,11 @@ use crate::nodes::{Family, NodeId, Role, probe};
 use crate::shared::Shared;
 use crate::steer::{Pair, Steering};
 
-/// How often the host's rules are looked after.
+/// How often the host's rules are looked after, though the kernel tells of most changes: not of all, and who knows.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What lies between two checks, however much changes.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is wrong with steering, in words.
 pub(super) type Problems = Arc<Mutex<Vec<String>>>;
@@ -127,21 +130,46 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
 }
 
 async fn watch_steering(agent: Agent) {
-    loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        agent.shared.return_path.look(Instant::now());
-        let problems = with(&agent.steering, |steering| steering.problems()).await.unwrap_or_default();
-        let mut known = agent.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if problems != *known {
-            for problem in &problems {
-                warn!(%problem, "steering");
-            }
-            if problems.is_empty() {
-                info!("steering is whole again");
-            }
-            *known = problems;
+    let mut events = match agent.steering.lock().unwrap_or_else(PoisonError::into_inner).events() {
+        Ok(events) => events,
+        Err(error) => {
+            warn!(%error, "the kernel tells of no changes: what others remove is noticed within a second");
+            None
         }
+    };
+    let mut unfinished = false;
+    loop {
+        tokio::time::sleep(CHECK_PAUSE).await;
+        if !unfinished {
+            let change = async {
+                match &mut events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Whether it was one or the other, the check is the same.
+            let _ = tokio::time::timeout(CHECK_INTERVAL - CHECK_PAUSE, change).await;
+        }
+        agent.shared.return_path.look(Instant::now());
+        let checked = with(&agent.steering, |steering| (steering.problems(), steering.is_unfinished())).await;
+        let problems;
+        (problems, unfinished) = checked.unwrap_or_default();
+        note(problems, &agent.problems);
     }
+}
+
+fn note(problems: Vec<String>, known: &Problems) {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if problems == *known {
+        return;
+    }
+    for problem in &problems {
+        warn!(%problem, "steering");
+    }
+    if problems.is_empty() {
+        info!("steering is whole again");
+    }
+    *known = problems;
 }
 
 /// What the operator has switched for a while: it is said again and again, and ends.

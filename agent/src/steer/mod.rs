@@ -8,14 +8,17 @@
 //! What a dead agent leaves is inert, or in `closed` drops new connections of customers. The next
 //! [`install`] takes it over, [`cleanup`] removes it.
 
+mod attributes;
 mod claim;
 mod cleanup;
 mod ebpf;
 mod error;
+mod events;
 mod exempt;
 mod external;
 mod grace;
 mod host;
+mod links;
 mod netlink;
 mod plan;
 mod routing;
@@ -39,8 +42,9 @@ use std::sync::Arc;
 
 pub use cleanup::{Report, cleanup};
 pub use error::SteerError;
+pub use events::Events;
 pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
-pub(crate) use host::{forwarding_off, is_in_bpffs};
+pub(crate) use host::{forwarding_off, is_in_bpffs, rules_on_bridges};
 pub use plan::Plan;
 pub use rules::{MAX_RULES, Refusal, RuleKind, RuleTerms, Rules};
 pub use tables::{Limits, Tables};
@@ -136,6 +140,21 @@ pub trait Steering: Send {
     /// Looks whether all is still in place, puts back rules and routes that are missing, and says in
     /// words what was or is wrong. While a rule is missing customers get no answer: call it every second.
     fn problems(&mut self) -> Vec<String>;
+
+    /// There was too much for one call of `problems`: the next is due soon.
+    fn is_unfinished(&self) -> bool {
+        false
+    }
+
+    /// What need not be wrong but may be unwanted, as `problems` found it.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Tells when a call of `problems` is due at once.
+    fn events(&self) -> io::Result<Option<Events>> {
+        Ok(None)
+    }
 }
 
 /// To be dropped when nothing needs it any more.

@@ -4,11 +4,15 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+/// How often a list is asked for that changes while it is told.
+const TRIES: usize = 5;
 
 pub(super) struct Netlink {
     socket: Socket,
@@ -62,6 +66,48 @@ impl Netlink {
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                     NetlinkPayload::InnerMessage(message) => found.push(message),
                     _ => {}
+                }
+            }
+        }
+    }
+
+    /// Shows each object that matches `message` as the kernel describes it, without the header. `None`: something changed
+    /// meanwhile, and all are shown again.
+    pub(super) fn visit(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        mut visit: impl FnMut(Option<&[u8]>),
+    ) -> io::Result<()> {
+        for _ in 0..TRIES {
+            self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            if self.visit_once(&mut visit)? {
+                return Ok(());
+            }
+            visit(None);
+        }
+        Err(io::Error::other("it changes all the time"))
+    }
+
+    /// `false`: something changed meanwhile.
+    fn visit_once(&self, visit: &mut impl FnMut(Option<&[u8]>)) -> io::Result<bool> {
+        let mut whole = true;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+                rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
+                if message.sequence_number() != self.sequence {
+                    continue;
+                }
+                whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+                match message.message_type() {
+                    NLMSG_DONE => return Ok(whole),
+                    NLMSG_ERROR => {
+                        let code = message.payload().get(..4).and_then(|code| code.try_into().ok());
+                        let code = code.map_or(0, i32::from_ne_bytes);
+                        return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+                    }
+                    _ => visit(Some(message.payload())),
                 }
             }
         }

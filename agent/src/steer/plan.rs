@@ -2,15 +2,20 @@
 
 use std::path::PathBuf;
 
-use super::routing::{Family, MARK_MASK, Routing};
+use weir_ebpf_common::Side;
+
+use super::links::Link;
+use super::routing::{Family, Interfaces, MARK_MASK, Routing};
 use super::rules::family_of;
 use super::{SteerError, Tables};
 use crate::config::{Backend, Config, WhenAgentDies};
+use crate::interfaces::{fits, is_pattern};
 
 /// Everything that steering needs of the configuration.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub backend: Backend,
+    /// Names, and patterns of names.
     pub customer_interfaces: Vec<String>,
     pub internet_interfaces: Vec<String>,
     /// Port of the transparent listener.
@@ -46,11 +51,60 @@ impl Plan {
         }
     }
 
-    /// All interfaces, each once: customers' first. On a one-armed gateway they are the same.
+    /// Interfaces by their full names, each once: customers' first. On a one-armed gateway they are the same.
     pub(super) fn interfaces(&self) -> Vec<String> {
-        let all: Vec<String> =
-            self.customer_interfaces.iter().chain(&self.internet_interfaces).cloned().collect();
-        distinct(&all)
+        let all = self.customer_interfaces.iter().chain(&self.internet_interfaces);
+        distinct(&all.filter(|name| !is_pattern(name)).cloned().collect::<Vec<_>>())
+    }
+
+    /// The interfaces to steer on, those towards the internet first: the first connection taken needs its answers
+    /// back. Who is on both sides is a customer's: that program does the other's work as well.
+    pub(super) fn places<'a>(&self, links: &'a [Link]) -> Vec<(&'a Link, Side)> {
+        let all = links.iter().filter_map(|link| Some((link, self.side_of(link)?)));
+        let (internet, customers): (Vec<_>, Vec<_>) = all.partition(|(_, side)| *side == Side::Internet);
+        internet.into_iter().chain(customers).collect()
+    }
+
+    pub(crate) fn side_of(&self, link: &Link) -> Option<Side> {
+        let is_among = |names: &[String]| names.iter().any(|name| stands_for(name, link));
+        match (is_among(&self.customer_interfaces), is_among(&self.internet_interfaces)) {
+            (true, _) => Some(Side::Customer),
+            (false, true) => Some(Side::Internet),
+            (false, false) => None,
+        }
+    }
+
+    /// Patterns that no interface fits, with their keys.
+    pub(crate) fn idle_patterns(&self, links: &[Link]) -> Vec<(&'static str, &str)> {
+        let patterns = self.lists().into_iter().flat_map(|(key, names)| {
+            names.iter().filter(|name| is_pattern(name)).map(move |name| (key, name.as_str()))
+        });
+        patterns.filter(|(_, pattern)| !links.iter().any(|link| stands_for(pattern, link))).collect()
+    }
+
+    /// The same with the names of those that there are in place of patterns.
+    pub(crate) fn resolved(&self, links: &[Link]) -> Self {
+        let resolve = |names: &[String]| {
+            let all = names.iter().flat_map(|name| match is_pattern(name) {
+                true => {
+                    links.iter().filter(|link| stands_for(name, link)).map(|link| link.name.clone()).collect()
+                }
+                false => vec![name.clone()],
+            });
+            distinct(&all.collect::<Vec<_>>())
+        };
+        Self {
+            customer_interfaces: resolve(&self.customer_interfaces),
+            internet_interfaces: resolve(&self.internet_interfaces),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn lists(&self) -> [(&'static str, &[String]); 2] {
+        [
+            ("customer_interfaces", &self.customer_interfaces),
+            ("internet_interfaces", &self.internet_interfaces),
+        ]
     }
 
     /// Rules and routes of these families are there already, and sessions that need them.
@@ -76,12 +130,22 @@ impl Plan {
     }
 
     pub(super) fn routing(&self) -> Routing {
+        let patterns = self.lists().into_iter().any(|(_, names)| names.iter().any(|name| is_pattern(name)));
         Routing {
             families: self.families.clone(),
-            interfaces: self.interfaces(),
+            interfaces: if patterns { Interfaces::All } else { Interfaces::Named(self.interfaces()) },
             mark: self.mark,
             table: self.table,
         }
+    }
+}
+
+/// Whether an entry of the configuration means this interface. No pattern means the loopback interface, nor a port of a
+/// bridge or bond, whose packets come in on that.
+fn stands_for(entry: &str, link: &Link) -> bool {
+    match is_pattern(entry) {
+        true => link.name != "lo" && !link.is_port && fits(entry, &link.name),
+        false => entry == link.name,
     }
 }
 

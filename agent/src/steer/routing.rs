@@ -2,6 +2,15 @@
 //!
 //! One rule per interface and address family: with `iif` in it, and only so, reverse path checks
 //! see the same route for marked packets as for others.
+//!
+//! Where interfaces come and go, and there may be thousands, a rule for each would be asked about every packet that this host
+//! routes. There three rules do the same for all interfaces but the loopback, as which reverse path checks, and packets of this host's own, ask:
+//!
+//! ```text
+//! 98: iif lo fwmark MARK goto 100
+//! 99: fwmark MARK lookup TABLE
+//! 100: nop
+//! ```
 
 mod inspect;
 
@@ -22,10 +31,18 @@ pub(crate) use inspect::Inspection;
 
 /// Marks rules and routes as ours (`proto 87` in the output of ip(8)): a number nobody else uses, by which a
 /// later start and `cleanup` find them.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(87);
+pub(super) const PROTOCOL_NUMBER: u8 = 87;
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(PROTOCOL_NUMBER);
 
 /// Comes before the operator's rules and those of other programs, after the table of local addresses.
 const PRIORITY: u32 = 99;
+
+/// Around it, where there is one rule for all interfaces: what passes it by, and where that goes on.
+const PASSES: u32 = 98;
+const GOES_ON: u32 = 100;
+
+/// The loopback interface's name, the same in every network namespace.
+const LOOPBACK_NAME: &str = "lo";
 
 /// The loopback interface's index, the same in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -67,8 +84,26 @@ impl Family {
 /// A rule or route of ours, as ip(8) would be told to make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
-    Rule { family: Family, interface: String, mark: u32, table: u32 },
-    Route { family: Family, table: u32 },
+    /// Of an interface, or of all.
+    Rule {
+        family: Family,
+        interface: Option<String>,
+        mark: u32,
+        table: u32,
+    },
+    /// What asks as the loopback interface passes the rule of all interfaces by.
+    Pass {
+        family: Family,
+        mark: u32,
+    },
+    /// And goes on here.
+    Target {
+        family: Family,
+    },
+    Route {
+        family: Family,
+        table: u32,
+    },
 }
 
 impl fmt::Display for Entry {
@@ -76,11 +111,17 @@ impl fmt::Display for Entry {
         match self {
             Self::Rule { family, interface, mark, table } => {
                 let family = family.flag();
+                let iif = interface.as_ref().map(|name| format!("iif {name} ")).unwrap_or_default();
+                write!(formatter, "ip {family} rule {iif}fwmark {mark:#x}/{MARK_MASK:#x} lookup {table}")
+            }
+            Self::Pass { family, mark } => {
+                let family = family.flag();
                 write!(
                     formatter,
-                    "ip {family} rule iif {interface} fwmark {mark:#x}/{MARK_MASK:#x} lookup {table}"
+                    "ip {family} rule iif {LOOPBACK_NAME} fwmark {mark:#x}/{MARK_MASK:#x} goto {GOES_ON}"
                 )
             }
+            Self::Target { family } => write!(formatter, "ip {} rule pref {GOES_ON} nop", family.flag()),
             Self::Route { family, table } => {
                 let family = family.flag();
                 write!(formatter, "ip {family} route local default dev lo table {table}")
@@ -92,38 +133,59 @@ impl fmt::Display for Entry {
 impl Entry {
     fn family(&self) -> Family {
         match self {
-            Self::Rule { family, .. } | Self::Route { family, .. } => *family,
+            Self::Rule { family, .. }
+            | Self::Pass { family, .. }
+            | Self::Target { family }
+            | Self::Route { family, .. } => *family,
+        }
+    }
+
+    /// In this order they are removed: what leads somewhere before that.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Rule { .. } => 0,
+            Self::Pass { .. } => 1,
+            Self::Target { .. } => 2,
+            Self::Route { .. } => 3,
         }
     }
 
     fn create(&self) -> RouteNetlinkMessage {
         match self {
-            Self::Rule { .. } => RouteNetlinkMessage::NewRule(self.rule()),
             Self::Route { .. } => RouteNetlinkMessage::NewRoute(self.route()),
+            _ => RouteNetlinkMessage::NewRule(self.rule()),
         }
     }
 
     fn delete(&self) -> RouteNetlinkMessage {
         match self {
-            Self::Rule { .. } => RouteNetlinkMessage::DelRule(self.rule()),
             Self::Route { .. } => RouteNetlinkMessage::DelRoute(self.route()),
+            _ => RouteNetlinkMessage::DelRule(self.rule()),
         }
     }
 
     fn rule(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = self.family().address_family();
-        message.header.action = RuleAction::ToTable;
-        if let Self::Rule { interface, mark, table, .. } = self {
-            message.attributes = vec![
-                RuleAttribute::Iifname(interface.clone()),
-                RuleAttribute::Priority(PRIORITY),
-                RuleAttribute::FwMark(*mark),
-                RuleAttribute::FwMask(MARK_MASK),
-                RuleAttribute::Table(*table),
-                RuleAttribute::Protocol(PROTOCOL),
-            ];
-        }
+        message.attributes = vec![RuleAttribute::Protocol(PROTOCOL)];
+        let marked = |mark| [RuleAttribute::FwMark(mark), RuleAttribute::FwMask(MARK_MASK)];
+        let (action, priority) = match self {
+            Self::Rule { interface, mark, table, .. } => {
+                message.attributes.extend(interface.clone().map(RuleAttribute::Iifname));
+                message.attributes.extend(marked(*mark));
+                message.attributes.push(RuleAttribute::Table(*table));
+                (RuleAction::ToTable, PRIORITY)
+            }
+            Self::Pass { mark, .. } => {
+                message.attributes.push(RuleAttribute::Iifname(LOOPBACK_NAME.to_owned()));
+                message.attributes.extend(marked(*mark));
+                message.attributes.push(RuleAttribute::Goto(GOES_ON));
+                (RuleAction::Goto, PASSES)
+            }
+            Self::Target { .. } | Self::Route { .. } => (RuleAction::Nop, GOES_ON),
+        };
+        message.header.action = action;
+        message.attributes.push(RuleAttribute::Priority(priority));
         message
     }
 
@@ -145,20 +207,7 @@ impl Entry {
     /// A rule or route with our protocol number, as the kernel reports it.
     fn parse(message: &RouteNetlinkMessage, family: Family) -> Option<Self> {
         match message {
-            RouteNetlinkMessage::NewRule(rule) => {
-                let mut entry = (None, None, u32::from(rule.header.table), false);
-                for attribute in &rule.attributes {
-                    match attribute {
-                        RuleAttribute::Iifname(name) => entry.0 = Some(name.clone()),
-                        RuleAttribute::FwMark(mark) => entry.1 = Some(*mark),
-                        RuleAttribute::Table(table) => entry.2 = *table,
-                        RuleAttribute::Protocol(protocol) => entry.3 = *protocol == PROTOCOL,
-                        _ => {}
-                    }
-                }
-                let (Some(interface), Some(mark), table, true) = entry else { return None };
-                Some(Self::Rule { family, interface, mark, table })
-            }
+            RouteNetlinkMessage::NewRule(rule) => Self::parse_rule(rule, family),
             RouteNetlinkMessage::NewRoute(route)
                 if route.header.protocol == PROTOCOL
                     && route.header.kind == RouteType::Local
@@ -166,6 +215,26 @@ impl Entry {
             {
                 Some(Self::Route { family, table: table_of(route) })
             }
+            _ => None,
+        }
+    }
+
+    fn parse_rule(rule: &RuleMessage, family: Family) -> Option<Self> {
+        let (mut interface, mut mark, mut table, mut ours) =
+            (None, None, u32::from(rule.header.table), false);
+        for attribute in &rule.attributes {
+            match attribute {
+                RuleAttribute::Iifname(name) => interface = Some(name.clone()),
+                RuleAttribute::FwMark(value) => mark = Some(*value),
+                RuleAttribute::Table(value) => table = *value,
+                RuleAttribute::Protocol(protocol) => ours = *protocol == PROTOCOL,
+                _ => {}
+            }
+        }
+        match (ours, rule.header.action, mark) {
+            (true, RuleAction::ToTable, Some(mark)) => Some(Self::Rule { family, interface, mark, table }),
+            (true, RuleAction::Goto, Some(mark)) => Some(Self::Pass { family, mark }),
+            (true, RuleAction::Nop, None) => Some(Self::Target { family }),
             _ => None,
         }
     }
@@ -179,11 +248,18 @@ fn table_of(route: &RouteMessage) -> u32 {
     attribute.unwrap_or_else(|| u32::from(route.header.table))
 }
 
+/// On which interfaces marked packets come in.
+#[derive(Debug, Clone)]
+pub(super) enum Interfaces {
+    Named(Vec<String>),
+    All,
+}
+
 /// What must be there while packets are steered.
 #[derive(Debug, Clone)]
 pub(super) struct Routing {
     pub(super) families: Vec<Family>,
-    pub(super) interfaces: Vec<String>,
+    pub(super) interfaces: Interfaces,
     pub(super) mark: u32,
     pub(super) table: u32,
 }
@@ -193,13 +269,16 @@ impl Routing {
     fn entries(&self) -> Vec<Entry> {
         let (mark, table) = (self.mark, self.table);
         let routes = self.families.iter().map(|&family| Entry::Route { family, table });
-        let rules = self.families.iter().flat_map(|&family| {
-            self.interfaces.iter().map(move |interface| Entry::Rule {
-                family,
-                interface: interface.clone(),
-                mark,
-                table,
-            })
+        let rules = self.families.iter().flat_map(|&family| match &self.interfaces {
+            Interfaces::Named(names) => {
+                let rule = |name: &String| Entry::Rule { family, interface: Some(name.clone()), mark, table };
+                names.iter().map(rule).collect()
+            }
+            Interfaces::All => vec![
+                Entry::Target { family },
+                Entry::Pass { family, mark },
+                Entry::Rule { family, interface: None, mark, table },
+            ],
         });
         routes.chain(rules).collect()
     }
@@ -242,7 +321,9 @@ impl Routing {
                 }
             }
         }
-        for entry in ours(&mut netlink)?.iter().filter(|entry| !wanted.contains(entry)) {
+        let mut left = ours(&mut netlink)?;
+        left.sort_by_key(Entry::rank);
+        for entry in left.iter().filter(|entry| !wanted.contains(entry)) {
             delete(&mut netlink, entry)?;
         }
         Ok(())
@@ -254,8 +335,9 @@ impl Routing {
         let present = ours(&mut netlink)?;
         let mut repaired = Vec::new();
         for entry in self.entries().iter().filter(|entry| !present.contains(entry)) {
-            add(&mut netlink, entry)?;
-            repaired.push(entry.to_string());
+            if add(&mut netlink, entry)? {
+                repaired.push(entry.to_string());
+            }
         }
         Ok(repaired)
     }
@@ -265,8 +347,7 @@ impl Routing {
 pub(super) fn remove_all() -> Result<Vec<String>, SteerError> {
     let mut netlink = open()?;
     let mut entries = ours(&mut netlink)?;
-    // Rules before the routes they lead to.
-    entries.sort_by_key(|entry| matches!(entry, Entry::Route { .. }));
+    entries.sort_by_key(Entry::rank);
     for entry in &entries {
         delete(&mut netlink, entry)?;
     }

@@ -3,29 +3,17 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
 
+pub(crate) use super::links::{Link, links};
 pub(crate) use super::routing::Inspection;
 use super::{Plan, SteerError};
 
 const TCP: u8 = 6;
 const SMTP: u16 = 25;
-
-/// An interface.
-#[derive(Debug, Clone)]
-pub(crate) struct Link {
-    pub(crate) index: u32,
-    pub(crate) name: String,
-    pub(crate) is_up: bool,
-    /// It has a carrier.
-    pub(crate) is_running: bool,
-    /// The bridge or bond that it is a port of.
-    pub(crate) master: Option<u32>,
-}
 
 /// What the kernel would do with a packet to port 25.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,26 +24,6 @@ pub(crate) enum Route {
     Local,
     /// Drops it: a blackhole route, or the like.
     Refused,
-}
-
-/// All interfaces.
-pub(crate) fn links() -> io::Result<Vec<Link>> {
-    let messages = Netlink::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    let link = |message: &RouteNetlinkMessage| {
-        let RouteNetlinkMessage::NewLink(link) = message else { return None };
-        let name = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        })?;
-        let master = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Controller(index) => Some(*index),
-            _ => None,
-        });
-        let flags = link.header.flags;
-        let (is_up, is_running) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::LowerUp));
-        Some(Link { index: link.header.index, name, is_up, is_running, master })
-    };
-    Ok(messages.iter().filter_map(link).collect())
 }
 
 /// The way of a packet to port 25 of an address: of this host's own or, with a sender and the index of an interface,

@@ -17,8 +17,8 @@ use super::link::Link;
 use super::program::{self, Program, describe};
 use super::{clsact, query};
 use crate::config::WhenAgentDies;
+use crate::steer::SteerError;
 use crate::steer::host::interface_index;
-use crate::steer::{Plan, SteerError};
 
 /// The place of the filter on kernels without TCX: fixed, so that a later start replaces it in one step.
 const PRIORITY: u16 = 25;
@@ -47,10 +47,6 @@ impl Attachment {
     /// Another agent's, until it is renewed.
     pub(super) fn inherited(interface: String, index: u32, side: Side, link: Link) -> Self {
         Self::new(interface, index, side, Hold::Link(link))
-    }
-
-    pub(super) fn is_on(&self, interface: &str) -> bool {
-        self.interface == interface
     }
 
     pub(super) fn link(&self) -> Option<&Link> {
@@ -102,6 +98,15 @@ impl Attachment {
         }
     }
 
+    /// Has the program run there no more, if it still does.
+    pub(super) fn give_up(self) {
+        if let Hold::Filter(link, _) = self.hold {
+            // It may be gone already, and the interface with it.
+            let _ = aya::programs::links::Link::detach(link);
+            remove_qdisc_if_empty(self.index);
+        }
+    }
+
     /// Detaches the program, unless it is to outlive the agent.
     pub(super) fn end(self) -> Result<(), SteerError> {
         match self.hold {
@@ -120,40 +125,28 @@ impl Attachment {
         }
     }
 
-    /// What is wrong with it, in words.
-    pub(super) fn problem(&self, program: &Program) -> Option<String> {
-        let interface = &self.interface;
-        match interface_index(interface) {
-            Err(_) => return Some(format!("interface {interface} is gone")),
-            Ok(index) if index != self.index => {
-                return Some(format!(
-                    "interface {interface} was made anew: restart the agent to steer on it"
-                ));
-            }
-            Ok(_) => {}
-        }
-        let present = if self.is_filter() {
-            clsact::has_filter(self.index, PRIORITY, HANDLE.into()).ok()?
-        } else {
-            let attached = query::programs(self.index).ok()?;
-            program.id(self.side).is_some_and(|id| attached.contains(&id))
-        };
-        (!present).then(|| {
-            format!("the steering program was detached from {interface} by somebody else: restart the agent")
-        })
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
     }
-}
 
-/// The interfaces in the order in which they get the program. Those towards the internet come first: the
-/// first connection taken needs its answers back.
-pub(super) fn places(plan: &Plan) -> Vec<(String, Side)> {
-    let internet = plan
-        .internet_interfaces
-        .iter()
-        .filter(|interface| !plan.customer_interfaces.contains(interface))
-        .map(|interface| (interface.clone(), Side::Internet));
-    let customers = plan.customer_interfaces.iter().map(|interface| (interface.clone(), Side::Customer));
-    internet.chain(customers).collect()
+    /// The interface has another name now.
+    pub(super) fn rename(&mut self, interface: &str) {
+        if self.interface != interface {
+            interface.clone_into(&mut self.interface);
+        }
+    }
+
+    /// Whether the program with this number, which the attachment is of, still runs there. What cannot be found out is
+    /// taken for granted.
+    pub(super) fn is_in_place(&self, program: Option<u32>) -> bool {
+        match &self.hold {
+            Hold::Link(_) => match query::programs(self.index) {
+                Ok(attached) => program.is_none_or(|program| attached.contains(&program)),
+                Err(error) => error.raw_os_error() != Some(libc::ENODEV),
+            },
+            Hold::Filter(..) => clsact::has_filter(self.index, PRIORITY, HANDLE.into()).unwrap_or(true),
+        }
+    }
 }
 
 /// Attaches the program to an interface, until the attachment is dropped.

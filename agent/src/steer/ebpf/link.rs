@@ -95,6 +95,15 @@ impl Link {
     }
 }
 
+/// As another tool takes a program off its interface.
+#[cfg(test)]
+pub(super) fn detach(id: u32) -> io::Result<()> {
+    const LINK_GET_FD_BY_ID: libc::c_int = 30;
+    const LINK_DETACH: libc::c_int = 34;
+    let link = descriptor(LINK_GET_FD_BY_ID, &mut [id, 0, 0])?;
+    bpf(LINK_DETACH, &mut number(link.as_fd())).map(drop)
+}
+
 fn c_string(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }

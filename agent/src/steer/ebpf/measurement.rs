@@ -1,8 +1,9 @@
-//! What prefixes cost: `make measure-prefixes`. The results are in docs/test-results.md.
+//! What prefixes cost (`make measure-prefixes`), and what interfaces do. The results are in docs/.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::Map;
@@ -10,13 +11,16 @@ use aya::programs::{TestRun, TestRunOptions};
 use ipnet::IpNet;
 use weir_ebpf_common::Side;
 
+use super::Ebpf;
+use super::interfaces::known_links;
 use super::policy_tests::{v4_net, v6_net};
 use super::program::Program;
 use super::tests::{ACK, SYN, in_namespace, load, segment_v4, tcp, v4, v6};
-use crate::config::WhenAgentDies;
+use crate::config::{Backend, WhenAgentDies};
 use crate::prefixes::Prefixes;
-use crate::steer::Tables;
-use crate::steer::test_host::tables;
+use crate::steer::Claim;
+use crate::steer::test_host::{ip, on_a_host, plan, tables};
+use crate::steer::{Known, Plan, Steering, Tables};
 
 /// Runs of each of the packets that are warm.
 const REPEAT: u32 = 100_000;
@@ -127,5 +131,42 @@ fn prefixes() {
         for count in [10, 100_000, 1_000_000] {
             println!("{}", line(count));
         }
+    });
+}
+
+/// Interfaces at once, as a host of virtual machines has them.
+const INTERFACES: usize = 1000;
+
+#[test]
+#[ignore = "takes a minute, and what it finds is for reading"]
+fn interfaces() {
+    on_a_host(|| {
+        let taps: String = (0..INTERFACES)
+            .map(|number| format!("tuntap add tap{number} mode tap\nlink set tap{number} up\n"))
+            .collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), taps).unwrap();
+        ip(&format!("-batch {}", file.path().display()));
+        let plan = Plan {
+            customer_interfaces: vec!["cust0".to_owned(), "tap*".to_owned()],
+            ..plan(Backend::Ebpf, WhenAgentDies::Open)
+        };
+        let took = |what: &str, start: Instant| println!("{what}: {:?}", start.elapsed());
+        let start = Instant::now();
+        let listener = OwnedFd::from(TcpListener::bind("[::]:0").unwrap());
+        let claim = Claim::take(&plan).unwrap();
+        let mut steering = Ebpf::install(plan, &Known::default(), listener, Arc::default(), claim).unwrap();
+        took("start", start);
+        let start = Instant::now();
+        known_links().unwrap();
+        took("list of interfaces", start);
+        for _ in 0..3 {
+            let start = Instant::now();
+            assert_eq!(steering.problems(), Vec::<String>::new());
+            took("check", start);
+        }
+        let start = Instant::now();
+        steering.remove().unwrap();
+        took("stop", start);
     });
 }

@@ -9,6 +9,9 @@ mod attach;
 mod clsact;
 mod connections;
 mod inherit;
+#[cfg(test)]
+mod interface_tests;
+mod interfaces;
 mod link;
 #[cfg(test)]
 mod measurement;
@@ -24,15 +27,17 @@ mod tables;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::routing::{self, Routing};
 use super::{
-    BootTime, Claim, Connections, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables,
-    Terms, host, tproxy,
+    BootTime, Claim, Connections, Events, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering,
+    Tables, Terms, host, tproxy,
 };
 use crate::config::WhenAgentDies;
 use crate::handover::Part;
@@ -40,6 +45,7 @@ use crate::pulse::{BEAT, Heart, Pulse};
 use crate::return_path::Admit;
 use attach::Attachment;
 use inherit::Inherited;
+use interfaces::known_links;
 use program::Program;
 use weir_ebpf_common::Side;
 
@@ -47,6 +53,10 @@ use weir_ebpf_common::Side;
 pub(super) use attach::WITHOUT_TCX;
 pub(super) use attach::remove_filters;
 pub(super) use pins::remove as remove_pins;
+
+/// From when another agent has been given the links until it takes over, or says that it does not: what it does not know of
+/// must not be added meanwhile.
+const HANDOVER: Duration = Duration::from_secs(3);
 
 pub(super) struct Ebpf {
     plan: Plan,
@@ -58,10 +68,17 @@ pub(super) struct Ebpf {
     listener: Option<OwnedFd>,
     /// In `open`: the program stays if the agent dies, for customers are blocked.
     held: bool,
+    /// There are interfaces to steer on that were too many for one check.
+    unfinished: bool,
+    warnings: Vec<String>,
     /// The listener is out of the map because marked packets could not be delivered.
     suspended: bool,
     /// Nothing on the host is ours.
     removed: bool,
+    /// When another agent was given what is here, to take over or not.
+    offered: Option<Instant>,
+    /// It is taking over.
+    paused: bool,
     /// What the kernel knows by another agent's program, until ours is in its place.
     inherited: Option<Inherited>,
     _heart: Heart,
@@ -123,6 +140,11 @@ impl Ebpf {
         Ok((program, heart))
     }
 
+    /// Another agent's program may be where ours was, and must stay there.
+    fn is_being_inherited(&self) -> bool {
+        self.paused || self.offered.is_some_and(|since| since.elapsed() < HANDOVER)
+    }
+
     /// What only a start has the privileges for.
     fn prepare_pins(&self) {
         if let Err(error) = pins::prepare(&self.plan.pin_directory) {
@@ -138,8 +160,12 @@ impl Ebpf {
             attachments: Vec::new(),
             listener: Some(listener),
             held: false,
+            unfinished: false,
+            warnings: Vec::new(),
             suspended: false,
             removed: true,
+            offered: None,
+            paused: false,
             inherited: None,
             _heart: heart,
             claim: None,
@@ -149,8 +175,8 @@ impl Ebpf {
     fn attach(&mut self) -> Result<(), SteerError> {
         match self.plan.when_agent_dies {
             WhenAgentDies::Open => {
-                for (interface, side) in attach::places(&self.plan) {
-                    self.attachments.push(attach::attach(&mut self.program, &interface, side)?);
+                for (link, side) in self.plan.places(&known_links()?) {
+                    self.attachments.push(attach::attach(&mut self.program, &link.name, side)?);
                 }
                 remove_pins(&self.plan.pin_directory).map(drop)
             }
@@ -310,10 +336,17 @@ impl Steering for Ebpf {
     }
 
     fn bequeath(&mut self) -> Result<Vec<(Part, OwnedFd)>, SteerError> {
+        self.offered = Some(Instant::now());
         self.parts()
     }
 
+    fn pause(&mut self) -> Result<(), SteerError> {
+        self.paused = true;
+        Ok(())
+    }
+
     fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
+        self.paused = false;
         if touched { self.restore() } else { Ok(()) }
     }
 
@@ -327,9 +360,21 @@ impl Steering for Ebpf {
 
     fn problems(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
+        if self.paused {
+            return problems;
+        }
         self.repair_routing(&mut problems);
-        problems.extend(self.attachments.iter().filter_map(|attachment| attachment.problem(&self.program)));
-        if let Some(setting) = host::forwarding_off(&self.plan) {
+        let links = match known_links() {
+            Ok(links) => links,
+            Err(error) => {
+                problems.push(error.to_string());
+                return problems;
+            }
+        };
+        if !self.is_being_inherited() {
+            self.repair_interfaces(&links, &mut problems);
+        }
+        if let Some(setting) = host::off_among(&self.plan, &links) {
             let consequence = match self.plan.when_agent_dies {
                 WhenAgentDies::Open => "mail will not flow straight when the agent is dead",
                 // bpf_fib_lookup stops before it has found out whether an address is local.
@@ -338,6 +383,18 @@ impl Steering for Ebpf {
             problems.push(format!("{setting} is 0: {consequence}"));
         }
         problems
+    }
+
+    fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    fn events(&self) -> io::Result<Option<Events>> {
+        Events::of_routing().map(Some)
     }
 }
 

@@ -20,6 +20,7 @@ use nix::mount::{MsFlags, mount, umount};
 use weir_ebpf_common::Side;
 
 use super::attach::{self, Attachment, Hold};
+use super::interfaces::known_links;
 use super::link::Link;
 use super::program::{Program, describe};
 use crate::steer::host::is_in_bpffs;
@@ -48,11 +49,27 @@ pub(super) fn hold(
         let path = directory.join(format!("program_{}", word(side)));
         program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
     }
-    for attachment in attachments {
-        let path = directory.join(link_name(attachment.index(), attachment.side()));
-        attachment.pin(&path).map_err(|error| pin_error(&path, error))?;
+    attachments.iter().try_for_each(|attachment| add(directory, attachment))
+}
+
+/// Has this one stay, too, in a directory that there is.
+pub(super) fn add(directory: &Path, attachment: &Attachment) -> Result<(), SteerError> {
+    let path = file_of(directory, attachment);
+    attachment.pin(&path).map_err(|error| pin_error(&path, error))
+}
+
+/// Has it end with the process.
+pub(super) fn forget(directory: &Path, attachment: &Attachment) -> Result<(), SteerError> {
+    let path = file_of(directory, attachment);
+    match fs::remove_file(&path) {
+        // A filter has none, nor does what nobody holds.
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(pin_error(&path, error)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn file_of(directory: &Path, attachment: &Attachment) -> PathBuf {
+    directory.join(link_name(attachment.index(), attachment.side()))
 }
 
 /// Has a BPF file system where the program is pinned as soon as somebody is blocked: what only a start has the
@@ -119,8 +136,8 @@ impl Change {
     fn attach_all(&mut self, program: &mut Program, plan: &Plan) -> Result<Vec<Attachment>, SteerError> {
         self.pin(program)?;
         let mut attachments = Vec::new();
-        for (interface, side) in attach::places(plan) {
-            attachments.push(self.attach(program, interface, side)?);
+        for (link, side) in plan.places(&known_links()?) {
+            attachments.push(self.attach(program, link.name.clone(), side)?);
         }
         Ok(attachments)
     }

@@ -31,21 +31,33 @@ struct Query {
 }
 
 /// Programs at the TCX ingress of the interface with this index.
-#[expect(unsafe_code, reason = "bpf(2) has no safe wrapper for this question")]
 pub(super) fn programs(interface: u32) -> io::Result<Vec<u32>> {
-    let mut ids = vec![0_u32; MAX];
+    ask(interface).map(|(programs, _)| programs)
+}
+
+/// The links that they are there by.
+#[cfg(test)]
+pub(super) fn links(interface: u32) -> io::Result<Vec<u32>> {
+    ask(interface).map(|(_, links)| links)
+}
+
+#[expect(unsafe_code, reason = "bpf(2) has no safe wrapper for this question")]
+fn ask(interface: u32) -> io::Result<(Vec<u32>, Vec<u32>)> {
+    let (mut ids, mut links) = (vec![0_u32; MAX], vec![0_u32; MAX]);
     let mut query = Query {
         interface,
         attach_type: TCX_INGRESS,
         ids: ids.as_mut_ptr() as u64,
         count: 64,
+        link_ids: links.as_mut_ptr() as u64,
         ..Query::default()
     };
-    // SAFETY: the kernel writes into `query`, whose size is given, and at most `count` numbers into `ids`.
+    // SAFETY: the kernel writes into `query`, whose size is given, and at most `count` numbers into `ids` and `links`.
     let outcome = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if outcome < 0 {
         return Err(io::Error::last_os_error());
     }
     ids.truncate(query.count as usize);
-    Ok(ids)
+    links.truncate(query.count as usize);
+    Ok((ids, links))
 }

@@ -9,6 +9,7 @@ use weir_ebpf_common::{RuleKind, Side};
 
 use super::attach::{self, Attachment};
 use super::inherit::{INHERITED, Inherited};
+use super::interfaces::known_links;
 use super::link::Link;
 use super::{Ebpf, Program, pins, remove_pins};
 use crate::config::WhenAgentDies;
@@ -45,11 +46,10 @@ impl Ebpf {
         let mut steering = Self::unattached(plan, routing, program, listener, heart);
         steering.inherited = Some(inherited);
         steering.prepare_pins();
-        for (interface, side) in attach::places(&steering.plan) {
-            let index = attach::index(&interface)?;
-            if let Some(position) = links.iter().position(|(of, _)| *of == index) {
+        for (found, side) in steering.plan.places(&known_links()?) {
+            if let Some(position) = links.iter().position(|(of, _)| *of == found.index) {
                 let (_, link) = links.swap_remove(position);
-                steering.attachments.push(Attachment::inherited(interface, index, side, link));
+                steering.attachments.push(Attachment::inherited(found.name.clone(), found.index, side, link));
             }
         }
         Ok(steering)
@@ -87,13 +87,13 @@ impl Ebpf {
     /// This program where another is, and where none is yet: the interfaces towards the internet first.
     fn attach_here(&mut self) -> Result<(), SteerError> {
         let mut inherited = mem::take(&mut self.attachments);
-        for (interface, side) in attach::places(&self.plan) {
-            let known = inherited.iter().position(|attachment| attachment.is_on(&interface));
+        for (link, side) in self.plan.places(&known_links()?) {
+            let known = inherited.iter().position(|attachment| attachment.index() == link.index);
             let attachment = match known.map(|position| inherited.swap_remove(position)) {
                 // A link whose interface is gone is of no use.
                 Some(attachment) if attachment.renew(&mut self.program).is_ok() => attachment,
                 Some(_) | None => {
-                    attach::attach_for(&mut self.program, &interface, side, self.plan.when_agent_dies)?
+                    attach::attach_for(&mut self.program, &link.name, side, self.plan.when_agent_dies)?
                 }
             };
             self.attachments.push(attachment);

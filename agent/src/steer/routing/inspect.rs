@@ -3,8 +3,8 @@
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
 use super::{
-    Entry, Family, MARK_MASK, PRIORITY, PROTOCOL, RouteNetlinkMessage, Routing, dump, dump_routes, open,
-    ours, table_of,
+    Entry, Family, Interfaces, LOOPBACK_NAME, MARK_MASK, PRIORITY, PROTOCOL, RouteNetlinkMessage, Routing,
+    dump, dump_routes, open, ours, table_of,
 };
 use crate::steer::SteerError;
 
@@ -68,7 +68,10 @@ fn foreign(message: &RouteNetlinkMessage, family: Family, routing: &Routing) -> 
             RuleAttribute::FwMask(value) => mask = *value,
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::Iifname(name) => {
-                concerns &= routing.interfaces.contains(name);
+                concerns &= match &routing.interfaces {
+                    Interfaces::Named(names) => names.contains(name),
+                    Interfaces::All => name != LOOPBACK_NAME,
+                };
                 words += &format!(" iif {name}");
             }
             _ => {}

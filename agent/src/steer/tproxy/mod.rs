@@ -4,6 +4,7 @@ mod nft;
 mod ruleset;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,8 +12,8 @@ use serde_json::Value;
 
 use super::routing::{self, Routing};
 use super::{
-    BootTime, Claim, Connections, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering, Tables,
-    Terms, ebpf, host,
+    BootTime, Claim, Connections, Events, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering,
+    Tables, Terms, ebpf, host,
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
@@ -268,6 +269,9 @@ impl Steering for Tproxy {
                 format!("{setting} is 0: mail will not flow straight when the agent is dead")
             }));
         }
+        problems.extend(host::rules_on_bridges(&self.plan).map(|setting| {
+            format!("{setting} is 1: connections that come in by a bridge are not answered; set it to 0")
+        }));
         if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").is_ok_and(|value| value.trim() == "2")
         {
             // The last packet of such a handshake looks like one of a connection older than the agent.
@@ -276,6 +280,10 @@ impl Steering for Tproxy {
             );
         }
         problems
+    }
+
+    fn events(&self) -> io::Result<Option<Events>> {
+        Events::of_routing()?.and_of_table(TABLE).map(Some)
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Config {
     pub smtp: Smtp,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub counters: Counters,
     pub spamassassin: Option<SpamAssassin>,
     #[serde(default)]
     pub spool: Spool,
@@ -98,14 +100,29 @@ pub struct Limits {
     pub messages_per_minute: u64,
     /// Messages an hour from one source; further ones are deferred with 451. 0: no limit.
     pub messages_per_hour: u64,
-    /// Counters kept at a time, about 300 bytes each; beyond it those unused for longest are
-    /// forgotten.
-    pub max_counters: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { messages_per_minute: 100, messages_per_hour: 1000, max_counters: 1_000_000 }
+        Self { messages_per_minute: 100, messages_per_hour: 1000 }
+    }
+}
+
+/// What was sent lately, by whom: in memory, and in a file that outlives the process.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Counters {
+    /// Counters kept at a time, about 300 bytes each; beyond it those unused for longest are forgotten.
+    pub max_keys: usize,
+    /// The file, written every 5 seconds and at the end: a node that is stopped loses no count, one that is killed at
+    /// most those of the last 10 seconds. A damaged file stops the start, for nobody knows how much was sent. Empty:
+    /// none, and counts end with the process.
+    pub file: PathBuf,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { max_keys: 1_000_000, file: PathBuf::from("/var/lib/weir/counters.sqlite") }
     }
 }
 
@@ -178,7 +195,10 @@ impl Check for Config {
         if let Some(spamassassin) = &self.spamassassin {
             spamassassin.check(problems);
         }
-        positive(problems, "limits.max_counters", self.limits.max_counters as u64);
+        positive(problems, "counters.max_keys", self.counters.max_keys as u64);
+        if !self.counters.file.as_os_str().is_empty() && !self.counters.file.is_absolute() {
+            problems.add("counters.file", "must be an absolute path, or empty");
+        }
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

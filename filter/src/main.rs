@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
+use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::spamd::Address;
 use weir_filter::serve::{self, Node};
 
@@ -116,6 +117,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
     let listeners = serve::listen(&config.smtp.listen).await?;
     let node = Arc::new(Node::new(config)?);
+    let file = counters_file(&config.counters.file, &node)?;
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());
@@ -126,7 +128,14 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));
-    let sweeping = tokio::spawn(sweep(node));
+    let sweeping = tokio::spawn(sweep(node.clone()));
+    let (last, saving) = match file {
+        None => (None, None),
+        Some(file) => {
+            let file = Arc::new(Mutex::new(file));
+            (Some(file.clone()), Some(tokio::spawn(save_now_and_then(file, node.clone()))))
+        }
+    };
     tracing::info!(listen = listen.join(" "), "listening");
     service::ready("weir-filter");
     shutdown.await;
@@ -134,9 +143,46 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     serving.await.context("the server failed")?;
     sweeping.abort();
+    if let Some(saving) = saving {
+        saving.abort();
+    }
+    if let Some(file) = last {
+        save(file, node).await;
+    }
     drop(status);
     tracing::info!("stopped");
     Ok(())
+}
+
+fn counters_file(path: &Path, node: &Node) -> anyhow::Result<Option<File>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let memory = node.policy.counters();
+    let file = File::open(path, memory, node.clock.now())?;
+    tracing::info!(file = %path.display(), counters = memory.usage().keys, "counts of before");
+    Ok(Some(file))
+}
+
+async fn save_now_and_then(file: Arc<Mutex<File>>, node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(SAVE_INTERVAL).await;
+        save(file.clone(), node.clone()).await;
+    }
+}
+
+async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
+    let save = move || {
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved = file.save(node.policy.counters(), node.clock.now());
+        node.counters.saved(saved.is_ok());
+        saved
+    };
+    match tokio::task::spawn_blocking(save).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "counts not saved"),
+        Err(failure) => tracing::error!(%failure, "counts not saved: a defect of weir-filter"),
+    }
 }
 
 async fn sweep(node: Arc<Node>) {

@@ -22,6 +22,8 @@ pub struct Counters {
     incomplete: AtomicU64,
     handshakes: AtomicU64,
     failed_handshakes: AtomicU64,
+    savings: AtomicU64,
+    failed_savings: AtomicU64,
 }
 
 impl Default for Counters {
@@ -38,6 +40,8 @@ impl Default for Counters {
             incomplete: AtomicU64::default(),
             handshakes: AtomicU64::default(),
             failed_handshakes: AtomicU64::default(),
+            savings: AtomicU64::default(),
+            failed_savings: AtomicU64::default(),
         }
     }
 }
@@ -73,6 +77,12 @@ impl Counters {
 
     pub fn handshake(&self, done: bool) {
         let counter = if done { &self.handshakes } else { &self.failed_handshakes };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts of what was sent were written to their file, or could not be.
+    pub fn saved(&self, done: bool) {
+        let counter = if done { &self.savings } else { &self.failed_savings };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -116,7 +126,12 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "unscanned": of(&counters.unscanned),
             "incomplete": of(&counters.incomplete),
         },
-        "counters": { "keys": usage.keys, "evicted": usage.evicted },
+        "counters": {
+            "keys": usage.keys,
+            "evicted": usage.evicted,
+            "savings": of(&counters.savings),
+            "failed_savings": of(&counters.failed_savings),
+        },
         "scanners": scanners,
     })
 }

@@ -7,7 +7,7 @@ use crate::scan::tests::message;
 use crate::scan::{Cause, Report, Scanned, Scanners};
 
 fn policy(minute: u64, hour: u64) -> Policy<Memory> {
-    let limits = Limits { messages_per_minute: minute, messages_per_hour: hour, ..Limits::default() };
+    let limits = Limits { messages_per_minute: minute, messages_per_hour: hour };
     Policy::new(Memory::new(1000), &limits, None)
 }
 

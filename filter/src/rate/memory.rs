@@ -1,11 +1,13 @@
 //! Counts in this process's memory.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indexmap::IndexMap;
 
-use super::{Answer, Ask, Away, BUCKETS, Counters, Moment};
+use super::series::{Entry, life};
+use super::{Answer, Ask, Away, Counters, Moment};
 
 /// When the store is full, this many keys are looked at and the one unused for longest goes.
 const EVICTION_SAMPLE: usize = 8;
@@ -26,6 +28,16 @@ pub struct Usage {
     pub keys: usize,
     /// Keys forgotten before their time, for want of room.
     pub evicted: u64,
+}
+
+/// What a file is told of a namespace, or tells.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    pub(super) namespace: Box<str>,
+    pub(super) windows: Vec<u64>,
+    /// Milliseconds after which nothing is left of what is counted now.
+    pub(super) life: u64,
+    pub(super) entries: Vec<(Box<str>, Entry)>,
 }
 
 #[derive(Debug, Default)]
@@ -49,20 +61,6 @@ struct Namespace {
     keys: IndexMap<Box<str>, Entry>,
 }
 
-#[derive(Debug, Default)]
-struct Entry {
-    /// One for each window of the namespace, in the same order; may lack the newest.
-    series: Vec<Series>,
-    last: u64,
-}
-
-/// Counts in the buckets of one window, oldest first; empty buckets take no room.
-#[derive(Debug)]
-struct Series {
-    width: u64,
-    buckets: Vec<(u64, u64)>,
-}
-
 impl Memory {
     pub fn new(max_keys: usize) -> Self {
         Self { max_keys: max_keys.max(1), store: Mutex::new(Store::default()) }
@@ -76,6 +74,24 @@ impl Memory {
     /// Forgets keys whose windows are empty. Called now and then; correctness does not need it.
     pub fn sweep(&self, now: Moment) {
         self.lock().sweep(now.0);
+    }
+
+    /// What was counted since the last call. Namespace by namespace, for nothing is counted while one is looked at.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let names: Vec<Box<str>> = self.lock().namespaces.keys().cloned().collect();
+        names.into_iter().filter_map(|name| self.lock().changes(name)).collect()
+    }
+
+    /// Puts back what was saved.
+    pub(super) fn restore(&self, change: Change, now: Moment) {
+        self.lock().restore(change, now.0, self.max_keys);
+    }
+
+    /// Has everything saved again.
+    pub(super) fn mark_changed(&self) {
+        let mut store = self.lock();
+        let entries = store.namespaces.values_mut().flat_map(|namespace| namespace.keys.values_mut());
+        entries.for_each(|entry| entry.changed = true);
     }
 
     pub fn ask(&self, ask: Ask<'_>, now: Moment) -> Answer {
@@ -101,7 +117,7 @@ impl Store {
         let entry = namespace.keys.get_mut(ask.key);
         let sum = entry.map_or(0, |entry| {
             entry.complete(&namespace.windows, now);
-            entry.series[window].sum(now)
+            entry.sum(window, now)
         });
         let after = sum.saturating_add(ask.weight);
         if ask.limit == 0 || after > ask.limit {
@@ -122,9 +138,28 @@ impl Store {
         let namespace = self.namespaces.entry(ask.namespace.into()).or_default();
         let entry = namespace.keys.entry(ask.key.into()).or_default();
         entry.complete(&namespace.windows, now);
-        entry.last = now;
-        for series in &mut entry.series {
-            series.add(now, ask.weight);
+        entry.add(now, ask.weight);
+    }
+
+    fn changes(&mut self, name: Box<str>) -> Option<Change> {
+        let namespace = self.namespaces.get_mut(&name)?;
+        let windows = namespace.windows.clone();
+        let mut entries = Vec::new();
+        for (key, entry) in &mut namespace.keys {
+            if mem::take(&mut entry.changed) {
+                entries.push((key.clone(), entry.clone()));
+            }
+        }
+        Some(Change { life: namespace.life(), namespace: name, windows, entries })
+    }
+
+    fn restore(&mut self, change: Change, now: u64, max_keys: usize) {
+        let namespace = self.namespaces.entry(change.namespace).or_default();
+        namespace.windows = change.windows;
+        namespace.keys.extend(change.entries);
+        self.keys = self.namespaces.values().map(|namespace| namespace.keys.len()).sum();
+        while self.keys > max_keys {
+            self.make_room(now);
         }
     }
 
@@ -151,8 +186,7 @@ impl Store {
     fn sweep(&mut self, now: u64) {
         self.swept = now;
         for namespace in self.namespaces.values_mut() {
-            let longest =
-                namespace.windows.iter().copied().max().map_or(0, |seconds| width(seconds) * (BUCKETS + 1));
+            let longest = namespace.life();
             namespace.keys.retain(|_, entry| entry.last.saturating_add(longest) > now);
         }
         self.keys = self.namespaces.values().map(|namespace| namespace.keys.len()).sum();
@@ -170,6 +204,11 @@ impl Dice {
 }
 
 impl Namespace {
+    /// Milliseconds after which nothing is left of what is counted now.
+    fn life(&self) -> u64 {
+        self.windows.iter().copied().max().map_or(0, life)
+    }
+
     /// The index of a window, which is new at its first use.
     fn window(&mut self, seconds: u64) -> usize {
         self.windows.iter().position(|known| *known == seconds).unwrap_or_else(|| {
@@ -177,50 +216,4 @@ impl Namespace {
             self.windows.len() - 1
         })
     }
-}
-
-impl Entry {
-    /// Adds the series of windows that are newer than this key, filled from the longest one there is.
-    fn complete(&mut self, windows: &[u64], now: u64) {
-        for seconds in &windows[self.series.len()..] {
-            let mut series = Series { width: width(*seconds), buckets: Vec::new() };
-            if let Some(longest) = self.series.iter().max_by_key(|series| series.width) {
-                for (bucket, count) in &longest.buckets {
-                    // As late as it can have been, so that no limit is loosened.
-                    let end = (bucket + 1).saturating_mul(longest.width) - 1;
-                    series.add(end.min(now), *count);
-                }
-            }
-            self.series.push(series);
-        }
-    }
-}
-
-impl Series {
-    fn sum(&mut self, now: u64) -> u64 {
-        self.expire(now);
-        self.buckets.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
-    }
-
-    /// A bucket is dropped when all of it is older than the window.
-    fn expire(&mut self, now: u64) {
-        let current = now / self.width;
-        let live = self.buckets.iter().position(|(bucket, _)| bucket + BUCKETS >= current);
-        self.buckets.drain(..live.unwrap_or(self.buckets.len()));
-    }
-
-    fn add(&mut self, now: u64, weight: u64) {
-        self.expire(now);
-        let current = now / self.width;
-        match self.buckets.last_mut() {
-            // A clock that went back must not put buckets out of order.
-            Some((bucket, count)) if *bucket >= current => *count = count.saturating_add(weight),
-            _ => self.buckets.push((current, weight)),
-        }
-    }
-}
-
-/// Milliseconds of a bucket; rounded up, so that the buckets cover the window.
-fn width(seconds: u64) -> u64 {
-    seconds.clamp(1, u64::MAX / 100_000).saturating_mul(1000).div_ceil(BUCKETS)
 }

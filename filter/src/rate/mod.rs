@@ -4,12 +4,15 @@
 //! weight is counted and the answer is yes; else nothing is counted, so that retries of what was
 //! refused never lock anybody out. With limit 0 nothing is counted and the sum is told.
 
+mod file;
 mod memory;
 mod once;
+mod series;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+pub use file::{File, FileError, SAVE_INTERVAL};
 pub use memory::{Memory, Usage};
 pub use once::Once;
 
@@ -96,5 +99,7 @@ fn milliseconds(count: u128) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

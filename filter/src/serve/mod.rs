@@ -71,7 +71,7 @@ impl Node {
             max_command_line: smtp.max_command_line,
             starttls,
         };
-        let counters = Memory::new(config.limits.max_counters);
+        let counters = Memory::new(config.counters.max_keys);
         Ok(Self {
             settings: Arc::new(settings),
             proxies: smtp.proxies.clone(),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::agent::Finished;
 use super::logs::{self, LogLine};
@@ -26,6 +27,8 @@ pub struct FilterConfig {
     pub reject_at: f64,
     /// Further lines of the section `[spamassassin]`.
     pub spamd_lines: String,
+    /// Where it keeps counts; nodes on one host need one each.
+    pub counters_file: String,
 }
 
 impl FilterConfig {
@@ -39,6 +42,7 @@ impl FilterConfig {
             spamd: None,
             reject_at: 6.0,
             spamd_lines: String::new(),
+            counters_file: format!("/var/lib/weir/counters{number}.sqlite"),
         }
     }
 
@@ -60,8 +64,8 @@ impl FilterConfig {
         });
         let mut text = format!(
             "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n[limits]\nmessages_per_minute = {}\n\
-             messages_per_hour = {}\n",
-            self.smtp_lines, self.messages_per_minute, self.messages_per_hour
+             messages_per_hour = {}\n[counters]\nfile = {:?}\n",
+            self.smtp_lines, self.messages_per_minute, self.messages_per_hour, self.counters_file
         );
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
@@ -104,6 +108,22 @@ impl WeirFilter {
     pub fn check(host: &Host, config: &str) -> Result<Finished> {
         host.write("/etc/weir/filter.toml", config)?;
         super::run_to_end(host, "weir-filter", &["check", "--config", "/etc/weir/filter.toml"])
+    }
+
+    /// What it says of a configuration with which it does not start.
+    pub fn refused(host: &Host, node: u8, config: &FilterConfig) -> Result<String> {
+        let path = format!("/etc/weir/filter{node}.toml");
+        host.write(&path, config.to_toml())?;
+        let finished = super::run_to_end(host, "weir-filter", &["run", "--config", &path])?;
+        ensure!(!finished.success, "it started:\n{}", finished.output);
+        Ok(finished.output)
+    }
+
+    /// `weir-filter status --json`, where but one runs.
+    pub fn status(host: &Host) -> Result<Value> {
+        let finished = super::run_to_end(host, "weir-filter", &["status", "--json"])?;
+        ensure!(finished.success, "status failed:\n{}", finished.output);
+        Ok(serde_json::from_str(finished.output.trim())?)
     }
 
     pub fn node(&self) -> u8 {

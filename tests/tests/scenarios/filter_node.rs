@@ -1,12 +1,14 @@
 //! weir-filter by itself, spoken to as an agent would.
 
+use std::fs;
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use weir_tests::components::{FilterConfig, Spamd, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::{GTUBE, HAM};
 use weir_tests::smtp::Client;
+use weir_tests::wait::{PATIENCE, wait_until};
 
 /// A proxy speaks for its customers; the reason and the id are in the reply.
 #[test]
@@ -30,6 +32,48 @@ fn judges_for_proxies() -> Result<()> {
             }
         }
         filter.stop()
+    })
+}
+
+/// Counts outlive the node: all of them if it is stopped, those of more than ten seconds ago if it is killed.
+#[test]
+fn counts_outlive_the_node() -> Result<()> {
+    Lab::run("filter-counts", NarrowLink::Nowhere, |lab| {
+        let config = FilterConfig::node(0).limited_to(5);
+        let send = |number: u32| -> Result<u16> {
+            let mut client = connect(lab, Family::V4)?;
+            client.greet("gateway.test")?;
+            say_who(&mut client, "10.1.0.2", &format!("id-{number}"))?;
+            Ok(client.send_message("a@customer.test", &["b@v4.destination.test"], HAM)?.code)
+        };
+        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        for number in 0..2 {
+            ensure!(send(number)? == 250, "message {number}");
+        }
+        filter.stop()?;
+        let mut filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        for number in 2..4 {
+            ensure!(send(number)? == 250, "message {number}");
+        }
+        // One may be under way now, and have looked at the counts before.
+        let savings = || -> Result<u64> {
+            WeirFilter::status(&lab.filter)?["counters"]["savings"].as_u64().context("no counter")
+        };
+        let before = savings()?;
+        wait_until("counts to be saved", PATIENCE, || Ok(savings()? >= before + 2))?;
+        filter.kill()?;
+        drop(filter);
+        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        ensure!(send(4)? == 250, "the fifth");
+        ensure!(send(5)? == 451, "the sixth, with five in this minute");
+        filter.stop()?;
+        let file = lab.filter.path(&config.counters_file);
+        let mut damaged = fs::read(&file)?;
+        damaged.truncate(5000);
+        fs::write(&file, damaged)?;
+        let output = WeirFilter::refused(&lab.filter, 0, &config)?;
+        ensure!(output.contains("is damaged") && output.contains("remove it"), "{output}");
+        Ok(())
     })
 }
 

@@ -1,0 +1,96 @@
+//! The counts of one key: for each window its buckets, and what of them is kept in a file.
+
+use serde::{Deserialize, Serialize};
+
+use super::BUCKETS;
+
+/// Counts in the buckets of one window, oldest first; empty buckets take no room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Series {
+    /// Of the window.
+    seconds: u64,
+    /// Number of the bucket since 1970, and the count in it.
+    buckets: Vec<(u64, u64)>,
+}
+
+/// The counts of one key, for every window of its namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// In the order of the namespace's windows; may lack the newest.
+    series: Vec<Series>,
+    /// When something was last counted.
+    pub(super) last: u64,
+    /// Since it was last saved.
+    #[serde(skip)]
+    pub(super) changed: bool,
+}
+
+impl Entry {
+    /// Adds the series of windows that are newer than this key, filled from the longest one there is.
+    pub(super) fn complete(&mut self, windows: &[u64], now: u64) {
+        for seconds in windows.iter().skip(self.series.len()) {
+            let mut series = Series { seconds: *seconds, buckets: Vec::new() };
+            if let Some(longest) = self.series.iter().max_by_key(|series| series.seconds) {
+                for (bucket, count) in &longest.buckets {
+                    // As late as it can have been, so that no limit is loosened.
+                    let end = (bucket + 1).saturating_mul(longest.width()) - 1;
+                    series.add(end.min(now), *count);
+                }
+            }
+            self.series.push(series);
+        }
+    }
+
+    pub(super) fn sum(&mut self, window: usize, now: u64) -> u64 {
+        self.series.get_mut(window).map_or(0, |series| series.sum(now))
+    }
+
+    pub(super) fn add(&mut self, now: u64, weight: u64) {
+        (self.last, self.changed) = (now, true);
+        for series in &mut self.series {
+            series.add(now, weight);
+        }
+    }
+
+    pub(super) fn windows(&self) -> Vec<u64> {
+        self.series.iter().map(|series| series.seconds).collect()
+    }
+}
+
+impl Series {
+    fn width(&self) -> u64 {
+        width(self.seconds)
+    }
+
+    fn sum(&mut self, now: u64) -> u64 {
+        self.expire(now);
+        self.buckets.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// A bucket is dropped when all of it is older than the window.
+    fn expire(&mut self, now: u64) {
+        let current = now / self.width();
+        let live = self.buckets.iter().position(|(bucket, _)| bucket.saturating_add(BUCKETS) >= current);
+        self.buckets.drain(..live.unwrap_or(self.buckets.len()));
+    }
+
+    fn add(&mut self, now: u64, weight: u64) {
+        self.expire(now);
+        let current = now / self.width();
+        match self.buckets.last_mut() {
+            // A clock that went back must not put buckets out of order.
+            Some((bucket, count)) if *bucket >= current => *count = count.saturating_add(weight),
+            _ => self.buckets.push((current, weight)),
+        }
+    }
+}
+
+/// Milliseconds of a bucket; rounded up, so that the buckets cover the window.
+pub(super) fn width(seconds: u64) -> u64 {
+    seconds.clamp(1, u64::MAX / 100_000).saturating_mul(1000).div_ceil(BUCKETS)
+}
+
+/// Milliseconds after which nothing is left of what is counted now.
+pub(super) fn life(seconds: u64) -> u64 {
+    width(seconds).saturating_mul(BUCKETS + 1)
+}

@@ -20,10 +20,11 @@ use crate::shared::Shared;
 use crate::steer::Tables;
 
 /// What can change while the agent runs.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 14] = [
     "customers.prefixes",
     "customers.exempt",
     "customers.exempt_destinations",
+    "customers.masqueraded",
     "limits.connections",
     "limits.new_per_second",
     "limits.burst",
@@ -88,6 +89,7 @@ impl Reload {
             replace(&self.names, &self.agent.shared, new.filter.nodes.clone()).await;
         }
         self.agent.shared.treatments.configure(&new.filter);
+        self.agent.shared.set_masqueraded(&new.customers.masqueraded);
         // Last: names of test nodes that nobody resolves hold up nothing else.
         if is_new("filter.mirror") {
             let mirrors = &self.agent.shared.mirrors;

@@ -1,9 +1,11 @@
 //! What all sessions share.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::bare_line_ends::BareLineEnds;
@@ -15,12 +17,14 @@ use crate::nodes::names::{Names, Site};
 use crate::nodes::warm::Warm;
 use crate::nodes::{Pool, Role};
 use crate::policy::Refusals;
+use crate::prefixes::Prefixes;
 use crate::relay::settings::Settings;
 use crate::return_path::ReturnPath;
 use crate::spool::Budget;
 use crate::steer::Pair;
 use crate::suspects::Suspects;
 use crate::tls;
+use crate::transparent::Source;
 use crate::treatment::Treatments;
 use crate::wanted_tls::WantedTls;
 
@@ -41,6 +45,7 @@ pub struct Shared {
     pub refusals: Refusals,
     pub return_path: Arc<ReturnPath>,
     pub suspects: Suspects,
+    masqueraded: RwLock<Prefixes>,
 }
 
 impl Shared {
@@ -79,6 +84,7 @@ impl Shared {
             refusals: Refusals::of(config),
             return_path: Arc::new(ReturnPath::new(Instant::now())),
             suspects: Suspects::default(),
+            masqueraded: RwLock::new(Prefixes::new(&config.customers.masqueraded)),
         })
     }
 
@@ -87,6 +93,17 @@ impl Shared {
             Role::Filter => &self.pool,
             Role::Mirror => &self.mirrors.pool,
         }
+    }
+
+    /// From whose address the agent connects to destinations for this customer.
+    pub fn source(&self, customer: IpAddr) -> Source {
+        let masqueraded = self.masqueraded.read().unwrap_or_else(PoisonError::into_inner);
+        if masqueraded.contain(customer) { Source::Gateway } else { Source::Customer }
+    }
+
+    /// These customers' addresses are hidden, from the next connection on.
+    pub fn set_masqueraded(&self, prefixes: &[IpNet]) {
+        *self.masqueraded.write().unwrap_or_else(PoisonError::into_inner) = Prefixes::new(prefixes);
     }
 
     /// These are the nodes of that role from now on.

@@ -140,17 +140,36 @@ impl AsFd for TransparentListener {
     }
 }
 
-/// Connects to the destination from the customer's address and a port of `ports`.
+/// Whose address the destination sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Customer,
+    /// The gateway's own, as the route has it: where the customer's is hidden from the internet by this host, an answer
+    /// comes to the gateway's in any case, and would not be known for the agent's.
+    Gateway,
+}
+
+/// Connects to the destination, from the customer's address and a port of `ports`, or from the gateway's.
 ///
 /// Errors are the kernel's (`ECONNREFUSED`, `EHOSTUNREACH`, ...); `TimedOut` after `timeout`, and
 /// `AddrNotAvailable` when the ports tried are all in use towards this destination.
 pub async fn connect(
     customer: CustomerAddr,
     destination: OriginalDst,
+    source: Source,
     ports: RangeInclusive<u16>,
     timeout: Duration,
 ) -> io::Result<TcpStream> {
-    let attempt = connect_from_range(customer, destination, ports);
+    let attempt = async {
+        match source {
+            Source::Customer => connect_from_range(customer, destination, ports).await,
+            Source::Gateway => {
+                let stream = TcpStream::connect(destination.get()).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+        }
+    };
     tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
@@ -213,14 +232,17 @@ mod tests {
         let mut streams = Vec::new();
         for _ in ports.clone() {
             let customer = CustomerAddr::new("127.0.0.9:1".parse().unwrap());
-            let stream = connect(customer, original, ports.clone(), Duration::from_secs(5)).await.unwrap();
+            let stream = connect(customer, original, Source::Customer, ports.clone(), Duration::from_secs(5))
+                .await
+                .unwrap();
             let local = stream.local_addr().unwrap();
             assert_eq!(local.ip(), customer.ip());
             assert!(ports.contains(&local.port()), "{local}");
             streams.push(stream);
         }
         let customer = CustomerAddr::new("127.0.0.9:1".parse().unwrap());
-        let error = connect(customer, original, ports, Duration::from_secs(5)).await.unwrap_err();
+        let error =
+            connect(customer, original, Source::Customer, ports, Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
         // Reset, so that the ports are free for the next run.
         streams.iter().for_each(|stream| stream.set_zero_linger().unwrap());

@@ -26,6 +26,12 @@ pub struct Customers {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub exempt_destinations: Vec<IpNet>,
+    /// Those among them whose addresses this gateway hides from the internet (masquerade, SNAT). The agent connects to
+    /// destinations from the gateway's own address for them, and from the customer's for all others; filter nodes are told
+    /// the customer's in any case. Each must be within `prefixes`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub masqueraded: Vec<IpNet>,
 }
 
 /// Limits that hold in the kernel, for each source: an IPv4 address or an IPv6 /64. What is beyond them never reaches
@@ -123,6 +129,7 @@ pub(super) fn check(config: &Config, problems: &mut Problems) {
         ("customers.prefixes", &customers.prefixes),
         ("customers.exempt", &customers.exempt),
         ("customers.exempt_destinations", &customers.exempt_destinations),
+        ("customers.masqueraded", &customers.masqueraded),
     ] {
         for (index, prefix) in prefixes.iter().enumerate() {
             check_prefix(&format!("{key}[{index}]"), *prefix, problems);
@@ -145,6 +152,12 @@ fn check_exempt(config: &Config, problems: &mut Problems) {
                 "{prefix} is not within customers.prefixes: its mail is not intercepted in the first place"
             );
             problems.add(&format!("customers.exempt[{index}]"), words);
+        }
+    }
+    for (index, prefix) in customers.masqueraded.iter().enumerate() {
+        if !all.cover(prefix) {
+            let words = format!("{prefix} is not within customers.prefixes: its mail is not intercepted");
+            problems.add(&format!("customers.masqueraded[{index}]"), words);
         }
     }
     for (index, prefix) in customers.prefixes.iter().enumerate() {

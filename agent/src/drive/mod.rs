@@ -339,13 +339,13 @@ impl Driver {
         let connecting: leg::Connecting = match (leg, node) {
             (Leg::Destination, _) => {
                 let (customer, destination) = (self.customer_address, self.destination_address);
-                let ports = self.shared.upstream_ports.clone();
+                let (source, ports) = (self.shared.source(customer.ip()), self.shared.upstream_ports.clone());
                 // The engine has its own, earlier deadline; this one only bounds the socket.
                 let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
                 let path = self.shared.return_path.clone();
                 Box::pin(async move {
                     path.attempted(customer.ip(), destination.ip(), Instant::now());
-                    let outcome = transparent::connect(customer, destination, ports, limit).await;
+                    let outcome = transparent::connect(customer, destination, source, ports, limit).await;
                     path.ended(&outcome);
                     outcome
                 })

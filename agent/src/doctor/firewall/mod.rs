@@ -10,12 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use self::model::{Fate, Outcome, Packet, Place, Rules};
 use super::finding::Finding;
 use super::{Host, Samples};
 use crate::config::Backend;
+use crate::prefixes::Prefixes;
 use crate::steer::Plan;
 
 const OTHER_PROXY: &str = "other_proxy";
@@ -31,7 +33,7 @@ const SOME_PORT: u16 = 20_000;
 /// The rules that this host has.
 pub(super) fn check(host: &Host) -> Vec<Finding> {
     match rules() {
-        Ok(rules) => judge(&rules, &host.plan, &host.samples),
+        Ok(rules) => judge(&rules, &host.plan, &host.samples, &host.config.customers.masqueraded),
         Err(words) => [OTHER_PROXY, INPUT, SOURCE].map(|check| Finding::unknown(check, words.clone())).into(),
     }
 }
@@ -81,9 +83,9 @@ fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 /// What they do with the packets that matter.
-fn judge(rules: &Rules, plan: &Plan, samples: &Samples) -> Vec<Finding> {
+fn judge(rules: &Rules, plan: &Plan, samples: &Samples, masqueraded: &[IpNet]) -> Vec<Finding> {
     let packets = Packets { plan, samples };
-    [other_proxy(rules, &packets), input(rules, &packets), source(rules, &packets)].concat()
+    [other_proxy(rules, &packets), input(rules, &packets), source(rules, plan, masqueraded)].concat()
 }
 
 /// The packets whose way is followed.
@@ -219,12 +221,21 @@ fn input(rules: &Rules, packets: &Packets<'_>) -> Vec<Finding> {
     or_ok(findings, INPUT, "no rule drops steered packets on their way to the agent")
 }
 
-fn source(rules: &Rules, packets: &Packets<'_>) -> Vec<Finding> {
+fn source(rules: &Rules, plan: &Plan, masqueraded: &[IpNet]) -> Vec<Finding> {
+    if plan.backend == Backend::Tproxy {
+        let words = "a rule that changes the source of the agent's connections does no harm with tproxy";
+        return vec![Finding::ok(SOURCE, words)];
+    }
+    let masqueraded = Prefixes::new(masqueraded);
+    let shown = plan.tables.prefixes.all().iter().filter(|prefix| !masqueraded.cover(prefix));
+    let samples = Samples::new(&shown.copied().collect::<Vec<_>>());
+    let packets = Packets { plan, samples: &samples };
     let is_changed = |fate| matches!(fate, Fate::Taken("masquerade" | "snat"));
     let findings = outcomes(rules, &packets.upstream("postrouting"), is_changed).into_iter().map(|outcome| {
         let words = format!(
             "{} gives the agent's connections another source address: their answers are taken for somebody else's, \
-             and no customer reaches a destination",
+             and no customer reaches a destination; leave these connections out of it, or name the customers in \
+             customers.masqueraded",
             outcome.at
         );
         let prefixes = |v6: bool| {

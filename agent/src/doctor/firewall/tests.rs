@@ -29,7 +29,7 @@ fn plan() -> Plan {
 
 fn findings(rules: &Rules) -> Vec<Finding> {
     let customers = ["10.1.0.9", "fd01::9"].map(|address| address.parse::<IpAddr>().unwrap()).to_vec();
-    judge(rules, &plan(), &Samples { customers })
+    judge(rules, &plan(), &Samples { customers }, &[])
 }
 
 /// What is not ok, as `check: command`.

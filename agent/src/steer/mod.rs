@@ -19,6 +19,7 @@ mod external;
 mod grace;
 mod host;
 mod links;
+mod loops;
 mod netlink;
 mod plan;
 mod routing;

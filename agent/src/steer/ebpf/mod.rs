@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use super::loops::Loops;
 use super::routing::{self, Routing};
 use super::{
     BootTime, Claim, Connections, Events, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering,
@@ -47,7 +48,7 @@ use attach::Attachment;
 use inherit::Inherited;
 use interfaces::known_links;
 use program::Program;
-use weir_ebpf_common::Side;
+use weir_ebpf_common::{Side, Verdict};
 
 #[cfg(test)]
 pub(super) use attach::WITHOUT_TCX;
@@ -81,6 +82,7 @@ pub(super) struct Ebpf {
     paused: bool,
     /// What the kernel knows by another agent's program, until ours is in its place.
     inherited: Option<Inherited>,
+    loops: Loops,
     _heart: Heart,
     /// Last, so that it ends after everything else.
     claim: Option<Claim>,
@@ -167,6 +169,7 @@ impl Ebpf {
             offered: None,
             paused: false,
             inherited: None,
+            loops: Loops::default(),
             _heart: heart,
             claim: None,
         }
@@ -373,6 +376,14 @@ impl Steering for Ebpf {
         };
         if !self.is_being_inherited() {
             self.repair_interfaces(&links, &mut problems);
+        }
+        match self.program.count(Verdict::LoopedBackDropped) {
+            Ok(count) => {
+                let now = Instant::now();
+                self.loops.count(count, now);
+                problems.extend(self.loops.problem(now));
+            }
+            Err(error) => problems.push(error.to_string()),
         }
         if let Some(setting) = host::off_among(&self.plan, &links) {
             let consequence = match self.plan.when_agent_dies {

@@ -183,14 +183,16 @@ impl Program {
     }
 
     pub(super) fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
-        let counters: PerCpuArray<_, u64> = self.map(names::COUNTERS)?;
         Verdict::ALL
             .into_iter()
-            .map(|verdict| {
-                let per_cpu = counters.get(&verdict.index(), 0).map_err(refused)?;
-                Ok((verdict.name().to_owned(), per_cpu.iter().sum()))
-            })
+            .map(|verdict| Ok((verdict.name().to_owned(), self.count(verdict)?)))
             .collect()
+    }
+
+    /// Packets with this verdict so far.
+    pub(super) fn count(&mut self, verdict: Verdict) -> Result<u64, SteerError> {
+        let counters: PerCpuArray<_, u64> = self.map(names::COUNTERS)?;
+        Ok(counters.get(&verdict.index(), 0).map_err(refused)?.iter().sum())
     }
 
     pub(super) fn classifier(&mut self, side: Side) -> Result<&mut SchedClassifier, SteerError> {

@@ -6,10 +6,12 @@ mod ruleset;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::loops::Loops;
 use super::routing::{self, Routing};
 use super::{
     BootTime, Claim, Connections, Events, Kept, Known, Pair, Plan, RuleKind, Rules, SteerError, Steering,
@@ -22,6 +24,8 @@ use ruleset::{CHAIN, FAMILY, Stage, TABLE};
 /// The rules, without the sets: those may be long, and this is asked every second.
 const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
 
+const LIST_LOOPED_BACK: [&str; 4] = ["counter", FAMILY, TABLE, ruleset::LOOPED_BACK_DROPPED];
+
 pub(super) struct Tproxy {
     plan: Plan,
     routing: Routing,
@@ -30,6 +34,7 @@ pub(super) struct Tproxy {
     removed: bool,
     pulse: Arc<Pulse>,
     heart: Option<Heart>,
+    loops: Loops,
     /// Last, so that it ends after everything else.
     claim: Option<Claim>,
 }
@@ -109,7 +114,17 @@ impl Tproxy {
             released: known.released,
         };
         let (routing, stage) = (plan.routing(), Stage::Steering);
-        Self { plan, routing, stage, state, removed: true, pulse, heart: None, claim: None }
+        Self {
+            plan,
+            routing,
+            stage,
+            state,
+            removed: true,
+            pulse,
+            heart: None,
+            loops: Loops::default(),
+            claim: None,
+        }
     }
 
     fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
@@ -118,6 +133,16 @@ impl Tproxy {
             self.stage = stage;
         }
         Ok(())
+    }
+
+    /// Whether SYNs of ours come back. Asked less often than the rest, since each question is a process.
+    fn looped_back(&mut self) -> Result<Option<String>, SteerError> {
+        let now = Instant::now();
+        if self.loops.is_due(now) {
+            let objects = nft::list(&LIST_LOOPED_BACK)?.unwrap_or_default();
+            self.loops.count(objects.iter().filter_map(counter).map(|(_, count)| count).sum(), now);
+        }
+        Ok(self.loops.problem(now))
     }
 
     fn repair_routing(&self, problems: &mut Vec<String>) {
@@ -262,6 +287,10 @@ impl Steering for Tproxy {
                     Err(error) => format!("nft table {FAMILY} {TABLE} is missing: {error}"),
                 });
             }
+            Err(error) => problems.push(error.to_string()),
+        }
+        match self.looped_back() {
+            Ok(problem) => problems.extend(problem),
             Err(error) => problems.push(error.to_string()),
         }
         if self.plan.when_agent_dies == WhenAgentDies::Open {

@@ -3,6 +3,8 @@
 //! | packet | treatment |
 //! |---|---|
 //! | of a connection of the agent's, or an ICMP error about one | marked |
+//! | the same, where NAT has put its address back | marked, in a chain after that |
+//! | a SYN of the agent's that comes in again | dropped; another chain remembers those that go out |
 //! | a customer's SYN to port 25 of the gateway itself, told to go on from there | dropped |
 //! | a customer's SYN to port 25, not to the gateway itself, from a blocked prefix | dropped, or answered with a reset |
 //! | the same of anybody, while all are released | passed |
@@ -16,6 +18,7 @@
 
 mod exempt;
 mod heart;
+mod own;
 mod prefixes;
 mod release;
 
@@ -40,7 +43,7 @@ pub(super) const NO_LISTENER_DROPPED: &str = "no_listener_dropped";
 pub(super) const EXEMPT: &str = "exempt";
 pub(super) const RELEASED: &str = "released";
 pub(super) const SOURCE_ROUTE_DROPPED: &str = "source_route_dropped";
-pub(super) const COUNTERS: [&str; 10] = [
+pub(super) const COUNTERS: [&str; 11] = [
     ESTABLISHED,
     NEW_CONNECTION,
     NO_LISTENER_DROPPED,
@@ -51,10 +54,12 @@ pub(super) const COUNTERS: [&str; 10] = [
     "exempt_customer",
     "exempt_destination",
     SOURCE_ROUTE_DROPPED,
+    LOOPED_BACK_DROPPED,
 ];
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat, long_beat};
+pub(super) use own::LOOPED_BACK_DROPPED;
 pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;
 
@@ -79,6 +84,7 @@ pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
         } } }),
         flush_chain(),
     ];
+    commands.extend(own::chains());
     for name in COUNTERS {
         let counter = json!({ "counter": { "family": FAMILY, "table": TABLE, "name": name } });
         // What is not there can't be removed, what was just added can.
@@ -88,6 +94,7 @@ pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
     for family in Family::ALL {
         sets.push(set(set_name(family), address_type(family), &["interval"]));
         sets.extend(exempt::sets(family));
+        sets.push(own::set(family));
         sets.extend(prefixes::sets(family));
     }
     for set in sets {
@@ -98,6 +105,7 @@ pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
         commands.extend(add_customers(&plan.tables, family));
     }
     commands.extend(rules(plan, Stage::Steering));
+    commands.extend(own::rules(plan));
     commands
 }
 
@@ -158,6 +166,7 @@ fn table() -> Value {
 fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for &family in &plan.families {
+        rules.push(own::looped_back(plan, family));
         rules.extend(source_routes(plan, family, stage));
         // Whatever else is said of them, with a listener or without.
         rules.extend(prefixes::refusals(family).map(|treatment| new_connections(plan, family, &treatment)));
@@ -181,13 +190,16 @@ fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
 /// Packets of the agent's connections, and ICMP errors about them: those quote the customer's address, and
 /// without them path MTU discovery fails.
 fn connections(plan: &Plan) -> Vec<Value> {
+    let mut rule = connection_packets(plan);
+    rule.extend([count(ESTABLISHED), set_mark(plan), accept()]);
+    rule
+}
+
+fn connection_packets(plan: &Plan) -> Vec<Value> {
     vec![
         matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.interfaces())),
         matches(&json!({ "meta": { "key": "l4proto" } }), &json!({ "set": ["tcp", "icmp", "ipv6-icmp"] })),
         matches(&json!({ "socket": { "key": "transparent" } }), &json!(1)),
-        count(ESTABLISHED),
-        set_mark(plan),
-        accept(),
     ]
 }
 
@@ -231,11 +243,13 @@ fn customers_syn(plan: &Plan, family: Family) -> Vec<Value> {
         matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.customer_interfaces)),
         matches(&payload(ip(family), "saddr"), &json!(format!("@{}", set_name(family)))),
         matches(&payload("tcp", "dport"), &json!(25)),
-        matches(
-            &json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] }),
-            &json!("syn"),
-        ),
+        syn_alone(),
     ]
+}
+
+fn syn_alone() -> Value {
+    let flags = json!({ "&": [payload("tcp", "flags"), { "|": ["syn", { "|": ["ack", "rst"] }] }] });
+    matches(&flags, &json!("syn"))
 }
 
 fn add_rule(expressions: &[Value]) -> Value {

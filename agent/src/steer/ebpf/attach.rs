@@ -136,6 +136,16 @@ impl Attachment {
         }
     }
 
+    /// How many programs of others were put before the one with this number. They may do no harm, but if they do nothing
+    /// else will tell.
+    pub(super) fn others_before(&self, program: u32) -> usize {
+        let attached = match &self.hold {
+            Hold::Link(_) => query::programs(self.index).unwrap_or_default(),
+            Hold::Filter(..) => Vec::new(),
+        };
+        attached.iter().position(|other| *other == program).unwrap_or(0)
+    }
+
     /// Whether the program with this number, which the attachment is of, still runs there. What cannot be found out is
     /// taken for granted.
     pub(super) fn is_in_place(&self, program: Option<u32>) -> bool {

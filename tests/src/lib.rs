@@ -8,6 +8,7 @@ pub mod detach;
 pub mod foreign;
 pub mod interop;
 pub mod lab;
+pub mod other_program;
 pub mod probe;
 pub mod smtp;
 pub mod sockets;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
-use weir_tests::lab::{Family, Lab, NarrowLink, Snapshot};
+use weir_tests::lab::{CUSTOMER_PREFIXES, Family, Lab, NarrowLink, Snapshot};
 use weir_tests::probe::{Way, way};
 use weir_tests::smtp::{Script, Server};
 use weir_tests::wait::{PATIENCE, wait_until};
@@ -169,7 +169,17 @@ fn another_proxy(backend: Backend) -> Result<()> {
         broken_and_mended(lab, &format!("{nat}; {redirect}"), "other_proxy", "(redirect)")?;
         let nat = chain("post", "nat", "postrouting priority srcnat");
         let masquerade = "nft add rule ip other post oifname inet0 masquerade";
-        broken_and_mended(lab, &format!("{nat}; {masquerade}"), "source_address", "another source address")?;
+        // tproxy looks again after NAT.
+        if backend == Backend::Ebpf {
+            let break_it = format!("{nat}; {masquerade}");
+            broken_and_mended(lab, &break_it, "source_address", "another source address")?;
+            lab.gateway.sh("nft flush chain ip other post")?;
+            let mut masqueraded = AgentConfig::new(backend);
+            masqueraded.customer_lines = format!("masqueraded = {CUSTOMER_PREFIXES:?}");
+            WeirAgent::configure(&lab.gateway, &masqueraded.to_toml())?;
+            lab.gateway.sh(masquerade)?;
+            is_well(lab, "with customers whose address is hidden")?;
+        }
         broken_and_mended(
             lab,
             "ip rule add pref 50 iif cust0 lookup 55",

@@ -36,8 +36,8 @@ fn count_bits(gateway: &Host) -> Result<()> {
 
 fn count(gateway: &Host, counter: &str) -> Result<u64> {
     let shown = gateway.sh(&format!("nft list counter inet {counter}"))?;
-    let words = shown.split_whitespace().skip_while(|word| *word != "packets");
-    Ok(words.skip(1).next().unwrap_or_default().parse()?)
+    let mut words = shown.split_whitespace().skip_while(|word| *word != "packets");
+    Ok(words.nth(1).unwrap_or_default().parse()?)
 }
 
 /// New connections go this way, and the packets of each are seen by programs with these bits.

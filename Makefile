@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all measure-prefixes measure-steering check fuzz clean
+.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-steering check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +31,18 @@ check: ## format, lints, licences and banned crates
 
 test: check build ## everything that must hold before a commit (needs root)
 	@scripts/install-deps lab
+	@scripts/install-kernels 5.10
 	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
 test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	@scripts/install-deps lab
+	@scripts/install-kernels 5.10
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+
+test-kernels: build ## the tests of steering on Linux 5.10, 6.1, 6.12 and this machine's; writes docs/kernels.md (needs root)
+	@scripts/install-deps lab
+	@scripts/install-kernels
+	"$${CARGO_TARGET_DIR:-target}/release/weir-kernels" run --write
 
 measure-prefixes: ## what ten, 100,000 and a million customers' prefixes cost in the kernel (needs root)
 	@scripts/install-deps build

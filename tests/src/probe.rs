@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::lab::Host;
 use crate::smtp::Client;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, patient};
 
 /// SpamAssassin's test string, in a message.
 pub const GTUBE: &[u8] = b"From: sender@customer.test\nTo: user@destination.test\nSubject: cheap\n\
@@ -47,7 +47,7 @@ pub fn way_within(host: &Host, from: IpAddr, to: IpAddr, patience: Duration) -> 
 pub fn time_until(way: Way, host: &Host, from: IpAddr, to: IpAddr) -> Result<Duration> {
     let start = Instant::now();
     let mut last = String::new();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patient(PATIENCE) {
         match way_within(host, from, to, PROBE_PATIENCE) {
             Ok(found) if found == way => return Ok(start.elapsed()),
             Ok(found) => last = format!("{found:?}"),

@@ -1,5 +1,6 @@
 //! Waiting for conditions, never for time to pass.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,14 @@ use anyhow::{Result, bail};
 /// condition that holds ends the wait at once.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many times as long everything takes, as whoever runs the tests on an emulated machine says.
+pub const SLOWNESS: &str = "WEIR_SLOWNESS";
+
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Asks until there is an answer; `what` names it in the error when `limit` has passed.
 pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let limit = patient(limit);
     let start = Instant::now();
     loop {
         if let Some(answer) = ask()? {
@@ -23,6 +28,13 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<
         }
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// The limit for this machine.
+pub fn patient(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let said = || std::env::var(SLOWNESS).ok().and_then(|times| times.parse().ok());
+    limit * *TIMES.get_or_init(|| said().unwrap_or(1))
 }
 
 /// Asks until the condition holds.

@@ -19,6 +19,8 @@ use crate::config::{Backend, WhenAgentDies};
 use crate::prefixes::Prefixes;
 
 const NOTHING: Vec<String> = Vec::new();
+/// Seconds by which times are longer than what is looked for, as a machine may be slow.
+const SLACK: u64 = 45;
 const BACKENDS: [Backend; 2] = [Backend::Ebpf, Backend::Tproxy];
 
 fn install(plan: &Plan) -> Result<Box<dyn Steering>, SteerError> {
@@ -221,8 +223,10 @@ fn pairs_are_exempted_and_intercepted_again() {
             Pair::new(customer.parse().unwrap(), destination.parse().unwrap()).unwrap()
         };
         let (v4, v6) = (pair("10.1.0.2", "192.0.2.25"), pair("fd01::2", "2001:db8::25"));
-        let terms =
-            |limited| Terms { until: BootTime::now().after(Duration::from_secs(31_536_000)), limited };
+        let terms = |limited| Terms {
+            until: BootTime::now().after(Duration::from_secs(31_536_000 + SLACK)),
+            limited,
+        };
         for backend in BACKENDS {
             let plan = plan(backend, WhenAgentDies::Open);
             let listener = TcpListener::bind("[::]:0").unwrap();
@@ -257,7 +261,7 @@ fn pairs_are_exempted_and_intercepted_again() {
 fn prefixes_are_blocked_and_exempted() {
     on_a_host(|| {
         let terms = |seconds, refusal| RuleTerms {
-            until: BootTime::now().after(Duration::from_secs(seconds)),
+            until: BootTime::now().after(Duration::from_secs(seconds + SLACK)),
             refusal,
         };
         let blocked = || -> Rules {

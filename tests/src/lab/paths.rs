@@ -37,7 +37,7 @@ pub fn log_directory(lab: &str) -> Result<PathBuf> {
 }
 
 /// Directories that the hosts see as they are, wherever they lie: the workspace and the build.
-pub(super) fn visible() -> Result<Vec<PathBuf>> {
+pub fn visible() -> Result<Vec<PathBuf>> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("directory of the workspace")?;
     Ok(vec![workspace.to_path_buf(), build_directory()?])
 }

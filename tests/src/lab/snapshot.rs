@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
+use nix::errno::Errno;
 use nix::net::if_::if_nameindex;
 
 use super::host::Host;
@@ -78,14 +80,32 @@ fn tcx_programs() -> Result<String> {
     for interface in &if_nameindex()? {
         let name = interface.name().to_string_lossy();
         for (direction, kind) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
-            let (_, programs) = SchedClassifier::query_tcx(&name, kind)
-                .with_context(|| format!("ask for TCX programs of {name}"))?;
+            let programs = match SchedClassifier::query_tcx(&name, kind) {
+                Ok((_, programs)) => programs,
+                // A kernel without TCX; its filters are listed by tc(8).
+                Err(error) if has_errno(&error, Errno::EINVAL) => return Ok(String::new()),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("ask for TCX programs of {name}"));
+                }
+            };
             for program in programs {
                 writeln!(found, "{name} {direction} {}", program.name_as_str().unwrap_or("?"))?;
             }
         }
     }
     Ok(found)
+}
+
+fn has_errno(error: &(dyn std::error::Error + 'static), wanted: Errno) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let found = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if found == Some(wanted as i32) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn listing(directory: &Path) -> Result<String> {

@@ -152,7 +152,8 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     background.spawn(watch_policy(agent.clone(), wanted));
     let (orders, received) = mpsc::unbounded_channel();
     let turn = Turn::default();
-    Estate::new(&config, &plan, &agent, orders, turn.clone()).expect_heirs(&listener, claim);
+    let estate = Estate::new(&config, &plan, &agent, orders, turn.clone());
+    let listener_copy = estate.expect_heirs(&listener, claim);
     if is_next {
         service::ready_in_place_of_another("weir-agent");
     } else {
@@ -168,7 +169,7 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     let (farewell, told_to_stop) = until_the_end(accepting, shutdown.as_mut(), &turn).await;
     let ending = Ending { relay: config.relay.clone(), agent, background, sessions, stop, cut };
     match farewell {
-        None => ending.stop(listener).await,
+        None => ending.stop(listener, &listener_copy).await,
         Some(farewell) => {
             drop(listener);
             // The other has one of its own.

@@ -1,6 +1,7 @@
 //! The end: at once, or when the last session is over.
 
 use std::pin::pin;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use tracing::{error, info, warn};
 
 use weir_daemon::service;
 
-use super::estate::Farewell;
+use super::estate::{Farewell, ListenerCopy};
 use super::watch::with;
 use super::{Agent, turn_away};
 use crate::config::Relay;
@@ -37,13 +38,19 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Told to stop: sessions are finished and the host is cleaned up whatever fails on the way.
-    pub(super) async fn stop(mut self, listener: TransparentListener) -> anyhow::Result<()> {
+    pub(super) async fn stop(
+        mut self,
+        listener: TransparentListener,
+        copy: &ListenerCopy,
+    ) -> anyhow::Result<()> {
         let agent = self.agent.clone();
         let Agent { shared, steering, policy, .. } = &agent;
         service::stopping();
         self.background = JoinSet::new();
         let withdrawn = with(steering, |steering| steering.withdraw()).await;
         turn_away_waiting(&listener, shared).await;
+        // It is closed when nobody has it any more.
+        *copy.lock().unwrap_or_else(PoisonError::into_inner) = None;
         drop(listener);
         self.finish().await;
         shared.refusals.save(true);

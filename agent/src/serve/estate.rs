@@ -41,6 +41,9 @@ impl Turn {
     }
 }
 
+/// The listener, for an heir; taken back when it is to be closed.
+pub(super) type ListenerCopy = Arc<std::sync::Mutex<Option<OwnedFd>>>;
+
 pub(super) struct Estate {
     settings: Map<String, Value>,
     families: Vec<u8>,
@@ -48,7 +51,7 @@ pub(super) struct Estate {
     orders: mpsc::UnboundedSender<Order>,
     turn: Turn,
     taken: Option<OwnedMutexGuard<()>>,
-    listener: Option<OwnedFd>,
+    listener: ListenerCopy,
 }
 
 impl Estate {
@@ -60,18 +63,28 @@ impl Estate {
         turn: Turn,
     ) -> Self {
         let (settings, families) = (handover::settings(config), plan.family_versions());
-        Self { settings, families, agent: agent.clone(), orders, turn, taken: None, listener: None }
+        Self {
+            settings,
+            families,
+            agent: agent.clone(),
+            orders,
+            turn,
+            taken: None,
+            listener: ListenerCopy::default(),
+        }
     }
 
-    /// From now on another agent can take over.
-    pub(super) fn expect_heirs(mut self, listener: &TransparentListener, claim: Claim) {
+    /// From now on another agent can take over. While the copy of the listener is there, connections come in.
+    pub(super) fn expect_heirs(self, listener: &TransparentListener, claim: Claim) -> ListenerCopy {
+        let copy = self.listener.clone();
         let begun = listener.as_fd().try_clone_to_owned().and_then(|listener| {
-            self.listener = Some(listener);
+            *copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
             handover::keep_giving(claim, self, Self::leave)
         });
         if let Err(error) = begun {
             warn!(%error, "no other agent will be able to take over from this one");
         }
+        copy
     }
 
     fn settle(&self) -> Result<(), String> {
@@ -83,7 +96,7 @@ impl Estate {
 
     fn parts(&self) -> Result<Vec<(Part, OwnedFd)>, String> {
         let mut parts = Vec::new();
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = &*self.listener.lock().unwrap_or_else(PoisonError::into_inner) {
             let listener = listener.try_clone().map_err(|error| error.to_string())?;
             parts.push((Part::Listener {}, listener));
         }

@@ -40,6 +40,7 @@ pub(super) fn remove_all(pin_directory: &Path) -> Result<Report, SteerError> {
     // First what marks or drops packets, then what delivers marked ones.
     let mut removed = ebpf::remove_pins(pin_directory)?;
     removed.extend(ebpf::remove_filters(&[]));
+    removed.extend(ebpf::remove_links(&[]));
     removed.extend(tproxy::remove_table()?);
     removed.extend(routing::remove_all()?);
     Ok(Report { removed })

@@ -11,6 +11,10 @@ pub enum Side {
     Internet,
 }
 
+impl Side {
+    pub const BOTH: [Self; 2] = [Self::Customer, Self::Internet];
+}
+
 /// What becomes of new connections while the agent does not listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WithoutListener {

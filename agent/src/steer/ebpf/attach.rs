@@ -13,7 +13,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use nix::libc;
 use weir_ebpf_common::Side;
 
-use super::link::Link;
+use super::link::{self, Link};
 use super::program::{self, Program, describe};
 use super::{clsact, query};
 use crate::config::WhenAgentDies;
@@ -260,10 +260,40 @@ pub(in crate::steer) fn remove_filters(but: &[u32]) -> Vec<String> {
     let mut removed = Vec::new();
     for found in interfaces.iter().filter(|interface| !but.contains(&interface.index())) {
         let Ok(interface) = found.name().to_str() else { continue };
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             if qdisc_detach_program(interface, TcAttachType::Ingress, program::name(side)).is_ok() {
                 removed.push(format!("tc filter {} on {interface}", program::name(side)));
                 remove_qdisc_if_empty(found.index());
+            }
+        }
+    }
+    removed
+}
+
+/// Takes programs of ours off all interfaces, but those with these numbers, by whomever their links are held; says which
+/// on what. Needs the privileges of a start.
+pub(in crate::steer) fn remove_links(but: &[u32]) -> Vec<String> {
+    let Ok(interfaces) = nix::net::if_::if_nameindex() else {
+        return Vec::new();
+    };
+    let mut removed = Vec::new();
+    for found in &interfaces {
+        let (Ok(interface), Ok(attached)) = (found.name().to_str(), query::attached(found.index())) else {
+            continue;
+        };
+        if attached.iter().all(|(program, _)| but.contains(program)) {
+            continue;
+        }
+        let Ok((_, programs)) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress) else {
+            continue;
+        };
+        for program in programs {
+            let Some(name) = program.name_as_str().filter(|name| program::is_ours(name)) else { continue };
+            let link = attached.iter().find(|(id, _)| *id == program.id() && !but.contains(id));
+            let Some((_, link)) = link else { continue };
+            match link::detach(*link) {
+                Ok(()) => removed.push(format!("program {name} on {interface}")),
+                Err(error) => tracing::warn!(%error, interface, name, "a program of another agent stays"),
             }
         }
     }

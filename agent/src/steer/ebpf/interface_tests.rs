@@ -59,7 +59,7 @@ fn a_program_that_somebody_takes_off_is_put_back() {
             let files = pinned();
             for interface in ["cust0", "inet0"] {
                 let index = interface_index(interface).unwrap();
-                query::links(index).unwrap().into_iter().for_each(|id| link::detach(id).unwrap());
+                query::attached(index).unwrap().into_iter().for_each(|(_, link)| link::detach(link).unwrap());
                 assert_eq!(attached(interface), 0);
                 let problems = steering.problems();
                 assert!(problems[0].contains("detached") && problems[0].contains("put back"), "{problems:?}");

@@ -81,7 +81,7 @@ impl Ebpf {
     fn drop_lost(&mut self, places: &[(&Link, Side)], problems: &mut Vec<String>) -> Losses {
         let wanted: HashMap<u32, (&str, Side)> =
             places.iter().map(|(link, side)| (link.index, (link.name.as_str(), *side))).collect();
-        let programs = [Side::Customer, Side::Internet].map(|side| (side, self.program.id(side)));
+        let programs = Side::BOTH.map(|side| (side, self.program.id(side)));
         let mut losses = Losses::default();
         for mut attachment in mem::take(&mut self.attachments) {
             let place = wanted.get(&attachment.index()).filter(|(_, side)| *side == attachment.side());

@@ -13,6 +13,8 @@ const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_DETACH: libc::c_int = 34;
 
 /// `BPF_TCX_INGRESS`.
 const TCX_INGRESS: u32 = 46;
@@ -95,11 +97,8 @@ impl Link {
     }
 }
 
-/// As another tool takes a program off its interface.
-#[cfg(test)]
+/// Takes the program of the link with this number off its interface, whoever holds the link. Needs CAP_SYS_ADMIN.
 pub(super) fn detach(id: u32) -> io::Result<()> {
-    const LINK_GET_FD_BY_ID: libc::c_int = 30;
-    const LINK_DETACH: libc::c_int = 34;
     let link = descriptor(LINK_GET_FD_BY_ID, &mut [id, 0, 0])?;
     bpf(LINK_DETACH, &mut number(link.as_fd())).map(drop)
 }

@@ -52,7 +52,7 @@ use weir_ebpf_common::{Side, Verdict};
 
 #[cfg(test)]
 pub(super) use attach::WITHOUT_TCX;
-pub(super) use attach::remove_filters;
+pub(super) use attach::{remove_filters, remove_links};
 pub(super) use pins::remove as remove_pins;
 
 /// From when another agent has been given the links until it takes over, or says that it does not: what it does not know of
@@ -122,7 +122,7 @@ impl Ebpf {
         steering.removed = false;
         steering.claim = Some(claim);
         steering.attach()?;
-        steering.remove_other_filters();
+        steering.remove_others();
         steering.hold(known.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty()))?;
         tproxy::remove_table()?;
         steering.prepare_pins();
@@ -190,11 +190,13 @@ impl Ebpf {
         }
     }
 
-    /// On kernels without TCX: those that a dead agent left on interfaces that this one does not steer on.
-    fn remove_other_filters(&self) {
+    /// On kernels without TCX: filters that a dead agent left on interfaces that this one does not steer on. With TCX:
+    /// links of a dead agent that one before it, which has handed over to it, still holds for its sessions.
+    fn remove_others(&self) {
         let ours: Vec<u32> = self.attachments.iter().map(Attachment::index).collect();
-        for removed in remove_filters(&ours) {
-            tracing::info!(removed, "left by an agent with other interfaces");
+        let programs: Vec<u32> = Side::BOTH.iter().filter_map(|side| self.program.id(*side)).collect();
+        for removed in remove_filters(&ours).into_iter().chain(remove_links(&programs)) {
+            tracing::info!(removed, "left by another agent");
         }
     }
 

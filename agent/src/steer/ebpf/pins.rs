@@ -45,7 +45,7 @@ pub(super) fn hold(
     // Of an earlier hold that failed half-way.
     remove_directory(directory)?;
     fs::create_dir_all(directory).map_err(|error| pin_error(directory, error))?;
-    for side in [Side::Customer, Side::Internet] {
+    for side in Side::BOTH {
         let path = directory.join(format!("program_{}", word(side)));
         program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
     }
@@ -144,7 +144,7 @@ impl Change {
 
     /// Programs and maps.
     fn pin(&self, program: &mut Program) -> Result<(), SteerError> {
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             let path = self.staging.join(format!("program_{}", word(side)));
             program.classifier(side)?.pin(&path).map_err(|error| pin_error(&path, other(&error)))?;
         }
@@ -196,7 +196,7 @@ impl Change {
     /// The link that an earlier agent had on this interface, and the file it is in.
     fn previous_link(&self, index: u32) -> Option<(Link, PathBuf)> {
         for directory in &self.previous {
-            for side in [Side::Customer, Side::Internet] {
+            for side in Side::BOTH {
                 let path = directory.join(link_name(index, side));
                 if let Ok(link) = Link::open(&path) {
                     return Some((link, path));

@@ -50,7 +50,7 @@ impl Program {
             .load(OBJECT)
             .map_err(refused)?;
         let mut program = Self { bpf, generation: 0, rules: BTreeMap::new() };
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             load(program.classifier(side)?)?;
         }
         program.set_tables(&Tables::default(), &plan.tables)?;
@@ -269,6 +269,11 @@ pub(super) const fn name(side: Side) -> &'static str {
         Side::Customer => names::CUSTOMER_PROGRAM,
         Side::Internet => names::INTERNET_PROGRAM,
     }
+}
+
+/// Whether a program in the kernel, which has 15 octets for its name, is called as ours are.
+pub(super) fn is_ours(called: &str) -> bool {
+    Side::BOTH.iter().any(|side| name(*side) == called)
 }
 
 pub(super) fn refused(error: impl Error) -> SteerError {

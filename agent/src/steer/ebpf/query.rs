@@ -35,10 +35,9 @@ pub(super) fn programs(interface: u32) -> io::Result<Vec<u32>> {
     ask(interface).map(|(programs, _)| programs)
 }
 
-/// The links that they are there by.
-#[cfg(test)]
-pub(super) fn links(interface: u32) -> io::Result<Vec<u32>> {
-    ask(interface).map(|(_, links)| links)
+/// With the links that they are there by.
+pub(super) fn attached(interface: u32) -> io::Result<Vec<(u32, u32)>> {
+    ask(interface).map(|(programs, links)| programs.into_iter().zip(links).collect())
 }
 
 #[expect(unsafe_code, reason = "bpf(2) has no safe wrapper for this question")]

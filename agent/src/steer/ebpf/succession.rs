@@ -74,6 +74,8 @@ impl Ebpf {
 
     /// Puts the program on the interfaces, in the place of another agent's.
     pub(super) fn enter(&mut self, claim: Claim) -> Result<(), SteerError> {
+        // The agent before may have been stopped meanwhile, and have removed them.
+        self.routing.repair()?;
         self.attach_here()?;
         self.inherited.take().iter().for_each(|inherited| self.program.catch_up(inherited));
         let blocks = self.program.rules.get(&RuleKind::Blocked).is_some_and(|rules| !rules.is_empty());

@@ -193,7 +193,7 @@ fn behind_headers(count: usize) -> Vec<u8> {
 fn what_is_not_a_customers_mail_passes() {
     in_namespace(|| {
         let mut program = load(WhenAgentDies::Closed);
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             let https = segment_v4(CUSTOMER_V4, 40_000, 443, SYN);
             assert_verdict(&mut program, side, &https, Verdict::Unrelated);
             let udp = v4(CUSTOMER_V4, SERVER_V4, 17, 0, &tcp(40_000, 25, SYN));
@@ -396,7 +396,7 @@ fn connections_of_this_host_are_marked() {
         let client = TcpStream::connect("127.0.0.1:25").unwrap();
         let (_accepted, _) = server.accept().unwrap();
         let port = client.local_addr().unwrap().port();
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             assert_verdict(&mut program, side, &segment(port, 25, ACK), Verdict::Established);
             assert_verdict(&mut program, side, &segment(25, port, ACK), Verdict::Established);
         }
@@ -418,7 +418,7 @@ fn our_own_syn_sent_back_is_dropped() {
         socket.bind(&SocketAddr::from((CUSTOMER_V4, 20_000)).into()).unwrap();
         let _ = socket.connect(&SocketAddr::from((SERVER_V4, 25)).into());
         let mut program = load(WhenAgentDies::Open);
-        for side in [Side::Customer, Side::Internet] {
+        for side in Side::BOTH {
             let own = segment_v4(CUSTOMER_V4, 20_000, 25, SYN);
             assert_verdict(&mut program, side, &own, Verdict::LoopedBackDropped);
         }

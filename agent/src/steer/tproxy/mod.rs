@@ -94,6 +94,7 @@ impl Tproxy {
         steering.heart = Some(start_heart(steering.pulse.clone())?);
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         ebpf::remove_filters(&[]);
+        ebpf::remove_links(&[]);
         Ok(steering)
     }
 
@@ -253,6 +254,8 @@ impl Steering for Tproxy {
     }
 
     fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
+        // The agent before may have been stopped meanwhile, and have removed them.
+        self.routing.repair()?;
         make_table(&self.plan, &self.state)?;
         self.heart = Some(start_heart(self.pulse.clone())?);
         (self.removed, self.claim) = (false, Some(claim));

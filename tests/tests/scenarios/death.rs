@@ -268,6 +268,9 @@ fn a_stop_finishes_what_is_in_flight(backend: Backend) -> Result<()> {
         client.send(b"Subject: begun before the stop\r\n\r\n")?;
         agent.process().signal(Signal::SIGTERM)?;
         time_until(Way::Straight, &lab.customer, from, to)?;
+        wait_until("a closed listener", PATIENCE, || {
+            Ok(lab.gateway.sh("ss -Hltn sport = :2525")?.trim().is_empty())
+        })?;
         client.send(b"ended after it\r\n.\r\n")?;
         client.expect(250)?;
         destination.wait_stored("user")?;

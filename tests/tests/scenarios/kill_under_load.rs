@@ -49,6 +49,7 @@ fn attempt(to: IpAddr, patience: Duration) -> Result<Attempt> {
         Err(error) => {
             let outcome = match error.kind() {
                 ErrorKind::ConnectionRefused => Outcome::Refused,
+                ErrorKind::ConnectionReset => Outcome::Reset,
                 ErrorKind::TimedOut => Outcome::Silent,
                 _ => return Err(error.into()),
             };

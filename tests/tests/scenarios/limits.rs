@@ -63,6 +63,8 @@ fn new_connections_a_second() -> Result<()> {
         let one_in_a_while = "new_per_second = 1\nburst = 5\n";
         let mut agent = WeirAgent::start(&lab.gateway, &limited(&format!("{one_in_a_while}{fast}")))?;
         let (from, to) = (Family::V4.customer(), Family::V4.destination());
+        // Answers come back: from now on all are taken.
+        ensure!(way(&lab.customer, Family::V4.other_customer(), to)? == Way::Intercepted);
         let mut taken = 0;
         while way_at_once(lab, from, to)? {
             taken += 1;

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_ebpf_common::Side;
+
 use super::attach::{self, Attachment};
 use super::{Ebpf, link, query};
 use crate::config::{Backend, WhenAgentDies};
@@ -44,6 +46,30 @@ fn block(steering: &mut Ebpf) {
     let until = BootTime::now().after(Duration::from_secs(3600));
     let terms = RuleTerms { until, refusal: Refusal::Drop };
     steering.set_rules(RuleKind::Blocked, &[("10.1.7.0/24".parse().unwrap(), terms)].into()).unwrap();
+}
+
+/// As an agent that has handed over, and drains, holds links of one that has died.
+#[test]
+fn programs_that_another_agent_holds_are_taken_off() {
+    on_a_host(|| {
+        let plan = plan(Backend::Ebpf, WhenAgentDies::Open);
+        let mut dead = super::Program::load(&plan).unwrap();
+        let mut hold = || {
+            [("cust0", Side::Customer), ("inet0", Side::Internet)]
+                .map(|(interface, side)| attach::attach(&mut dead, interface, side).unwrap())
+        };
+        let _held = hold();
+        let mut steering = install(plan.clone());
+        assert_eq!([attached("cust0"), attached("inet0")], [1, 1]);
+        assert_eq!(steering.problems(), NOTHING);
+        steering.remove().unwrap();
+        drop(steering);
+        assert_eq!([attached("cust0"), attached("inet0")], [0, 0]);
+        let _held = hold();
+        let report = crate::steer::cleanup::remove_all(&plan.pin_directory).unwrap();
+        assert_eq!([attached("cust0"), attached("inet0")], [0, 0], "{report}");
+        assert_eq!(report.removed.len(), 2, "{report}");
+    });
 }
 
 #[test]

@@ -24,6 +24,16 @@ fn install(plan: Plan) -> Ebpf {
     Ebpf::install(plan, &Known::default(), listener, Arc::default(), claim).unwrap()
 }
 
+/// What a check finds when it has had the time that it takes.
+fn settled(steering: &mut Ebpf) -> Vec<String> {
+    loop {
+        let found = steering.problems();
+        if !steering.is_unfinished() {
+            return found;
+        }
+    }
+}
+
 /// Programs on an interface.
 fn attached(interface: &str) -> usize {
     query::programs(interface_index(interface).unwrap()).unwrap().len()
@@ -61,7 +71,7 @@ fn programs_that_another_agent_holds_are_taken_off() {
         let _held = hold();
         let mut steering = install(plan.clone());
         assert_eq!([attached("cust0"), attached("inet0")], [1, 1]);
-        assert_eq!(steering.problems(), NOTHING);
+        assert_eq!(settled(&mut steering), NOTHING);
         steering.remove().unwrap();
         drop(steering);
         assert_eq!([attached("cust0"), attached("inet0")], [0, 0]);
@@ -87,10 +97,10 @@ fn a_program_that_somebody_takes_off_is_put_back() {
                 let index = interface_index(interface).unwrap();
                 query::attached(index).unwrap().into_iter().for_each(|(_, link)| link::detach(link).unwrap());
                 assert_eq!(attached(interface), 0);
-                let problems = steering.problems();
+                let problems = settled(&mut steering);
                 assert!(problems[0].contains("detached") && problems[0].contains("put back"), "{problems:?}");
                 assert_eq!((attached(interface), problems.len()), (1, 1));
-                assert_eq!(steering.problems(), NOTHING);
+                assert_eq!(settled(&mut steering), NOTHING);
             }
             assert_eq!(pinned(), files);
             let outlives = blocks || policy == WhenAgentDies::Closed;
@@ -109,20 +119,16 @@ fn a_filter_that_somebody_removes_is_missed() {
     on_a_host(|| {
         let mut steering = install(plan(Backend::Ebpf, WhenAgentDies::Open));
         for removal in ["filter del dev cust0 ingress", "qdisc del dev cust0 clsact"] {
-            let filter = attach::attach_lasting_filter(
-                &mut steering.program,
-                "cust0",
-                weir_ebpf_common::Side::Customer,
-            );
+            let filter = attach::attach_lasting_filter(&mut steering.program, "cust0", Side::Customer);
             let filter = filter.unwrap();
             assert!(filter.is_in_place(None));
             output("tc", removal);
             assert!(!filter.is_in_place(None), "{removal}");
             steering.attachments.retain(|other| other.index() != filter.index());
             steering.attachments.push(filter);
-            let problems = steering.problems();
+            let problems = settled(&mut steering);
             assert!(problems[0].contains("detached from cust0"), "{problems:?}");
-            assert_eq!((attached("cust0"), steering.problems()), (1, NOTHING));
+            assert_eq!((attached("cust0"), settled(&mut steering)), (1, NOTHING));
         }
     });
 }
@@ -134,7 +140,7 @@ fn an_interface_that_is_made_anew_is_steered_again() {
             let mut steering = install(plan(Backend::Ebpf, policy));
             ip("link del cust0");
             for _ in 0..2 {
-                let problems = steering.problems();
+                let problems = settled(&mut steering);
                 assert_eq!(problems, ["steering.customer_interfaces: interface cust0 is gone"]);
             }
             if policy == WhenAgentDies::Closed {
@@ -144,8 +150,8 @@ fn an_interface_that_is_made_anew_is_steered_again() {
             for _ in 0..2 {
                 ip("link add cust0 type veth peer name cust0-peer");
                 ip("link set cust0 up");
-                assert_eq!(steering.problems(), ["interface cust0 was made anew: steered again"]);
-                assert_eq!((attached("cust0"), steering.problems()), (1, NOTHING));
+                assert_eq!(settled(&mut steering), ["interface cust0 was made anew: steered again"]);
+                assert_eq!((attached("cust0"), settled(&mut steering)), (1, NOTHING));
                 if policy == WhenAgentDies::Closed {
                     let mut files = [link_file("inet0", "internet"), link_file("cust0", "customer")];
                     files.sort();
@@ -154,7 +160,7 @@ fn an_interface_that_is_made_anew_is_steered_again() {
                 ip("link del cust0");
             }
             ip("link add cust0 type veth peer name cust0-peer");
-            steering.problems();
+            settled(&mut steering);
             steering.remove().unwrap();
             drop(steering);
             assert_eq!(attached("cust0"), usize::from(policy == WhenAgentDies::Closed));
@@ -179,7 +185,7 @@ fn patterns_stand_for_what_comes_and_goes() {
             found.map(Attachment::side)
         };
         use weir_ebpf_common::Side::{Customer, Internet};
-        assert_eq!(steering.problems(), NOTHING);
+        assert_eq!(settled(&mut steering), NOTHING);
         assert_eq!(
             steering.warnings(),
             [
@@ -195,7 +201,7 @@ fn patterns_stand_for_what_comes_and_goes() {
         for name in ["tap0", "tap7", "up7", "other7"] {
             ip(&format!("tuntap add {name} mode tap"));
         }
-        assert_eq!((steering.problems(), steering.warnings()), (NOTHING, NOTHING));
+        assert_eq!((settled(&mut steering), steering.warnings()), (NOTHING, NOTHING));
         let expected = [
             ("lo", None),
             ("cust0", Some(Customer)),
@@ -216,16 +222,16 @@ fn patterns_stand_for_what_comes_and_goes() {
             ("other8", "tap7", Some(Customer)),
         ] {
             ip(&format!("link set {from} name {to}"));
-            assert_eq!(steering.problems(), NOTHING);
+            assert_eq!(settled(&mut steering), NOTHING);
             assert_eq!(side(&steering, to), on, "{from} is {to}");
         }
         ip("link add bridge type bridge");
         ip("link set tap7 master bridge");
-        assert_eq!((steering.problems(), side(&steering, "tap7")), (NOTHING, None));
+        assert_eq!((settled(&mut steering), side(&steering, "tap7")), (NOTHING, None));
         ip("link set tap7 nomaster");
-        assert_eq!((steering.problems(), side(&steering, "tap7")), (NOTHING, Some(Customer)));
+        assert_eq!((settled(&mut steering), side(&steering, "tap7")), (NOTHING, Some(Customer)));
         ip("link del tap0");
-        assert_eq!(steering.problems(), NOTHING);
+        assert_eq!(settled(&mut steering), NOTHING);
         let mut files =
             [("inet0", "internet"), ("up7", "internet"), ("cust0", "customer"), ("tap7", "customer")]
                 .map(|(name, side)| link_file(name, side));
@@ -233,7 +239,7 @@ fn patterns_stand_for_what_comes_and_goes() {
         assert_eq!(pinned(), files);
         // One that is named is warned of, and steered all the same.
         ip("link set cust0 master bridge");
-        assert_eq!(steering.problems(), NOTHING);
+        assert_eq!(settled(&mut steering), NOTHING);
         assert!(steering.warnings()[0].contains("cust0 is a port of a bridge"), "{:?}", steering.warnings());
     });
 }
@@ -254,9 +260,9 @@ fn patterns_and_names_follow_each_other() {
         let mut steering = install(patterns);
         for pref in [98, 99, 100] {
             ip(&format!("rule del pref {pref}"));
-            let problems = steering.problems();
+            let problems = settled(&mut steering);
             assert!(problems.len() == 1 && problems[0].contains("put back: ip -4 rule"), "{problems:?}");
-            assert_eq!(steering.problems(), NOTHING);
+            assert_eq!(settled(&mut steering), NOTHING);
         }
         let before = Instant::now();
         steering.remove().unwrap();

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
-use ruleset::{CHAIN, FAMILY, Stage, TABLE};
+use ruleset::{CHAIN, FAMILY, REMEMBERED, Stage, TABLE};
 
 /// The rules, without the sets: those may be long, and this is asked every second.
 const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
@@ -338,6 +338,16 @@ fn beat() {
     }
 }
 
+/// Whether there is a table of ours already, with the sets that rules fill.
+fn remembers() -> Result<bool, SteerError> {
+    for set in REMEMBERED {
+        if nft::list(&["set", FAMILY, TABLE, set])?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Has the table hold what holds now, whatever is there.
 fn make_table(plan: &Plan, state: &State) -> Result<(), SteerError> {
     let contents = contents(plan, state);
@@ -345,7 +355,7 @@ fn make_table(plan: &Plan, state: &State) -> Result<(), SteerError> {
         commands.extend_from_slice(&contents);
         nft::apply(&commands)
     };
-    with_contents(ruleset::refill_table(plan)).or_else(|error| {
+    with_contents(ruleset::refill_table(plan, remembers()?)).or_else(|error| {
         tracing::debug!(%error, "the nft table that is there is not like ours");
         with_contents(ruleset::replace_table(plan))
     })
@@ -379,4 +389,23 @@ pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
     }
     nft::apply(&ruleset::delete_table())?;
     Ok(Some(format!("nft table {FAMILY} {TABLE}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Backend;
+    use crate::steer::test_host::{on_a_host, plan};
+
+    /// A table that is there is not replaced: in the moment of that, rules of the old one would find its sets empty.
+    #[test]
+    fn a_table_that_is_there_is_filled_anew() {
+        on_a_host(|| {
+            let plan = plan(Backend::Tproxy, WhenAgentDies::Closed);
+            for _ in 0..2 {
+                nft::apply(&ruleset::refill_table(&plan, remembers().unwrap())).unwrap();
+            }
+            assert!(remembers().unwrap());
+        });
+    }
 }

@@ -59,7 +59,7 @@ pub(super) const COUNTERS: [&str; 11] = [
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat, long_beat};
-pub(super) use own::LOOPED_BACK_DROPPED;
+pub(super) use own::{LOOPED_BACK_DROPPED, REMEMBERED};
 pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;
 
@@ -75,7 +75,10 @@ pub(super) enum Stage {
 ///
 /// The earlier table's sets are filled anew, not replaced: in the moment of the change a packet may meet a rule of the
 /// old table, which must find what is in its sets now. One of a deleted set would find nothing.
-pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
+///
+/// `remembers`: the table has the sets of [`REMEMBERED`]. Rules fill those, and nft has no words in JSON for what the kernel
+/// makes of such a set: it cannot be added once more.
+pub(super) fn refill_table(plan: &Plan, remembers: bool) -> Vec<Value> {
     let mut commands = vec![
         json!({ "add": { "table": table() } }),
         json!({ "add": { "chain": {
@@ -94,8 +97,10 @@ pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
     for family in Family::ALL {
         sets.push(set(set_name(family), address_type(family), &["interval"]));
         sets.extend(exempt::sets(family));
-        sets.push(own::set(family));
         sets.extend(prefixes::sets(family));
+        if !remembers {
+            sets.push(own::set(family));
+        }
     }
     for set in sets {
         commands.push(json!({ "add": { "set": set } }));
@@ -112,7 +117,7 @@ pub(super) fn refill_table(plan: &Plan) -> Vec<Value> {
 /// The same where the earlier table has another shape: of another version, or somebody else's.
 pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
     let mut commands = delete_table();
-    commands.extend(refill_table(plan));
+    commands.extend(refill_table(plan, false));
     commands
 }
 

@@ -9,6 +9,9 @@ use super::{
 use crate::steer::Plan;
 use crate::steer::routing::{Family, MARK_MASK};
 
+/// Sets that rules fill.
+pub(in crate::steer::tproxy) const REMEMBERED: [&str; 2] = ["opening_v4", "opening_v6"];
+
 const OPENING: &str = "opening";
 const TRANSLATED: &str = "translated";
 pub(in crate::steer::tproxy) const LOOPED_BACK_DROPPED: &str = "looped_back_dropped";
@@ -91,8 +94,8 @@ fn key(family: Family) -> Value {
 
 fn opening(family: Family) -> &'static str {
     match family {
-        Family::V4 => "opening_v4",
-        Family::V6 => "opening_v6",
+        Family::V4 => REMEMBERED[0],
+        Family::V6 => REMEMBERED[1],
     }
 }
 

@@ -135,6 +135,7 @@ impl Estate {
         self.agent.shared.return_path.control(None);
         self.agent.places.leave_kernel();
         let kept = left.leave();
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // If nobody hears it the process is about to end.
         let _ = self.orders.send(Order::Leave(Farewell { channel, kept }));
     }

@@ -22,7 +22,7 @@ use weir_daemon::service;
 
 use self::ending::{Ending, note_panic};
 use self::entrance::{Before, Entrance};
-use self::estate::{Estate, Farewell, Order, Turn};
+use self::estate::{Estate, Farewell, Turn};
 use self::status::control_socket;
 use self::watch::{Problems, SharedSteering, background, watch_policy, watch_switches};
 use crate::charge::Charge;
@@ -134,7 +134,6 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     let begun = begin(&config, [&names, &mirror_names], wanting, starter, take_over).await?;
     let Begun { agent, plan, listener, pulse, claim, before } = begun;
     let control = control_socket(&config, &agent);
-    let is_next = before.is_some();
     before.into_iter().for_each(|before| agent.release_predecessor(before));
     let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
     let mut background = background(&config, [&names, &mirror_names], &agent);
@@ -150,22 +149,18 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     background.spawn(reload.run(hangups));
     background.spawn(watch_switches(agent.clone()));
     background.spawn(watch_policy(agent.clone(), wanted));
-    let (orders, received) = mpsc::unbounded_channel();
+    let (farewell, handed_over) = mpsc::unbounded_channel();
     let turn = Turn::default();
-    let estate = Estate::new(&config, &plan, &agent, orders, turn.clone());
+    let estate = Estate::new(&config, &plan, &agent, farewell, turn.clone());
     let listener_copy = estate.expect_heirs(&listener, claim);
-    if is_next {
-        service::ready_in_place_of_another("weir-agent");
-    } else {
-        service::ready("weir-agent");
-    }
+    service::ready("weir-agent");
 
     let (stop, stopped) = channel::channel(false);
     let (cut, cutting) = channel::channel(false);
     let mut sessions = JoinSet::new();
     let room = Room { max_sessions, places: agent.places.clone() };
     let door = Door { listener: &listener, shared: &agent.shared, room, pulse: &pulse, stopped, cutting };
-    let accepting = accept(&door, &mut sessions, received);
+    let accepting = accept(&door, &mut sessions, handed_over);
     let (farewell, told_to_stop) = until_the_end(accepting, shutdown.as_mut(), &turn).await;
     let ending = Ending { relay: config.relay.clone(), agent, background, sessions, stop, cut };
     match farewell {
@@ -257,28 +252,16 @@ struct Door<'a> {
 async fn accept(
     door: &Door<'_>,
     sessions: &mut JoinSet<()>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut handed_over: mpsc::UnboundedReceiver<Farewell>,
 ) -> Farewell {
     let mut beats = tokio::time::interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut paused = false;
     loop {
         door.pulse.show();
         let accepted = tokio::select! {
             _ = beats.tick() => continue,
-            Some(order) = orders.recv() => {
-                match order {
-                    Order::Pause(told) => {
-                        paused = true;
-                        // Who does not wait any more has given up.
-                        let _ = told.send(());
-                    }
-                    Order::Resume => paused = false,
-                    Order::Leave(farewell) => return farewell,
-                }
-                continue;
-            }
-            accepted = door.listener.accept(), if !paused => accepted,
+            Some(farewell) = handed_over.recv() => return farewell,
+            accepted = door.listener.accept() => accepted,
             Some(ended) = sessions.join_next() => {
                 note_panic(&ended);
                 door.shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);

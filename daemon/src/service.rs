@@ -6,18 +6,13 @@ use tracing::{info, warn};
 
 /// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd.
 pub fn ready(name: &str) {
-    log_ready(name);
+    info!(program = name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     notify(&[NotifyState::Ready]);
 }
 
-/// The same in the place of another process: systemd is told which one the service is from now on.
-pub fn ready_in_place_of_another(name: &str) {
-    log_ready(name);
-    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
-}
-
-fn log_ready(name: &str) {
-    info!(program = name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
+/// Says that from now on this process is the service, in the place of another.
+pub fn is_main() {
+    notify(&[NotifyState::MainPid(std::process::id())]);
 }
 
 /// Says that the daemon accepts nothing new.

@@ -70,7 +70,7 @@ fn report(
 ) {
     loop {
         let is_last = is_done.load(Ordering::Relaxed);
-        if let Err(error) = tell(channel, places, shared) {
+        if let Err(error) = tell(channel, places, shared, is_done) {
             debug!(%error, "the agent that took over hears nothing");
             return;
         }
@@ -83,24 +83,32 @@ fn report(
             }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::TimedOut => {}
-            Err(error) => {
-                debug!(%error, "the agent that took over has ended");
-                return;
-            }
+            // It has ended, which the next word shows, or it can only be told.
+            Err(_) => thread::sleep(INTERVAL),
         }
     }
 }
 
 /// What has changed.
-fn tell(channel: &Channel, places: &Places, shared: &Shared) -> io::Result<()> {
+fn tell(channel: &Channel, places: &Places, shared: &Shared, is_done: &AtomicBool) -> io::Result<()> {
     for sources in places.take_news().chunks(CHUNK) {
-        channel.send(&FromOwner::Sessions { sources: sources.to_vec() }, &[])?;
+        say(channel, &FromOwner::Sessions { sources: sources.to_vec() }, is_done)?;
     }
     let refused: Vec<_> = shared.refusals.take_news().into_iter().map(Source::address).collect();
     for sources in refused.chunks(CHUNK) {
-        channel.send(&FromOwner::Refusals { sources: sources.to_vec() }, &[])?;
+        say(channel, &FromOwner::Refusals { sources: sources.to_vec() }, is_done)?;
     }
     Ok(())
+}
+
+/// When the heir has room for it: a busy one has not gone.
+fn say(channel: &Channel, words: &FromOwner, is_done: &AtomicBool) -> io::Result<()> {
+    loop {
+        match channel.send(words, &[]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !is_done.load(Ordering::Relaxed) => {}
+            said => return said,
+        }
+    }
 }
 
 /// The agent before, whose last sessions are not over.

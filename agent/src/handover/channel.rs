@@ -3,9 +3,10 @@
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
@@ -44,8 +45,11 @@ pub trait Line {
     /// wrong with the packet.
     fn receive<M: DeserializeOwned>(&self, limit: Duration) -> io::Result<(M, Vec<OwnedFd>)>;
 
-    /// Ends it in both directions. What the other end sent before can still be received; it can send nothing more.
+    /// Ends it in both directions.
     fn end(&self);
+
+    /// The other end can send nothing more, and knows it. What it sent before can still be received.
+    fn hear_no_more(&self);
 }
 
 /// A socket with this name, on which nobody listens yet.
@@ -102,10 +106,19 @@ impl Channel {
     }
 
     fn receive_packet(&self, limit: Duration) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        SockRef::from(&self.0).set_read_timeout((!limit.is_zero()).then_some(limit))?;
         let (mut packet, mut control) = (vec![0; MAX_PACKET], cmsg_space!([RawFd; MAX_DESCRIPTORS]));
         let (mut parts, flags) = ([IoSliceMut::new(&mut packet)], MsgFlags::MSG_CMSG_CLOEXEC);
-        let received = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let begin = Instant::now();
+        let received = loop {
+            // Zero would be for ever.
+            let left = limit.saturating_sub(begin.elapsed()).max(Duration::from_millis(1));
+            SockRef::from(&self.0).set_read_timeout((!limit.is_zero()).then_some(left))?;
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+                // A signal, or the process was stopped and goes on: nobody has gone.
+                Err(Errno::EINTR) => {}
+                received => break received?,
+            }
+        };
         let (length, is_cut) =
             (received.bytes, received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC));
         let mut descriptors = Vec::new();
@@ -134,8 +147,12 @@ impl Line for Channel {
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &[][..] } else { &rights };
         let parts = [IoSlice::new(&packet)];
-        sendmsg::<()>(self.0.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
-        Ok(())
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => {}
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 
     fn receive<M: DeserializeOwned>(&self, limit: Duration) -> io::Result<(M, Vec<OwnedFd>)> {
@@ -152,5 +169,9 @@ impl Line for Channel {
     fn end(&self) {
         // An error means that it has ended already.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
+
+    fn hear_no_more(&self) {
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
     }
 }

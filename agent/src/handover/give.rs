@@ -3,13 +3,13 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
 use super::channel::{Channel, Line, MAX_DESCRIPTORS};
-use super::{Count, FromHeir, FromOwner, Offer, PROTOCOL, Part};
+use super::{FromHeir, FromOwner, Last, Offer, PROTOCOL, Part};
 use crate::steer::Claim;
 
 /// For the first word.
@@ -19,8 +19,14 @@ const HELLO: Duration = Duration::from_secs(2);
 /// the policy wait.
 const PREPARATION: Duration = Duration::from_secs(60);
 
-/// For one answer, while new connections wait in the listener's queue.
-const ANSWER: Duration = Duration::from_secs(5);
+/// For `taken`. The heir has nothing to do for it; `tproxy` holds out so long without a heartbeat.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+
+/// For `serving`, while this agent takes the connections that come in. It may be a large table that the heir makes.
+const SETTLING: Duration = Duration::from_secs(20);
+
+/// Between two looks at an heir that cannot be heard.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Sources in one packet.
 const CHUNK: usize = 1000;
@@ -36,22 +42,14 @@ pub(crate) trait Estate {
     /// Why not.
     fn offer(&mut self) -> Result<(Offer, Vec<(Part, OwnedFd)>), String>;
 
-    /// Accepts nothing more, until it is called off. The sessions that there are.
+    /// Is not stopped from now on, until it is called off. It goes on to accept: an heir that hangs is no reason to wait.
     ///
     /// # Errors
     /// Why not.
-    fn pause(&mut self) -> Result<Vec<Count>, String>;
+    fn hold(&mut self) -> Result<Last, String>;
 
     /// All is as it was. `touched`: the heir may have changed something on the host, and is dead.
     fn call_off(&mut self, touched: bool);
-}
-
-/// The heir is in charge.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Given {
-    /// It can be told of what is left.
-    Connected,
-    Mute,
 }
 
 /// Listens for heirs for ever, until there is one: then `left` is called with the channel to it.
@@ -61,7 +59,7 @@ pub(crate) enum Given {
 pub(crate) fn keep_giving<E: Estate + Send + 'static>(
     claim: Claim,
     mut estate: E,
-    left: impl FnOnce(E, Option<Channel>) + Send + 'static,
+    left: impl FnOnce(E, Channel) + Send + 'static,
 ) -> io::Result<()> {
     super::open(&claim)?;
     let work = move || {
@@ -75,9 +73,9 @@ pub(crate) fn keep_giving<E: Estate + Send + 'static>(
                 }
             };
             match give(&channel, claim.as_fd(), &mut estate) {
-                Ok(given) => {
+                Ok(()) => {
                     drop(claim);
-                    return left(estate, (given == Given::Connected).then_some(channel));
+                    return left(estate, channel);
                 }
                 Err(reason) => warn!(reason, "another agent did not take over: this one goes on"),
             }
@@ -94,7 +92,7 @@ pub(super) fn give(
     channel: &impl Line,
     claim: BorrowedFd<'_>,
     estate: &mut impl Estate,
-) -> Result<Given, String> {
+) -> Result<(), String> {
     hear(channel)?;
     let (offer, parts) = estate.offer().map_err(|reason| refuse(channel, reason))?;
     info!(version = offer.version, "another agent is about to take over");
@@ -146,47 +144,59 @@ fn prepare(channel: &impl Line, offer: Offer, parts: &[(Part, OwnedFd)]) -> Resu
     }
 }
 
-/// From the pause on. An error says too whether the heir may have changed something.
-fn pass(
-    channel: &impl Line,
-    claim: BorrowedFd<'_>,
-    estate: &mut impl Estate,
-) -> Result<Given, (String, bool)> {
+/// From `ready` on. An error says too whether the heir may have changed something.
+fn pass(channel: &impl Line, claim: BorrowedFd<'_>, estate: &mut impl Estate) -> Result<(), (String, bool)> {
     let untouched = |reason| (reason, false);
-    let sessions = estate.pause().map_err(|reason| untouched(refuse(channel, reason)))?;
+    let Last { sessions, proven } = estate.hold().map_err(|reason| untouched(refuse(channel, reason)))?;
     for sources in sessions.chunks(CHUNK) {
         say(channel, &FromOwner::Sessions { sources: sources.to_vec() }).map_err(untouched)?;
     }
-    channel.send(&FromOwner::Yours {}, &[claim]).map_err(|error| untouched(words(&error)))?;
-    match taken(channel) {
+    channel.send(&FromOwner::Yours { proven }, &[claim]).map_err(|error| untouched(words(&error)))?;
+    let has_ended = match taken(channel) {
         None => return Err(untouched("it did not take what it was given".into())),
-        Some(Given::Mute) => return Ok(Given::Mute),
-        Some(Given::Connected) => {}
-    }
-    match channel.receive::<FromHeir>(ANSWER) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            Err(("it died as it took over".into(), true))
+        Some(Taken::Heard) => {
+            channel.receive::<FromHeir>(SETTLING).is_err_and(|error| error.kind() == ErrorKind::UnexpectedEof)
         }
-        // It is in charge, and perhaps hung.
-        Ok(_) | Err(_) => Ok(Given::Connected),
-    }
+        Some(Taken::Late) => ends_unheard(channel),
+    };
+    // If it said nothing it is in charge, and hung: its own heart decides.
+    if has_ended { Err(("it died as it took over".into(), true)) } else { Ok(()) }
+}
+
+/// The heir is in charge.
+enum Taken {
+    Heard,
+    /// It can be told something, and say nothing.
+    Late,
 }
 
 /// Whether the heir is in charge. After this it is so or will never be.
-fn taken(channel: &impl Line) -> Option<Given> {
+fn taken(channel: &impl Line) -> Option<Taken> {
     if matches!(channel.receive(ANSWER), Ok((FromHeir::Taken {}, _))) {
-        return Some(Given::Connected);
+        return Some(Taken::Heard);
     }
     // From here on it can send nothing, and so take nothing; what it sent before counts.
-    channel.end();
+    channel.hear_no_more();
     loop {
         match channel.receive(Duration::ZERO) {
-            Ok((FromHeir::Taken {}, _)) => return Some(Given::Mute),
+            Ok((FromHeir::Taken {}, _)) => return Some(Taken::Late),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::InvalidData => {}
             Err(_) => return None,
         }
     }
+}
+
+/// Whether the heir ends before it can be expected to serve.
+fn ends_unheard(channel: &impl Line) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < SETTLING {
+        match channel.send(&FromOwner::Sessions { sources: Vec::new() }, &[]) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return true,
+            Ok(()) | Err(_) => thread::sleep(LOOK),
+        }
+    }
+    false
 }
 
 fn say(channel: &impl Line, message: &impl Serialize) -> Result<(), String> {

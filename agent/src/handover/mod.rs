@@ -6,7 +6,7 @@
 //! hello ──────────────────────────────────> (changes of policy wait from here on, and what is known is on the disk)
 //!       <────────────────────────────────── offer, parts (descriptors), complete        or refused
 //! (loads its program, fills its maps)
-//! ready ──────────────────────────────────> (accepts no more; connections wait in the listener's queue)
+//! ready ──────────────────────────────────> (is not stopped from here on, and takes connections until the heir serves)
 //!       <────────────────────────────────── sessions ..., yours (the claim)
 //! taken ──────────────────────────────────>
 //! (puts its program on the links)
@@ -17,8 +17,8 @@
 //!
 //! Who is in charge: the owner until the heir has `taken`. Whether it has is decided by the kernel: an owner that does
 //! not want to wait any longer ends the channel first and then looks whether `taken` came before, and an heir that could
-//! not send it is not in charge. From `taken` until `serving` the owner takes back what it gave if the heir dies. An heir
-//! whose owner dies takes the claim, which is free then, and goes on; if it is not free the owner lives and has called
+//! not send it is not in charge. From `taken` until `serving` the owner takes back what it gave if the heir dies, and does
+//! not end; it takes connections all the time, so that an heir that hangs keeps nobody waiting. An heir whose owner dies takes the claim, which is free then, and goes on; if it is not free the owner lives and has called
 //! it off.
 //!
 //! The heir changes nothing on the host before `taken`, but for rules and routes that were missing.
@@ -77,13 +77,34 @@ pub(crate) enum FromHeir {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub(crate) enum FromOwner {
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
     Offer(Offer),
-    Parts { parts: Vec<Part> },
+    Parts {
+        parts: Vec<Part>,
+    },
     Complete {},
-    Sessions { sources: Vec<Count> },
-    Refusals { sources: Vec<IpAddr> },
-    Yours {},
+    Sessions {
+        sources: Vec<Count>,
+    },
+    Refusals {
+        sources: Vec<IpAddr>,
+    },
+    /// `proven`: as in the offer, which may be a minute old.
+    Yours {
+        #[serde(default)]
+        proven: bool,
+    },
+}
+
+/// What holds in the moment of the hand-over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Last {
+    /// The sessions that the owner still has.
+    pub sessions: Vec<Count>,
+    /// Answers come back from the internet.
+    pub proven: bool,
 }
 
 /// How many sessions a source has.

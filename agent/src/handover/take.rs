@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::channel::{Channel, Line};
-use super::{Count, FromHeir, FromOwner, Offer, PROTOCOL, Part, differences, settings};
+use super::{FromHeir, FromOwner, Last, Offer, PROTOCOL, Part, differences, settings};
 use crate::config::Config;
 use crate::steer::{Claim, SteerError};
 
@@ -48,8 +48,8 @@ pub(crate) struct Heritage {
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub claim: Claim,
-    /// The sessions that the owner still has.
-    pub sessions: Vec<Count>,
+    /// `None`: the owner has died before it said so.
+    pub last: Option<Last>,
 }
 
 /// Asks the agent that listens on this name; `None` if there is none.
@@ -113,17 +113,17 @@ pub(crate) fn take(
     let orphaned = || {
         let claim = claim_again().map_err(|_| HandoverError::CalledOff)?;
         warn!("the agent before has died, and its sessions with it: this one is in charge");
-        Ok(Taken { claim, sessions: Vec::new() })
+        Ok(Taken { claim, last: None })
     };
     if channel.send(&FromHeir::Ready {}, &[]).is_err() {
         return orphaned();
     }
     let mut sessions = Vec::new();
-    let claim = loop {
+    let (claim, proven) = loop {
         match channel.receive(ANSWER) {
             Ok((FromOwner::Sessions { sources }, _)) => sessions.extend(sources),
-            Ok((FromOwner::Yours {}, descriptors)) => match descriptors.into_iter().next() {
-                Some(descriptor) => break claim_of(descriptor),
+            Ok((FromOwner::Yours { proven }, descriptors)) => match descriptors.into_iter().next() {
+                Some(descriptor) => break (claim_of(descriptor), proven),
                 None => return Err(HandoverError::Misunderstood("no claim".into())),
             },
             Ok((FromOwner::Refused { reason }, _)) => return Err(HandoverError::Refused { reason }),
@@ -137,5 +137,5 @@ pub(crate) fn take(
         drop(claim);
         return orphaned();
     }
-    Ok(Taken { claim, sessions })
+    Ok(Taken { claim, last: Some(Last { sessions, proven }) })
 }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::channel::{Channel, Line};
-use super::give::{Given, give};
+use super::give::give;
 use super::take::{Taken, heritage, take};
-use super::{Count, Estate, FromHeir, FromOwner, HandoverError, Offer, PROTOCOL, Part, differences};
+use super::{Estate, FromHeir, FromOwner, HandoverError, Last, Offer, PROTOCOL, Part, differences};
 use crate::steer::{Claim, SteerError};
 
 /// A side whose process dies after so many words, said or heard; then the other finds nobody.
@@ -61,13 +61,17 @@ impl Line for Mortal {
     fn end(&self) {
         self.channel.end();
     }
+
+    fn hear_no_more(&self) {
+        self.channel.hear_no_more();
+    }
 }
 
 /// What an owner went through.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Steps {
     offered: bool,
-    paused: bool,
+    held: bool,
     /// With `touched`.
     called_off: Option<bool>,
     refuses: bool,
@@ -81,7 +85,7 @@ fn offer() -> Offer {
         settings: serde_json::Map::new(),
         families: vec![4],
         layout: 1,
-        proven: true,
+        proven: false,
         modes: Vec::new(),
         drained: Vec::new(),
     }
@@ -103,9 +107,10 @@ impl Estate for Steps {
         Ok((offer(), parts.collect()))
     }
 
-    fn pause(&mut self) -> Result<Vec<Count>, String> {
-        self.paused = true;
-        Ok((0..2500_u32).map(|number| (number.to_be_bytes().into(), 1)).collect())
+    fn hold(&mut self) -> Result<Last, String> {
+        self.held = true;
+        let sessions = (0..2500_u32).map(|number| (number.to_be_bytes().into(), 1)).collect();
+        Ok(Last { sessions, proven: true })
     }
 
     fn call_off(&mut self, touched: bool) {
@@ -140,7 +145,7 @@ fn inherit(line: &Mortal, owner_is_dead: &AtomicBool) -> Heir {
 }
 
 /// Both, with these words to live.
-fn run(owner: u32, heir: u32) -> (Result<Given, String>, Steps, bool, Heir) {
+fn run(owner: u32, heir: u32) -> (Result<(), String>, Steps, bool, Heir) {
     let (one, other) = Channel::pair();
     let (owner, heir) = (Mortal::new(one, owner), Mortal::new(other, heir));
     let (mut steps, claim, owner_is_dead) = (Steps::default(), descriptor(), owner.is_dead.clone());
@@ -187,17 +192,18 @@ fn check(owner_lives: u32, heir_lives: u32) {
         assert!(!error.to_string().is_empty() && (owner_is_in_charge || owner_is_dead), "{words}");
     }
     if let Heir::InCharge(taken) = heir {
-        assert!(owner_is_dead || taken.sessions.len() == 2500, "{words}");
+        let last = taken.last.map(|last| (last.sessions.len(), last.proven));
+        assert!(owner_is_dead || last == Some((2500, true)), "{words}");
     }
 }
 
 #[test]
 fn the_heir_has_all_and_the_owner_leaves() {
     let (given, steps, _, heir) = run(FOREVER, FOREVER);
-    assert_eq!(given, Ok(Given::Connected));
-    assert_eq!(steps, Steps { offered: true, paused: true, called_off: None, refuses: false });
+    assert_eq!(given, Ok(()));
+    assert_eq!(steps, Steps { offered: true, held: true, called_off: None, refuses: false });
     let Heir::InCharge(taken) = heir else { panic!("not in charge") };
-    assert_eq!(taken.sessions.len(), 2500);
+    assert_eq!(taken.last.map(|last| last.sessions.len()), Some(2500));
 }
 
 #[test]
@@ -224,7 +230,7 @@ fn who_is_called_off_is_not_in_charge() {
             let sent = other.send(&FromHeir::Taken {}, &[]).is_ok();
             (sent, other)
         });
-        one.end();
+        one.hear_no_more();
         let taken = matches!(one.receive(Duration::ZERO), Ok((FromHeir::Taken {}, _)));
         let (sent, _other) = heir.join().unwrap();
         // Looked at after the end, when nothing more can come.
@@ -281,4 +287,81 @@ fn settings_that_differ_are_named() {
     let settings = super::settings(&config);
     assert_eq!(settings.len(), super::FIXED.len());
     assert!(settings.values().all(|value| !value.is_null()), "{settings:?}");
+}
+
+/// An owner, and the other end of its channel, on which an heir has said that it is ready.
+fn owner_of_a_ready_heir<L: Line + Send + 'static>(
+    line: impl FnOnce(Channel) -> L,
+) -> (thread::JoinHandle<(Result<(), String>, Steps)>, Channel) {
+    let (one, other) = Channel::pair();
+    let line = line(one);
+    let owner = thread::spawn(move || {
+        let mut steps = Steps::default();
+        (give(&line, descriptor().as_fd(), &mut steps), steps)
+    });
+    heritage(&other).unwrap();
+    other.send(&FromHeir::Ready {}, &[]).unwrap();
+    while !matches!(other.receive(Duration::from_secs(9)).unwrap().0, FromOwner::Yours { .. }) {}
+    (owner, other)
+}
+
+/// It may end as soon as it has handed over, and the heir has to say first that it is the service.
+#[test]
+fn the_owner_stays_until_the_heir_serves() {
+    let (owner, heir) = owner_of_a_ready_heir(|channel| channel);
+    heir.send(&FromHeir::Taken {}, &[]).unwrap();
+    // Longer than any other answer is waited for.
+    thread::sleep(Duration::from_secs(3));
+    assert!(!owner.is_finished(), "it has left");
+    heir.send(&FromHeir::Serving {}, &[]).unwrap();
+    assert_eq!(owner.join().unwrap().0, Ok(()));
+}
+
+#[test]
+fn an_heir_that_hangs_before_it_takes_is_called_off_soon() {
+    let (owner, heir) = owner_of_a_ready_heir(|channel| channel);
+    let begin = std::time::Instant::now();
+    let (given, steps) = owner.join().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(4));
+    assert_eq!((given.is_err(), steps.called_off), (true, Some(false)));
+    heir.send(&FromHeir::Taken {}, &[]).unwrap_err();
+}
+
+/// Finds each time that it has waited long enough for `taken`, which comes in this moment.
+struct Impatient(Channel);
+
+impl Line for Impatient {
+    fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.0.send(message, descriptors)
+    }
+
+    fn receive<M: DeserializeOwned>(&self, limit: Duration) -> io::Result<(M, Vec<OwnedFd>)> {
+        if limit == super::give::ANSWER {
+            thread::sleep(Duration::from_millis(300));
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.0.receive(limit)
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+
+    fn hear_no_more(&self) {
+        self.0.hear_no_more();
+    }
+}
+
+#[test]
+fn an_heir_that_took_in_the_last_moment_is_watched_too() {
+    let (owner, heir) = owner_of_a_ready_heir(Impatient);
+    heir.send(&FromHeir::Taken {}, &[]).unwrap();
+    while heir.send(&FromHeir::Serving {}, &[]).is_ok() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert!(!owner.is_finished(), "it has left");
+    drop(heir);
+    let (given, steps) = owner.join().unwrap();
+    assert_eq!((given, steps.called_off), (Err("it died as it took over".into()), Some(true)));
 }

@@ -73,11 +73,9 @@ impl Ending {
     pub(super) async fn drain(mut self, farewell: Farewell, shutdown: impl Future<Output = ()>) {
         let Farewell { channel, kept } = farewell;
         let (places, shared) = (self.agent.places.clone(), self.agent.shared.clone());
-        let reporter = channel.and_then(|channel| {
-            Reporter::start(channel, places, shared)
-                .inspect_err(|error| warn!(%error, "the other agent does not hear of this one's sessions"))
-                .ok()
-        });
+        let reporter = Reporter::start(channel, places, shared)
+            .inspect_err(|error| warn!(%error, "the other agent does not hear of this one's sessions"))
+            .ok();
         let sessions = self.sessions.len();
         info!(sessions, "handed over: another agent is in charge, and this one ends with its last session");
         self.until_drained(reporter.as_ref(), shutdown).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use tracing::{info, warn};
+use weir_daemon::service;
 use weir_ebpf_common::LAYOUT;
 
 use crate::config::Config;
@@ -111,15 +112,15 @@ impl Entrance {
             }
         };
         let connections = steering.connections().context("connections cannot be counted")?;
-        let admission = steering.admission().context("steering cannot be told what to take")?;
+        let mut admission = steering.admission().context("steering cannot be told what to take")?;
         let places = Arc::new(Places::new(each, connections));
         match (first, next) {
             (Some(claim), _) => Ok(Entered { steering, places, admission, claim, before: None }),
             (None, None) => Err(anyhow!("a defect of weir-agent")),
-            (None, Some(before)) => {
+            (None, Some(mut before)) => {
                 let plan = plan.clone();
                 let work = move || {
-                    let claim = take_charge(&before, &mut steering, &places, &plan)?;
+                    let claim = take_charge(&mut before, &mut steering, &places, &plan, &mut admission)?;
                     Ok(Entered { steering, places, admission, claim, before: Some(before) })
                 };
                 starter.perform(work).await.unwrap_or_else(|| Err(anyhow!("a defect of weir-agent")))
@@ -130,21 +131,32 @@ impl Entrance {
 
 /// From here on there is one in charge all the time: the agent before, or this one.
 fn take_charge(
-    before: &Before,
+    before: &mut Before,
     steering: &mut Box<dyn Steering>,
     places: &Places,
     plan: &Plan,
+    admission: &mut Option<Admit>,
 ) -> anyhow::Result<Claim> {
     let taken = handover::take(&before.channel, Claim::given, || Claim::take(plan));
-    let handover::Taken { claim, sessions } = taken.context("this agent does not take over")?;
-    // In the kernel before the first packet meets this agent's program.
-    places.set_elsewhere(&sessions);
+    let handover::Taken { claim, last } = taken.context("this agent does not take over")?;
+    // All in the kernel before the first packet meets this agent's program.
+    let sources = last.as_ref().map_or(0, |last| last.sessions.len());
+    if let Some(last) = last {
+        places.set_elsewhere(&last.sessions);
+        if last.proven && !before.offer.proven {
+            // While this agent got ready the first answer came.
+            admission.iter_mut().for_each(|admit| admit(None));
+            before.offer.proven = true;
+        }
+    }
     if let Err(error) = steering.take_charge(claim.clone()) {
         // It must be gone before the agent before hears of it, and reclaims what it has.
         *steering = steer::nothing();
         return Err(error).context("steering cannot be taken over: the agent before takes it back");
     }
-    info!(before = before.offer.pid, sources = sessions.len(), "taken over");
+    // Before the agent before hears that it may end: without its main process systemd would end the service.
+    service::is_main();
+    info!(before = before.offer.pid, sources, "taken over");
     Ok(claim)
 }
 

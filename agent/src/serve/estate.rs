@@ -1,32 +1,25 @@
 //! What an agent that takes over is given, and how this one comes out of it: in charge as before, or not at all.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, PoisonError, mpsc as sync};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tracing::{error, warn};
+use weir_daemon::service;
 use weir_ebpf_common::LAYOUT;
 
 use super::Agent;
 use crate::config::Config;
-use crate::handover::{self, Channel, Count, Offer, PROTOCOL, Part, SwitchedMode};
+use crate::handover::{self, Channel, Last, Offer, PROTOCOL, Part, SwitchedMode};
 use crate::steer::{Claim, Kept, Plan, nothing};
 use crate::transparent::TransparentListener;
-
-/// To what accepts connections.
-pub(super) enum Order {
-    /// Accepts nothing until it hears more, and says so.
-    Pause(sync::Sender<()>),
-    Resume,
-    Leave(Farewell),
-}
 
 /// Another agent is in charge.
 pub(super) struct Farewell {
     /// To that one, which is told of what is left.
-    pub channel: Option<Channel>,
+    pub channel: Channel,
     pub kept: Kept,
 }
 
@@ -48,7 +41,7 @@ pub(super) struct Estate {
     settings: Map<String, Value>,
     families: Vec<u8>,
     agent: Agent,
-    orders: mpsc::UnboundedSender<Order>,
+    farewell: mpsc::UnboundedSender<Farewell>,
     turn: Turn,
     taken: Option<OwnedMutexGuard<()>>,
     listener: ListenerCopy,
@@ -59,7 +52,7 @@ impl Estate {
         config: &Config,
         plan: &Plan,
         agent: &Agent,
-        orders: mpsc::UnboundedSender<Order>,
+        farewell: mpsc::UnboundedSender<Farewell>,
         turn: Turn,
     ) -> Self {
         let (settings, families) = (handover::settings(config), plan.family_versions());
@@ -67,7 +60,7 @@ impl Estate {
             settings,
             families,
             agent: agent.clone(),
-            orders,
+            farewell,
             turn,
             taken: None,
             listener: ListenerCopy::default(),
@@ -127,7 +120,7 @@ impl Estate {
     }
 
     /// The other is in charge.
-    pub(super) fn leave(self, channel: Option<Channel>) {
+    pub(super) fn leave(self, channel: Channel) {
         let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
         let left = std::mem::replace(&mut *steering, nothing());
         drop(steering);
@@ -137,7 +130,7 @@ impl Estate {
         let kept = left.leave();
         *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // If nobody hears it the process is about to end.
-        let _ = self.orders.send(Order::Leave(Farewell { channel, kept }));
+        let _ = self.farewell.send(Farewell { channel, kept });
     }
 }
 
@@ -148,15 +141,13 @@ impl handover::Estate for Estate {
         offered.inspect_err(|_| self.agent.charge.take_back())
     }
 
-    fn pause(&mut self) -> Result<Vec<Count>, String> {
+    fn hold(&mut self) -> Result<Last, String> {
         let stopping = || "the running agent is stopping".to_owned();
         self.taken = Some(self.turn.0.clone().try_lock_owned().map_err(|_| stopping())?);
-        let (paused, told) = sync::channel();
-        self.orders.send(Order::Pause(paused)).map_err(|_| stopping())?;
-        told.recv().map_err(|_| stopping())?;
         let mut steering = self.agent.steering.lock().unwrap_or_else(PoisonError::into_inner);
         steering.pause().map_err(|error| error.to_string())?;
-        Ok(self.agent.places.counts())
+        let proven = self.agent.shared.return_path.status(Instant::now()).proven;
+        Ok(Last { sessions: self.agent.places.counts(), proven })
     }
 
     fn call_off(&mut self, touched: bool) {
@@ -167,9 +158,11 @@ impl handover::Estate for Estate {
             }
             drop(steering);
             self.agent.places.forget_news();
-            // If nobody hears it the process is about to end.
-            let _ = self.orders.send(Order::Resume);
             drop(turn);
+        }
+        if touched {
+            // It may have said that it is the service.
+            service::is_main();
         }
         self.agent.policy.unsettle();
         self.agent.charge.take_back();

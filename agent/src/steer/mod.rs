@@ -116,7 +116,7 @@ pub trait Steering: Send {
         Ok(Vec::new())
     }
 
-    /// Has new connections wait in the listener's queue, for seconds at most: another agent is about to take over.
+    /// Another agent is about to take over: does without what would be in its way, for seconds at most.
     fn pause(&mut self) -> Result<(), SteerError> {
         Ok(())
     }

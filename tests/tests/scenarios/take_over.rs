@@ -457,11 +457,14 @@ fn with_rules_of_the_operators_own() -> Result<()> {
         lab.gateway.set_environment("NOTIFY_SOCKET", "/run/notify");
         next.push(WeirAgent::take_over(&lab.gateway, 1, &text)?);
         ensure!(old.process().wait_exit(PATIENCE)?.success(), "{}", old.output());
-        let mut packet = [0; 1024];
-        let length = socket.recv(&mut packet)?;
-        let said = String::from_utf8_lossy(&packet[..length]).into_owned();
-        let pid = WeirAgent::status(&lab.gateway)?["pid"].to_string();
-        ensure!(said.contains(&format!("MAINPID={pid}")) && said.contains("READY=1"), "{said}");
+        let heard = || {
+            let mut packet = [0; 1024];
+            let length = socket.recv(&mut packet)?;
+            anyhow::Ok(String::from_utf8_lossy(&packet[..length]).into_owned())
+        };
+        // Said while the old one waits for the new one to serve: the service is never without a process.
+        let (main, ready, pid) = (heard()?, heard()?, &WeirAgent::status(&lab.gateway)?["pid"]);
+        ensure!(main.contains(&format!("MAINPID={pid}")) && ready.contains("READY=1"), "{main} {ready}");
         // Where none runs it just starts.
         next.pop().context("the heir")?.stop()?;
         let mut alone = WeirAgent::launch_heir(&lab.gateway, 2, &text)?;

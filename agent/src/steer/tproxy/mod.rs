@@ -238,9 +238,9 @@ impl Steering for Tproxy {
     }
 
     fn pause(&mut self) -> Result<(), SteerError> {
-        // While the kernel takes the heir's table it takes no heartbeat; and a shorter one must not come after this.
+        // The heir's beats and this agent's must not be in each other's way.
         self.heart = None;
-        nft::command(&ruleset::long_beat())
+        nft::command(&ruleset::last_beat())
     }
 
     fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
@@ -256,6 +256,8 @@ impl Steering for Tproxy {
     fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
         // The agent before may have been stopped meanwhile, and have removed them.
         self.routing.repair()?;
+        // While the kernel takes a large table it takes no heartbeat. Without a table nobody is alive for it.
+        let _ = nft::command(&ruleset::long_beat());
         make_table(&self.plan, &self.state)?;
         self.heart = Some(start_heart(self.pulse.clone())?);
         (self.removed, self.claim) = (false, Some(claim));

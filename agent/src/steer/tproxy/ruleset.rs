@@ -58,7 +58,7 @@ pub(super) const COUNTERS: [&str; 11] = [
 ];
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
-pub(super) use heart::{BEAT, beat, first_beat, long_beat};
+pub(super) use heart::{BEAT, beat, first_beat, last_beat, long_beat};
 pub(super) use own::{LOOPED_BACK_DROPPED, REMEMBERED};
 pub(super) use prefixes::replace as replace_prefixes;
 pub(super) use release::release;

@@ -13,7 +13,10 @@ pub const BEAT: Duration = Duration::from_millis(150);
 const SILENCE: &str = "500ms";
 
 /// The same while the kernel takes a large table: it lets no beat through meanwhile.
-const LONG_SILENCE: &str = "30s";
+const LONG_SILENCE: &str = "20s";
+
+/// The same while another agent, which beats by itself then, takes what it is given.
+const SHORT_SILENCE: &str = "3s";
 
 const NAME: &str = "alive";
 
@@ -35,6 +38,11 @@ pub fn beat() -> String {
 /// The last one before a large table. An agent that dies meanwhile takes its listener with it: the path opens all the same.
 pub fn long_beat() -> String {
     beat_for(LONG_SILENCE)
+}
+
+/// The last one of an agent that is about to hand over.
+pub fn last_beat() -> String {
+    beat_for(SHORT_SILENCE)
 }
 
 fn beat_for(silence: &str) -> String {

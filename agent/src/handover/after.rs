@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::channel::{Channel, Line};
+use super::process::Process;
 use super::{FromHeir, FromOwner};
 use crate::places::Places;
 use crate::shared::Shared;
@@ -111,10 +112,12 @@ fn say(channel: &Channel, words: &FromOwner, is_done: &AtomicBool) -> io::Result
     }
 }
 
-/// The agent before, whose last sessions are not over.
+/// The agent before, whose last sessions are not over. It is there until its process has ended: a channel may break.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     pid: u32,
+    /// It, and those before it.
+    processes: Arc<Vec<Process>>,
     channel: Arc<Channel>,
     gone: watch::Receiver<bool>,
 }
@@ -127,31 +130,57 @@ impl Predecessor {
     pub(crate) fn listen(
         channel: Channel,
         pid: u32,
+        before: &[u32],
         places: Arc<Places>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let channel = Arc::new(channel);
+        let opened = [&[pid], before].concat().into_iter().filter_map(|pid| {
+            let process = Process::of(pid);
+            // It has ended already, or the end of the channel must do.
+            process.inspect_err(|error| debug!(pid, %error, "a process that is not watched")).ok()
+        });
+        let processes: Arc<Vec<_>> = Arc::new(opened.collect());
+        let watched = processes.clone();
         let (ended, gone) = watch::channel(false);
         let line = channel.clone();
         let work = move || {
             hear(&line, &places, &shared);
+            let (direct, others): (Vec<_>, Vec<_>) = watched.iter().partition(|process| process.pid() == pid);
+            direct.into_iter().for_each(Process::wait);
             info!(pid, "the agent before this one has ended");
+            // If others are left it was killed, and nobody counts their sessions any more.
             places.forget_elsewhere();
+            others.into_iter().for_each(Process::wait);
             ended.send_replace(true);
         };
         thread::Builder::new().name("predecessor".into()).spawn(work)?;
-        Ok(Self { pid, channel, gone })
+        Ok(Self { pid, processes, channel, gone })
     }
 
     /// Its process, as long as it is there.
     pub(crate) fn pid(&self) -> Option<u32> {
-        (!*self.gone.borrow()).then_some(self.pid)
+        let first = self.pids().next();
+        let pid = first.or_else(|| self.processes.is_empty().then_some(self.pid));
+        pid.filter(|_| !*self.gone.borrow())
+    }
+
+    /// Its process and those before it, as far as they are there.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.processes.iter().filter(|process| !process.has_ended()).map(Process::pid)
     }
 
     /// It need not wait for its sessions any longer.
     pub(crate) fn stop(&self) {
-        // It may have ended already.
-        let _ = self.channel.send(&FromHeir::Stop {}, &[]);
+        if self.channel.send(&FromHeir::Stop {}, &[]).is_ok() {
+            return;
+        }
+        // It hears nothing, or has died and left others.
+        for process in self.processes.iter().filter(|process| !process.has_ended()) {
+            if let Err(error) = process.terminate() {
+                warn!(pid = process.pid(), %error, "an agent before this one cannot be told to stop");
+            }
+        }
     }
 
     /// Until it is there no more.
@@ -170,6 +199,9 @@ fn hear(channel: &Channel, places: &Places, shared: &Shared) {
                 sources.into_iter().for_each(|source| shared.refusals.refused(source));
             }
             Ok((other, _)) => warn!(?other, "the agent before says what is not expected of it"),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                warn!(%error, "the agent before says what is not understood");
+            }
             Err(_) => return,
         }
     }

@@ -23,7 +23,7 @@ const MAX_PACKET: usize = 128 * 1024;
 pub const MAX_DESCRIPTORS: usize = 64;
 
 /// Agents that wait to be heard.
-const BACKLOG: i32 = 4;
+const BACKLOG: i32 = 64;
 
 /// How long a packet may wait until the other end has room for it.
 const SEND_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,6 +72,8 @@ impl Channel {
     /// To whoever listens on this name. `ConnectionRefused`: nobody does.
     pub fn connect(name: &str) -> io::Result<Self> {
         let socket = new_socket()?;
+        // For a place among those who wait, too.
+        SockRef::from(&socket).set_write_timeout(Some(SEND_PATIENCE))?;
         connect(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
         Self(socket).checked()
     }

@@ -20,7 +20,7 @@ const HELLO: Duration = Duration::from_secs(2);
 const PREPARATION: Duration = Duration::from_secs(60);
 
 /// For `taken`. The heir has nothing to do for it; `tproxy` holds out so long without a heartbeat.
-pub(super) const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_millis(1500);
 
 /// For `serving`, while this agent takes the connections that come in. It may be a large table that the heir makes.
 const SETTLING: Duration = Duration::from_secs(20);
@@ -68,7 +68,10 @@ pub(crate) fn keep_giving<E: Estate + Send + 'static>(
                 Ok(channel) => channel,
                 Err(error) => {
                     debug!(%error, "who wanted to take over was not heard");
-                    thread::sleep(ACCEPT_PAUSE);
+                    // A stranger keeps nobody else waiting.
+                    if error.kind() != ErrorKind::PermissionDenied {
+                        thread::sleep(ACCEPT_PAUSE);
+                    }
                     continue;
                 }
             };

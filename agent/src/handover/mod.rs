@@ -26,6 +26,7 @@
 mod after;
 mod channel;
 mod give;
+mod process;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -124,6 +125,9 @@ pub(crate) struct Offer {
     pub layout: u32,
     /// Answers come back from the internet.
     pub proven: bool,
+    /// Agents before it that have sessions still.
+    #[serde(default)]
+    pub before: Vec<u32>,
     /// What the operator has switched for a while.
     pub modes: Vec<SwitchedMode>,
     /// Nodes that get no messages.

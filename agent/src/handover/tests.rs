@@ -16,7 +16,13 @@ use serde::de::DeserializeOwned;
 use super::channel::{Channel, Line};
 use super::give::give;
 use super::take::{Taken, heritage, take};
-use super::{Estate, FromHeir, FromOwner, HandoverError, Last, Offer, PROTOCOL, Part, differences};
+use super::{
+    Estate, FromHeir, FromOwner, HandoverError, Last, Offer, PROTOCOL, Part, Predecessor, differences,
+};
+use crate::nodes::Role;
+use crate::nodes::names::Names;
+use crate::places::Places;
+use crate::shared::Shared;
 use crate::steer::{Claim, SteerError};
 
 /// A side whose process dies after so many words, said or heard; then the other finds nobody.
@@ -86,6 +92,7 @@ fn offer() -> Offer {
         families: vec![4],
         layout: 1,
         proven: false,
+        before: Vec::new(),
         modes: Vec::new(),
         drained: Vec::new(),
     }
@@ -364,4 +371,41 @@ fn an_heir_that_took_in_the_last_moment_is_watched_too() {
     drop(heir);
     let (given, steps) = owner.join().unwrap();
     assert_eq!((given, steps.called_off), (Err("it died as it took over".into()), Some(true)));
+}
+
+/// Its process is what counts: a channel may break.
+#[tokio::test]
+async fn an_agent_before_is_there_until_its_process_ends() {
+    let text = "[steering]\nbackend = \"external\"\ncustomer_interfaces = [\"cust0\"]\ninternet_interfaces = [\"inet0\"]\n\
+                [customers]\nprefixes = [\"10.1.0.0/16\"]\n[filter]\nnodes = [\"127.0.0.1:1\"]\n";
+    let config: crate::config::Config = weir_daemon::config::parse("agent.toml", text).unwrap();
+    let names = Names::new(Role::Filter, Vec::new());
+    let (wanting, _) = tokio::sync::mpsc::channel(1);
+    let shared = Arc::new(Shared::new(&config, [&names, &names], wanting).unwrap());
+    let places = Arc::new(Places::new(9, None));
+    let mut processes = [0, 1].map(|_| std::process::Command::new("sleep").arg("600").spawn().unwrap());
+    let [direct, before] = [0, 1].map(|index: usize| processes[index].id());
+    let (one, other) = Channel::pair();
+    let source = "10.1.0.2".parse().unwrap();
+    one.send(&FromOwner::Sessions { sources: vec![(source, 2)] }, &[]).unwrap();
+    drop(one);
+    let predecessor = Predecessor::listen(other, direct, &[before], places.clone(), shared).unwrap();
+    while places.elsewhere() != 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let soon = tokio::time::timeout(Duration::from_millis(300), predecessor.gone()).await;
+    assert!(soon.is_err(), "the channel's end is taken for its own");
+    assert_eq!((predecessor.pid(), places.elsewhere()), (Some(direct), 2));
+    processes[0].kill().unwrap();
+    while places.elsewhere() != 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // It was killed, and left another.
+    assert_eq!(predecessor.pid(), Some(before));
+    predecessor.stop();
+    predecessor.gone().await;
+    assert_eq!(predecessor.pid(), None);
+    for mut process in processes {
+        process.wait().unwrap();
+    }
 }

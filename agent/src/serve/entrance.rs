@@ -182,7 +182,7 @@ impl Before {
         // If it has died there is nobody to be told.
         let _ = self.channel.send(&FromHeir::Serving {}, &[]);
         let (pid, places, shared) = (self.offer.pid, places.clone(), shared.clone());
-        handover::Predecessor::listen(self.channel, pid, places, shared)
+        handover::Predecessor::listen(self.channel, pid, &self.offer.before, places, shared)
             .inspect_err(|error| warn!(%error, "the sessions of the agent before are not counted"))
             .ok()
     }

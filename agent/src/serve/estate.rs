@@ -114,6 +114,7 @@ impl Estate {
             families: self.families.clone(),
             layout: LAYOUT,
             proven: shared.return_path.status(Instant::now()).proven,
+            before: self.agent.predecessor().map(|before| before.pids().collect()).unwrap_or_default(),
             modes: modes.collect(),
             drained: drained.collect(),
         }

@@ -151,10 +151,17 @@ async fn watch_steering(agent: Agent) {
             let _ = tokio::time::timeout(CHECK_INTERVAL - CHECK_PAUSE, change).await;
         }
         agent.shared.return_path.look(Instant::now());
-        let checked = with(&agent.steering, |steering| (steering.problems(), steering.is_unfinished())).await;
-        let problems;
-        (problems, unfinished) = checked.unwrap_or_default();
-        note(problems, &agent.problems);
+        let (charge, steering) = (agent.charge.clone(), agent.steering.clone());
+        let check = move || {
+            // What an heir does is no problem, and not to be put right. Held before steering is, as everywhere.
+            let _held = charge.change().ok()?;
+            let mut steering = steering.lock().unwrap_or_else(PoisonError::into_inner);
+            Some((steering.problems(), steering.is_unfinished()))
+        };
+        if let Ok(Some((problems, is_unfinished))) = tokio::task::spawn_blocking(check).await {
+            note(problems, &agent.problems);
+            unfinished = is_unfinished;
+        }
     }
 }
 

@@ -296,10 +296,13 @@ fn settings_that_differ_are_named() {
     assert!(settings.values().all(|value| !value.is_null()), "{settings:?}");
 }
 
+/// Of a hand-over, for the owner, and what it went through.
+type Outcome = (Result<(), String>, Steps);
+
 /// An owner, and the other end of its channel, on which an heir has said that it is ready.
 fn owner_of_a_ready_heir<L: Line + Send + 'static>(
     line: impl FnOnce(Channel) -> L,
-) -> (thread::JoinHandle<(Result<(), String>, Steps)>, Channel) {
+) -> (thread::JoinHandle<Outcome>, Channel) {
     let (one, other) = Channel::pair();
     let line = line(one);
     let owner = thread::spawn(move || {

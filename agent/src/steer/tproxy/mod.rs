@@ -1,5 +1,6 @@
 //! The back end for hosts where eBPF cannot be used: one nftables table with `tproxy`.
 
+mod beater;
 mod nft;
 mod ruleset;
 
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
+use beater::Beater;
 use ruleset::{CHAIN, FAMILY, REMEMBERED, Stage, TABLE};
 
 /// The rules, without the sets: those may be long, and this is asked every second.
@@ -330,14 +332,9 @@ impl Drop for Tproxy {
 }
 
 fn start_heart(pulse: Arc<Pulse>) -> Result<Heart, SteerError> {
-    Heart::start(pulse, ruleset::BEAT, Box::new(beat))
+    let mut beater = Beater::default();
+    Heart::start(pulse, ruleset::BEAT, Box::new(move || beater.beat()))
         .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })
-}
-
-fn beat() {
-    if let Err(error) = nft::command(&ruleset::beat()) {
-        tracing::debug!(%error, "no heartbeat");
-    }
 }
 
 /// Whether there is a table of ours already, with the sets that rules fill.

@@ -67,14 +67,19 @@ pub(super) fn is_installed() -> bool {
     Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// nft with nothing of ours: what an environment can change in a program is not wanted here.
+pub(super) fn program() -> Command {
+    let mut nft = Command::new("nft");
+    nft.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    // Where an interactive one would leave a history.
+    nft.env("HOME", "/nonexistent");
+    nft
+}
+
 fn run(arguments: &[&str], input: &[u8]) -> Result<Output, SteerError> {
     let start = || -> io::Result<Output> {
-        let mut child = Command::new("nft")
+        let mut child = program()
             .args(arguments)
-            // Nothing of ours: what an environment can change in a program is not wanted here.
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{FAMILY, TABLE, matches};
 
-/// Between two beats, each of which starts nft(8).
+/// Between two beats.
 pub const BEAT: Duration = Duration::from_millis(150);
 
 /// The longest that the agent may be silent, in nft's words.
@@ -29,7 +29,7 @@ pub(super) fn beats() -> Value {
     matches(&json!({ "meta": { "key": "l4proto" } }), &json!(format!("@{NAME}")))
 }
 
-/// A command that says that it does, in nft's own language: JSON knows no part of a second. An element that is there
+/// A line of commands that says that it does, in nft's own language: JSON knows no part of a second. An element that is there
 /// keeps its old time; what is not there can't be removed, what was just added can.
 pub fn beat() -> String {
     beat_for(SILENCE)
@@ -47,7 +47,7 @@ pub fn last_beat() -> String {
 
 fn beat_for(silence: &str) -> String {
     let set = format!("element {FAMILY} {TABLE} {NAME}");
-    format!("add {set} {{ tcp }}\ndelete {set} {{ tcp }}\nadd {set} {{ tcp timeout {silence} }}\n")
+    format!("add {set} {{ tcp }}; delete {set} {{ tcp }}; add {set} {{ tcp timeout {silence} }}\n")
 }
 
 /// A command for the first beat, which is there with the table.

@@ -64,7 +64,7 @@ fn second(kernel: &Kernel, runner: &Path) -> String {
          mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n\
          ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr\n\
          mkdir -p /dev/shm /dev/pts /lib/modules\nmount -t tmpfs shm /dev/shm\nmount -t devpts pts /dev/pts\n\
-         mount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n\
+         mount -t tmpfs -o mode=755 run /run\nchmod 1777 /tmp\n\
          rm -rf /lib/modules/{version}\nln -s {directory} /lib/modules/{version}\n\
          ulimit -n 65536\nhostname guest\nip link set lo up\n\
          {runner} inside </dev/null >{RESULTS}\n\

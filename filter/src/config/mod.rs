@@ -1,0 +1,133 @@
+//! `filter.toml`: every key, its default and the reason for it. The example file and the reference
+//! are generated from these types. One file a section.
+
+mod counters;
+mod limits;
+mod smtp;
+mod spamassassin;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use weir_daemon::config::{Check, Problems};
+
+pub use counters::Counters;
+pub use limits::Limits;
+pub use smtp::{Smtp, Tls};
+pub use spamassassin::{SpamAssassin, WhenAway};
+
+/// Configuration of weir-filter, a filter node: it judges messages for weir-agent and never sends mail.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub smtp: Smtp,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub counters: Counters,
+    pub spamassassin: Option<SpamAssassin>,
+    #[serde(default)]
+    pub spool: Spool,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// Where a message's body waits for its verdict.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spool {
+    /// Bytes of one message kept in memory; a longer one goes to an unlinked file.
+    pub memory_per_message: usize,
+    /// Directory of the files. Nothing stays in it: a file has no name once it is open.
+    pub directory: PathBuf,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { memory_per_message: 256 * 1024, directory: PathBuf::from("/var/tmp") }
+    }
+}
+
+/// What is logged, on standard error.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `json` (one object a line) or `text`.
+    pub format: weir_daemon::log::Format,
+}
+
+impl Check for Config {
+    fn check(&self, problems: &mut Problems) {
+        self.smtp.check(problems);
+        if let Some(spamassassin) = &self.spamassassin {
+            spamassassin.check(problems);
+        }
+        self.counters.check(problems);
+        positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
+        if !self.spool.directory.is_absolute() {
+            problems.add("spool.directory", "must be an absolute path");
+        }
+    }
+}
+
+const DAY: u64 = 86_400;
+const MAX_CONCURRENCY: usize = 10_000;
+
+fn positive(problems: &mut Problems, key: &str, value: u64) {
+    if value == 0 {
+        problems.add(key, "must be at least 1");
+    }
+}
+
+fn seconds(problems: &mut Problems, key: &str, value: u64) {
+    if !(1..=DAY).contains(&value) {
+        problems.add(key, format!("{value} seconds; accepted: 1 to {DAY}, a day"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Config;
+    use weir_daemon::{config, reference};
+
+    fn here(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    #[test]
+    fn the_example_file_is_what_the_types_say_and_loads() {
+        reference::check_generated(&here("filter.example.toml"), &reference::example::<Config>()).unwrap();
+        if let Err(problems) = config::load::<Config>(&here("filter.example.toml")) {
+            panic!("{problems}");
+        }
+    }
+
+    #[test]
+    fn the_reference_is_what_the_types_say() {
+        let text = format!("# filter.toml\n\n{}", reference::markdown::<Config>());
+        reference::check_generated(&here("../docs/filter.toml.md"), &text).unwrap();
+    }
+
+    #[test]
+    fn sections_beside_smtp_are_optional() {
+        let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n";
+        let config: Config = config::parse("filter.toml", text).unwrap();
+        assert_eq!((config.limits.messages_per_minute, config.limits.messages_per_hour), (100, 1000));
+        assert!(config.spamassassin.is_none());
+    }
+
+    #[test]
+    fn an_open_door_and_impossible_values_are_refused() {
+        let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::/0\"]\n[limits]\nmessages_per_minute = 2000\n\
+                    [spamassassin]\naddress = \"unix:spamd\"\ntimeout = 0\n";
+        let problems = config::parse::<Config>("f", text).unwrap_err().to_string();
+        let lines: Vec<_> = problems.lines().collect();
+        assert!(lines[0].starts_with("f:3: smtp.proxies[0]: would let everybody"), "{problems}");
+        assert!(lines[1].starts_with("f:7: spamassassin.address: "), "{problems}");
+        assert!(lines[2].starts_with("f:8: spamassassin.timeout: 0 seconds; accepted"), "{problems}");
+        assert_eq!(lines.len(), 3, "{problems}");
+    }
+}

@@ -27,6 +27,12 @@ impl<'m> Facts<'m> {
         self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message)).await
     }
 
+    /// What SpamAssassin said before, in place of asking it: messages that are judged again, and tests.
+    #[must_use]
+    pub fn with_spamassassin(self, scanned: Scanned) -> Self {
+        Self { spamassassin: OnceCell::new_with(Some(scanned)), ..self }
+    }
+
     /// SpamAssassin's report if it was asked.
     pub fn spamassassin_if_known(&self) -> Option<&Scanned> {
         self.spamassassin.get()

@@ -82,7 +82,7 @@ fn spam_is_rejected_at_the_score_and_failures_as_configured() {
         };
         Policy::new(Memory::new(1), &Limits::default(), Some(&section)).spam.unwrap()
     };
-    let scored = |score| Scanned::Report(Report { score, symbols: String::new() });
+    let scored = |score| Scanned::Found(Report { score, symbols: String::new() });
     let lenient = spam(WhenAway::AcceptUnscanned);
     assert_eq!(lenient.judge(&scored(5.9)), Verdict::Accept);
     assert_eq!(

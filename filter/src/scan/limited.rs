@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Cause, Report, Sample, Scanned, Scanner};
+use super::{Cause, Sample, Scanned, Scanner};
 use crate::message::Message;
 
 /// What a scanner may take.
@@ -73,7 +73,7 @@ impl<S: Scanner> Limited<S> {
         }
     }
 
-    pub async fn scan(&self, message: &Message) -> Scanned {
+    pub async fn scan(&self, message: &Message) -> Scanned<S::Found> {
         let result = self.try_scan(message).await;
         let counter = match &result {
             Ok(_) | Err(Cause::NotConfigured) => &self.scanned,
@@ -84,12 +84,12 @@ impl<S: Scanner> Limited<S> {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         match result {
-            Ok(report) => Scanned::Report(report),
+            Ok(found) => Scanned::Found(found),
             Err(cause) => Scanned::Unscanned(cause),
         }
     }
 
-    async fn try_scan(&self, message: &Message) -> Result<Report, Cause> {
+    async fn try_scan(&self, message: &Message) -> Result<S::Found, Cause> {
         let transaction = &message.transaction;
         if transaction.findings.size > self.bounds.max_size {
             return Err(Cause::TooBig);
@@ -107,7 +107,7 @@ impl<S: Scanner> Limited<S> {
             self.scanner.scan(Sample { transaction, body }).await
         };
         match timeout(self.bounds.timeout, work).await {
-            Ok(Ok(report)) => Ok(report),
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(cause)) => Err(told(&cause, Cause::Failed)),
             Err(_) => Err(told(&format_args!("no answer within {:?}", self.bounds.timeout), Cause::TimedOut)),
         }

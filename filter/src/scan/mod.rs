@@ -20,7 +20,7 @@ pub struct Sample<'m> {
     pub body: Bytes,
 }
 
-/// What a scanner found.
+/// What a scanner that gives a score found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub score: f64,
@@ -39,19 +39,22 @@ pub enum ScanError {
     Answer(String),
 }
 
-/// A program that gives a message a score.
+/// A program that looks at a message.
 pub trait Scanner: Send + Sync {
-    fn scan(&self, sample: Sample<'_>) -> impl Future<Output = Result<Report, ScanError>> + Send;
+    /// What it finds: a score, a virus' name.
+    type Found: Send;
+
+    fn scan(&self, sample: Sample<'_>) -> impl Future<Output = Result<Self::Found, ScanError>> + Send;
 }
 
 /// The result for one message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Scanned {
-    Report(Report),
+pub enum Scanned<T = Report> {
+    Found(T),
     Unscanned(Cause),
 }
 
-/// Why a message has no score.
+/// Why a message was not scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     NotConfigured,

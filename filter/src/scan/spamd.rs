@@ -65,6 +65,8 @@ impl Spamd {
 }
 
 impl Scanner for Spamd {
+    type Found = Report;
+
     async fn scan(&self, sample: Sample<'_>) -> Result<Report, ScanError> {
         match &self.address {
             Address::Tcp(address) => {

@@ -31,6 +31,8 @@ pub(crate) fn message() -> Message {
 struct Slow(Duration, Option<f64>);
 
 impl Scanner for Slow {
+    type Found = Report;
+
     async fn scan(&self, _: Sample<'_>) -> Result<Report, ScanError> {
         tokio::time::sleep(self.0).await;
         match self.1 {
@@ -53,7 +55,7 @@ fn limited(scan: Duration, score: Option<f64>) -> Limited<Slow> {
 #[tokio::test]
 async fn results_and_failures_are_told_apart_and_counted() {
     let quick = limited(Duration::ZERO, Some(1.5));
-    assert_eq!(quick.scan(&message()).await, Scanned::Report(Report { score: 1.5, symbols: String::new() }));
+    assert_eq!(quick.scan(&message()).await, Scanned::Found(Report { score: 1.5, symbols: String::new() }));
     let mut big = message();
     big.transaction.findings.size = 101;
     assert_eq!(quick.scan(&big).await, Scanned::Unscanned(Cause::TooBig));
@@ -71,6 +73,6 @@ async fn whoever_does_not_get_his_turn_is_busy() {
     let slow = limited(Duration::from_millis(150), Some(0.0));
     let (first, second) = (message(), message());
     let (first, second) = tokio::join!(slow.scan(&first), slow.scan(&second));
-    assert!(matches!(first, Scanned::Report(_)));
+    assert!(matches!(first, Scanned::Found(_)));
     assert_eq!(second, Scanned::Unscanned(Cause::Busy));
 }

@@ -190,7 +190,7 @@ fn conclude(
     began: Instant,
 ) -> Verdict {
     let (report, cause) = match scanned {
-        Some(Scanned::Report(report)) => (Some(report), None),
+        Some(Scanned::Found(report)) => (Some(report), None),
         Some(Scanned::Unscanned(cause)) if *cause != crate::scan::Cause::NotConfigured => {
             (None, Some(*cause))
         }

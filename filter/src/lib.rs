@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`serve`] | SMTP: a session without I/O, and its driver |
 //! | [`body`] | a message's body, in memory or in an unlinked file |
+//! | [`content`] | a message's headers and parts, decoded, within bounds |
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
@@ -13,6 +14,7 @@
 
 pub mod body;
 pub mod config;
+pub mod content;
 pub mod facts;
 pub mod message;
 pub mod policy;

@@ -25,7 +25,7 @@ pub struct Receiving {
 #[derive(Debug)]
 pub enum Body {
     Memory(Bytes),
-    File(Mutex<File>),
+    File { file: Mutex<File>, size: u64 },
 }
 
 impl Receiving {
@@ -66,28 +66,46 @@ impl Receiving {
             (None, None) => Ok(Body::Memory(self.memory.freeze())),
             (None, Some(mut file)) => {
                 file.flush().await?;
-                Ok(Body::File(Mutex::new(file)))
+                let size = file.metadata().await?.len();
+                Ok(Body::File { file: Mutex::new(file), size })
             }
         }
     }
 }
 
 impl Body {
+    /// Its octets.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Memory(octets) => octets.len() as u64,
+            Self::File { size, .. } => *size,
+        }
+    }
+
     /// The body, or its first `limit` octets.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub async fn head(&self, limit: u64) -> io::Result<Bytes> {
+        self.piece(0, usize::try_from(limit).unwrap_or(usize::MAX)).await
+    }
+
+    /// The octets from `offset` on, `limit` at most; none beyond the end.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn piece(&self, offset: u64, limit: usize) -> io::Result<Bytes> {
         match self {
             Self::Memory(octets) => {
-                let end = usize::try_from(limit).unwrap_or(usize::MAX).min(octets.len());
-                Ok(octets.slice(..end))
+                let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(octets.len());
+                let end = begin.saturating_add(limit).min(octets.len());
+                Ok(octets.slice(begin..end))
             }
-            Self::File(file) => {
+            Self::File { file, .. } => {
                 let mut file = file.lock().await;
-                file.seek(SeekFrom::Start(0)).await?;
+                file.seek(SeekFrom::Start(offset)).await?;
                 let mut octets = Vec::new();
-                (&mut *file).take(limit).read_to_end(&mut octets).await?;
+                (&mut *file).take(limit as u64).read_to_end(&mut octets).await?;
                 Ok(octets.into())
             }
         }
@@ -133,10 +151,14 @@ mod tests {
         long.append(b"89ab").await;
         long.append(b"cd").await;
         let long = long.finish().await.unwrap();
-        assert!(matches!(long, Body::File(_)));
+        assert!(matches!(long, Body::File { size: 14, .. }));
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
         assert_eq!(long.head(1000).await.unwrap().as_ref(), b"0123456789abcd");
         assert_eq!(long.head(3).await.unwrap().as_ref(), b"012");
+        for body in [&short, &long] {
+            assert_eq!(body.piece(8, 2).await.unwrap().as_ref(), b"89");
+            assert_eq!(body.piece(body.size(), 2).await.unwrap().as_ref(), b"");
+        }
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

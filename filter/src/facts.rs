@@ -1,6 +1,8 @@
 //! What is known of a message while it is judged. What costs time is found out when first asked
 //! for, and once.
 
+use std::time::Instant;
+
 use tokio::sync::OnceCell;
 
 use crate::message::{Message, Transaction};
@@ -10,12 +12,14 @@ use crate::scan::{Scanned, Scanners};
 pub struct Facts<'m> {
     message: &'m Message,
     scanners: &'m Scanners,
+    /// When scanners have to be done.
+    until: Instant,
     spamassassin: OnceCell<Scanned>,
 }
 
 impl<'m> Facts<'m> {
     pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
-        Self { message, scanners, spamassassin: OnceCell::new() }
+        Self { message, scanners, until: scanners.deadline(), spamassassin: OnceCell::new() }
     }
 
     pub fn transaction(&self) -> &Transaction {
@@ -24,7 +28,7 @@ impl<'m> Facts<'m> {
 
     /// SpamAssassin's report; asks it now if nobody did before.
     pub async fn spamassassin(&self) -> &Scanned {
-        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message)).await
+        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message, self.until)).await
     }
 
     /// What SpamAssassin said before, in place of asking it: messages that are judged again, and tests.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::rate::{File, SAVE_INTERVAL};
-use weir_filter::scan::spamd::Address;
+use weir_filter::scan::Address;
 use weir_filter::serve::{self, Node};
 
 /// How often counters that have run out are forgotten.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use weir_daemon::config::Problems;
 
 use super::{DAY, MAX_CONCURRENCY, positive, seconds};
-use crate::scan::spamd::Address;
+use crate::scan::Address;
 
 /// SpamAssassin, asked through spamd. Without this section messages are not scanned. Customers with
 /// private addresses are trusted by SpamAssassin (its ALL_TRUSTED) unless its own `trusted_networks`

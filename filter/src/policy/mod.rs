@@ -95,7 +95,7 @@ impl<C: Counters> Policy<C> {
 impl Spam {
     fn judge(&self, scanned: &Scanned) -> Verdict {
         match scanned {
-            Scanned::Found(report) if report.score >= self.reject_at => {
+            Scanned::Found(report) | Scanned::Partly(report) if report.score >= self.reject_at => {
                 let text =
                     format!("SpamAssassin score {:.1} is at or above {:.1}", report.score, self.reject_at);
                 Verdict::Refuse(Refusal::reject("spamassassin", text))
@@ -104,7 +104,7 @@ impl Spam {
                 let text = "Temporarily unable to scan your message for spam, try later";
                 Verdict::Refuse(Refusal::defer("spamassassin-away", text))
             }
-            Scanned::Found(_) | Scanned::Unscanned(_) => Verdict::Accept,
+            Scanned::Found(_) | Scanned::Partly(_) | Scanned::Unscanned(_) => Verdict::Accept,
         }
     }
 }

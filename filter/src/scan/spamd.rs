@@ -1,57 +1,12 @@
 //! SpamAssassin through spamd's protocol: SYMBOLS gives the score and the names of the tests that
 //! hit, and leaves the message alone.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-
-use super::{Report, Sample, ScanError, Scanner, received};
+use super::{Address, Report, Sample, ScanError, Scanner};
 
 /// Longer answers are not SYMBOLS answers.
 const MAX_ANSWER: u64 = 64 * 1024;
-
-/// Where spamd listens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Address {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(_) => Err(format!("`{text}`: an absolute path must follow `unix:`")),
-            None => text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_| format!("`{text}` is neither address:port nor unix:/path")),
-        }
-    }
-}
-
-impl From<Address> for String {
-    fn from(address: Address) -> Self {
-        address.to_string()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub struct Spamd {
@@ -68,31 +23,16 @@ impl Scanner for Spamd {
     type Found = Report;
 
     async fn scan(&self, sample: Sample<'_>) -> Result<Report, ScanError> {
-        match &self.address {
-            Address::Tcp(address) => {
-                ask(TcpStream::connect(address).await.map_err(ScanError::Connect)?, sample).await
-            }
-            Address::Unix(path) => {
-                ask(UnixStream::connect(path).await.map_err(ScanError::Connect)?, sample).await
-            }
-        }
+        let mut stream = self.address.connect().await.map_err(ScanError::Connect)?;
+        let head = format!("SYMBOLS SPAMC/1.5\r\nContent-length: {}\r\n\r\n", sample.size());
+        stream.write_all(head.as_bytes()).await?;
+        sample.write_to(&mut stream).await?;
+        // spamd starts when it has seen the end of its input.
+        stream.shutdown().await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        parse(&answer)
     }
-}
-
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    sample: Sample<'_>,
-) -> Result<Report, ScanError> {
-    let added = received::lines(sample.transaction, SystemTime::now());
-    let size = added.len() + sample.body.len();
-    let head = format!("SYMBOLS SPAMC/1.5\r\nContent-length: {size}\r\n\r\n{added}");
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&sample.body).await?;
-    // spamd starts when it has seen the end of its input.
-    stream.shutdown().await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    parse(&answer)
 }
 
 /// `SPAMD/1.1 0 EX_OK`, headers, an empty line, the names of the tests.
@@ -131,7 +71,7 @@ fn parse_score(value: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, parse};
+    use super::parse;
 
     #[test]
     fn an_answer_gives_score_and_symbols() {
@@ -156,13 +96,5 @@ mod tests {
         ] {
             assert!(parse(answer).is_err(), "{}", answer.escape_ascii());
         }
-    }
-
-    #[test]
-    fn addresses_are_tcp_or_unix() {
-        let parse = |text: &str| Address::try_from(text.to_string());
-        assert_eq!(parse("10.3.0.11:783").unwrap().to_string(), "10.3.0.11:783");
-        assert_eq!(parse("unix:/run/spamd").unwrap(), Address::Unix("/run/spamd".into()));
-        assert!(parse("unix:run").is_err() && parse("localhost").is_err());
     }
 }

@@ -189,13 +189,8 @@ fn conclude(
     verdict: Verdict,
     began: Instant,
 ) -> Verdict {
-    let (report, cause) = match scanned {
-        Some(Scanned::Found(report)) => (Some(report), None),
-        Some(Scanned::Unscanned(cause)) if *cause != crate::scan::Cause::NotConfigured => {
-            (None, Some(*cause))
-        }
-        Some(Scanned::Unscanned(_)) | None => (None, None),
-    };
+    let report = scanned.and_then(Scanned::found);
+    let cause = scanned.and_then(Scanned::unscanned);
     node.counters.judged(&verdict, cause.is_some());
     let refusal = verdict.refusal();
     let findings = transaction.findings;

@@ -1,5 +1,5 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown, privileges and the control socket.
+//! shutdown, privileges, times and the control socket.
 
 pub mod config;
 pub mod control;
@@ -8,3 +8,4 @@ pub mod privileges;
 pub mod reference;
 mod schema;
 pub mod service;
+pub mod time;

@@ -9,12 +9,14 @@
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
+//! | [`events`] | what was judged, kept for a while |
 //! | [`scan`] | scanners, with their limits in one place |
 //! | [`config`], [`status`] | what the operator says and sees |
 
 pub mod body;
 pub mod config;
 pub mod content;
+pub mod events;
 pub mod facts;
 pub mod message;
 pub mod policy;

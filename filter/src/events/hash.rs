@@ -68,13 +68,6 @@ impl Addresses {
     }
 }
 
-/// The domain of a mail address, in small letters; none for the null path.
-pub fn domain(address: &[u8]) -> Option<String> {
-    let at = address.iter().rposition(|octet| *octet == b'@')?;
-    let domain = String::from_utf8_lossy(&address[at + 1..]).to_lowercase();
-    Some(domain).filter(|domain| !domain.is_empty())
-}
-
 /// None: it is not of its length.
 fn read(file: &Path) -> io::Result<Option<[u8; KEY]>> {
     let mut octets = Vec::new();

@@ -12,7 +12,7 @@ mod table;
 mod writer;
 
 pub use event::{Bypassed, Event, MAX_LISTED, Outcome, Score, Step};
-pub use hash::{Addresses, domain};
+pub use hash::Addresses;
 pub use search::{Found, Query, prefix, search};
 pub use store::{Bounds, Store, StoreError, Usage};
 pub use table::table;

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::segment::{self, Name};
 use super::{
-    Addresses, Bounds, Bypassed, Event, Outcome, Query, Score, Step, Store, Usage, Writer, domain, prefix,
-    search, table,
+    Addresses, Bounds, Bypassed, Event, Outcome, Query, Score, Step, Store, Usage, Writer, prefix, search,
+    table,
 };
 
 /// 2026-11-21T00:00:00Z
@@ -301,8 +301,6 @@ fn addresses_are_hashed_with_a_key_that_is_made_once_and_mended_loudly() {
     fs::write(&file, "short").unwrap();
     assert_ne!(hashed(&file), first);
     assert_eq!(fs::read(directory.path().join("address.key.damaged")).unwrap(), b"short");
-    assert_eq!(domain(b"\"a@b\"@Example.NET").as_deref(), Some("example.net"));
-    assert_eq!((domain(b""), domain(b"a@")), (None, None));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod control;
+pub mod http;
 pub mod log;
 pub mod privileges;
 pub mod reference;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::OnceCell;
 
+use crate::customers::{Customer, Identity, Owner};
 use crate::message::{Message, Transaction};
 use crate::scan::{Scanned, Scanners};
 
@@ -14,16 +15,43 @@ pub struct Facts<'m> {
     scanners: &'m Scanners,
     /// When scanners have to be done.
     until: Instant,
+    owner: Owner,
     spamassassin: OnceCell<Scanned>,
 }
 
 impl<'m> Facts<'m> {
     pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
-        Self { message, scanners, until: scanners.deadline(), spamassassin: OnceCell::new() }
+        Self {
+            message,
+            scanners,
+            until: scanners.deadline(),
+            owner: Owner::default(),
+            spamassassin: OnceCell::new(),
+        }
     }
 
     pub fn transaction(&self) -> &Transaction {
         &self.message.transaction
+    }
+
+    /// Whose address the customer's is, as far as it is known.
+    #[must_use]
+    pub fn with_owner(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Who the provider knows the customer as.
+    pub fn customer(&self) -> Option<&Customer> {
+        self.owner.customer.as_deref()
+    }
+
+    /// Who is always limited, whatever else the message says of itself.
+    pub fn identity(&self) -> Identity {
+        self.owner.identity(self.message.transaction.customer.address)
     }
 
     /// SpamAssassin's report; asks it now if nobody did before.

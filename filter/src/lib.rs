@@ -11,11 +11,16 @@
 //! | [`rate`] | counts in sliding windows |
 //! | [`events`] | what was judged, kept for a while |
 //! | [`scan`] | scanners, with their limits in one place |
-//! | [`config`], [`status`] | what the operator says and sees |
+//! | [`customers`] | whose address it is |
+//! | [`bounded`] | what is remembered of the last so many |
+//! | [`config`], [`control`], [`status`] | what the operator says and sees |
 
 pub mod body;
+pub mod bounded;
 pub mod config;
 pub mod content;
+pub mod control;
+pub mod customers;
 pub mod events;
 pub mod facts;
 pub mod message;

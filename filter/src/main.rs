@@ -1,5 +1,6 @@
 //! The command line of weir-filter.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,8 @@ use clap::{Parser, Subcommand};
 use tokio::sync::watch;
 use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
+use weir_filter::control::Request;
+use weir_filter::customers::READ_INTERVAL;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::Address;
 use weir_filter::serve::{self, Node};
@@ -47,6 +50,13 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Say that an address is another customer's from now on: what was counted for it is dropped.
+    CustomerChanged {
+        #[arg(value_name = "ADDRESS")]
+        address: IpAddr,
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Print an annotated configuration file with every key.
     #[command(hide = true)]
     ExampleConfig,
@@ -76,6 +86,12 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Status { json, socket } => {
             let answer = control::status("filter", socket.as_deref())?;
             println!("{}", if json { answer.to_string() } else { control::summary(&answer) });
+            Ok(())
+        }
+        Command::CustomerChanged { address, socket } => {
+            let request = Request::CustomerChanged { address };
+            control::ask("filter", socket.as_deref(), &request.to_json())?;
+            println!("{address}: what was counted for it is dropped");
             Ok(())
         }
         Command::ExampleConfig => {
@@ -121,14 +137,13 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());
-    let status = control::serve(
-        "filter",
-        control::status_only(move || weir_filter::status::status(&asked.0, &asked.1)),
-    );
+    let answer = move |request: &_| weir_filter::control::answer(&asked.0, &asked.1, request);
+    let status = control::serve("filter", answer);
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));
     let sweeping = tokio::spawn(sweep(node.clone()));
+    let refreshing = tokio::spawn(refresh_customers(node.clone()));
     let (last, saving) = match file {
         None => (None, None),
         Some(file) => {
@@ -143,6 +158,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     serving.await.context("the server failed")?;
     sweeping.abort();
+    refreshing.abort();
     if let Some(saving) = saving {
         saving.abort();
     }
@@ -182,6 +198,17 @@ async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "counts not saved"),
         Err(failure) => tracing::error!(%failure, "counts not saved: a defect of weir-filter"),
+    }
+}
+
+/// The file of customers, as often as it may change.
+async fn refresh_customers(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(READ_INTERVAL).await;
+        let node = node.clone();
+        if let Err(failure) = tokio::task::spawn_blocking(move || node.customers.refresh()).await {
+            tracing::error!(%failure, "customers not read again: a defect of weir-filter");
+        }
     }
 }
 

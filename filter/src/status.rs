@@ -132,6 +132,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "savings": of(&counters.savings),
             "failed_savings": of(&counters.failed_savings),
         },
+        "customers": node.customers.status(),
         "scanners": scanners,
     })
 }

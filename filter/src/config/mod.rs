@@ -2,6 +2,7 @@
 //! are generated from these types. One file a section.
 
 mod counters;
+mod customers;
 mod limits;
 mod smtp;
 mod spamassassin;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use weir_daemon::config::{Check, Problems};
 
 pub use counters::Counters;
+pub use customers::{Customers, CustomersApi};
 pub use limits::Limits;
 pub use smtp::{Smtp, Tls};
 pub use spamassassin::{SpamAssassin, WhenAway};
@@ -26,6 +28,8 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub counters: Counters,
+    #[serde(default)]
+    pub customers: Customers,
     pub spamassassin: Option<SpamAssassin>,
     #[serde(default)]
     pub spool: Spool,
@@ -64,6 +68,7 @@ impl Check for Config {
             spamassassin.check(problems);
         }
         self.counters.check(problems);
+        self.customers.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

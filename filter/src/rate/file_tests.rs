@@ -39,6 +39,12 @@ fn every_count_that_was_saved_is_back() {
     let (memory, mut file) = opened(&path, START + 7000).unwrap();
     assert_eq!((memory.usage().keys, sum(&memory, "a", 60, START + 7000)), (2, 50));
     assert_eq!((sum(&memory, "a", 86_400, START + 7000), sum(&memory, "b", 3600, START + 7000)), (50, 1));
+    // Nor is what was forgotten.
+    memory.forget("b");
+    file.save(&memory, Moment(START + 7000)).unwrap();
+    drop(file);
+    let (memory, mut file) = opened(&path, START + 7000).unwrap();
+    assert_eq!((memory.usage().keys, sum(&memory, "a", 60, START + 7000)), (1, 50));
     // What has run out is not kept.
     file.save(&memory, Moment(START + 100_000_000)).unwrap();
     drop(file);

@@ -76,6 +76,13 @@ impl Memory {
         self.lock().sweep(now.0);
     }
 
+    /// Drops what was counted for a key, in all namespaces, and in the file with the next saving.
+    pub fn forget(&self, key: &str) {
+        let mut store = self.lock();
+        let entries = store.namespaces.values_mut().filter_map(|namespace| namespace.keys.get_mut(key));
+        entries.for_each(|entry| *entry = Entry::forgotten());
+    }
+
     /// What was counted since the last call. Namespace by namespace, for nothing is counted while one is looked at.
     pub(super) fn changes(&self) -> Vec<Change> {
         let names: Vec<Box<str>> = self.lock().namespaces.keys().cloned().collect();

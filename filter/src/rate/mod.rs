@@ -12,6 +12,8 @@ mod series;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
+
 pub use file::{File, FileError, SAVE_INTERVAL};
 pub use memory::{Memory, Usage};
 pub use once::Once;
@@ -64,6 +66,14 @@ impl Source {
             IpAddr::V4(address) => Self(address.into()),
             IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
         }
+    }
+}
+
+impl Source {
+    /// All addresses of it.
+    pub fn prefix(self) -> IpNet {
+        let length = if self.0.is_ipv4() { 32 } else { 64 };
+        IpNet::new_assert(self.0, length)
     }
 }
 

@@ -26,6 +26,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Without counts, which a file is still to be told.
+    pub(super) fn forgotten() -> Self {
+        Self { changed: true, ..Self::default() }
+    }
+
     /// Adds the series of windows that are newer than this key, filled from the longest one there is.
     pub(super) fn complete(&mut self, windows: &[u64], now: u64) {
         for seconds in windows.iter().skip(self.series.len()) {

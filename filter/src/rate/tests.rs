@@ -52,6 +52,22 @@ fn memory_is_bounded_and_expired_keys_go_first() {
 }
 
 #[test]
+fn what_is_forgotten_is_as_if_it_had_never_been() {
+    let memory = Memory::new(10);
+    assert!(
+        (0..5).all(|_| passes(&memory, ask(5, 60), 1_000_000)) && !passes(&memory, ask(5, 60), 1_000_000)
+    );
+    let other = Ask { key: "10.1.0.3", ..ask(5, 60) };
+    assert!(passes(&memory, other, 1_000_000));
+    memory.forget("10.1.0.2");
+    assert!((0..5).all(|_| passes(&memory, ask(5, 60), 1_000_000)));
+    assert_eq!(memory.ask(Ask { limit: 0, ..other }, Moment(1_000_000)).sum, 1);
+    memory.forget("10.1.0.2");
+    memory.sweep(Moment(1_000_000));
+    assert_eq!(memory.usage().keys, 1);
+}
+
+#[test]
 fn a_source_is_an_address_or_a_slash_64() {
     let of = |text: &str| Source::of(text.parse::<IpAddr>().unwrap()).to_string();
     assert_eq!(of("10.1.0.2"), "10.1.0.2");

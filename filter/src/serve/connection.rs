@@ -14,6 +14,7 @@ use super::Node;
 use super::session::{Input, Output, Session};
 use super::stream::Stream;
 use crate::body::Receiving;
+use crate::customers::Owner;
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
 use crate::policy::{Refusal, Verdict};
@@ -162,20 +163,22 @@ impl Connection {
         if transaction.findings.size > limit {
             let text = format!("message larger than {limit} octets");
             let refusal = Refusal { rule: "size", code: 552, status: "5.3.4", text };
-            return conclude(node, &transaction, None, Verdict::Refuse(refusal), began);
+            return conclude(node, &transaction, None, None, Verdict::Refuse(refusal), began);
         }
+        let owner = node.owner_of(transaction.customer.address).await;
         match body.finish().await {
             Ok(body) => {
                 let message = Message { transaction, body };
-                let facts = Facts::new(&message, &node.scanners);
+                let facts = Facts::new(&message, &node.scanners).with_owner(owner);
                 let verdict = node.policy.at_end_of_data(&facts, node.clock.now()).await;
-                conclude(node, &message.transaction, facts.spamassassin_if_known(), verdict, began)
+                let (scanned, owner) = (facts.spamassassin_if_known(), Some(facts.owner()));
+                conclude(node, &message.transaction, owner, scanned, verdict, began)
             }
             Err(cause) => {
                 warn!(id = transaction.id, %cause, "message could not be stored");
                 let text = "temporarily out of room for your message, try later".into();
                 let refusal = Refusal { rule: "spool", code: 451, status: "4.3.1", text };
-                conclude(node, &transaction, None, Verdict::Refuse(refusal), began)
+                conclude(node, &transaction, Some(&owner), None, Verdict::Refuse(refusal), began)
             }
         }
     }
@@ -185,6 +188,7 @@ impl Connection {
 fn conclude(
     node: &Node,
     transaction: &Transaction,
+    owner: Option<&Owner>,
     scanned: Option<&Scanned>,
     verdict: Verdict,
     began: Instant,
@@ -197,6 +201,8 @@ fn conclude(
     info!(
         id = transaction.id,
         customer = %transaction.customer.address,
+        customer_id = owner.and_then(|owner| owner.customer.as_ref()).map(|customer| customer.id.as_str()),
+        customer_unknown = owner.is_some_and(|owner| owner.unknown).then_some(true),
         helo = transaction.customer.helo,
         destination = transaction.customer.destination.map(tracing::field::display),
         size = findings.size,

@@ -22,8 +22,9 @@ use tracing::{info, warn};
 use weir_smtp::Reply;
 
 use crate::config::{Config, Spool};
+use crate::customers::{Customers, Owner};
 use crate::policy::Policy;
-use crate::rate::{Clock, Memory};
+use crate::rate::{Clock, Memory, Source};
 use crate::scan::Scanners;
 use crate::status::Counters;
 use session::{Settings, StartTls};
@@ -51,6 +52,7 @@ pub struct Node {
     pub spool: Arc<Spool>,
     pub policy: Policy<Memory>,
     pub scanners: Scanners,
+    pub customers: Customers,
     pub clock: Clock,
     pub counters: Counters,
 }
@@ -82,9 +84,29 @@ impl Node {
             spool: Arc::new(config.spool.clone()),
             policy: Policy::new(counters, &config.limits, config.spamassassin.as_ref()),
             scanners: Scanners::new(config),
+            customers: Customers::new(&config.customers)?,
             clock: Clock::start(),
             counters: Counters::default(),
         })
+    }
+
+    /// Whose address it is. What was counted for one that has changed its owner is dropped.
+    pub async fn owner_of(&self, address: IpAddr) -> Owner {
+        let found = self.customers.of(address).await;
+        if found.changed {
+            self.forget_counts(address);
+        }
+        found.owner
+    }
+
+    /// The address is another customer's from now on: nothing that was before is his doing.
+    pub fn customer_changed(&self, address: IpAddr) {
+        self.customers.forget(address);
+        self.forget_counts(address);
+    }
+
+    fn forget_counts(&self, address: IpAddr) {
+        self.policy.counters().forget(&Source::of(address).to_string());
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {

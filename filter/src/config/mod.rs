@@ -4,6 +4,7 @@
 mod counters;
 mod customers;
 mod limits;
+mod policy;
 mod smtp;
 mod spamassassin;
 
@@ -16,6 +17,7 @@ use weir_daemon::config::{Check, Problems};
 pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
 pub use limits::Limits;
+pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use smtp::{Smtp, Tls};
 pub use spamassassin::{SpamAssassin, WhenAway};
 
@@ -25,7 +27,11 @@ pub use spamassassin::{SpamAssassin, WhenAway};
 pub struct Config {
     pub smtp: Smtp,
     #[serde(default)]
+    pub policy: Policy,
+    #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub texts: Texts,
     #[serde(default)]
     pub counters: Counters,
     #[serde(default)]
@@ -67,6 +73,9 @@ impl Check for Config {
         if let Some(spamassassin) = &self.spamassassin {
             spamassassin.check(problems);
         }
+        self.policy.check(problems);
+        self.limits.check(problems);
+        self.texts.check(problems);
         self.counters.check(problems);
         self.customers.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);

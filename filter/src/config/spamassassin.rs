@@ -16,9 +16,6 @@ pub struct SpamAssassin {
     /// Where spamd listens: `address:port`, or `unix:/path`.
     #[schemars(with = "String", example = &"127.0.0.1:783")]
     pub address: Address,
-    /// Messages with this score or more are rejected with 550.
-    #[serde(default = "defaults::reject_at")]
-    pub reject_at: f64,
     /// What becomes of a message when spamd is away, too slow or too busy: `accept-unscanned` (and
     /// the log line says so) or `defer` (451).
     #[serde(default)]
@@ -48,9 +45,6 @@ pub enum WhenAway {
 
 impl SpamAssassin {
     pub(super) fn check(&self, problems: &mut Problems) {
-        if !self.reject_at.is_finite() {
-            problems.add("spamassassin.reject_at", "must be a finite number");
-        }
         positive(problems, "spamassassin.max_size", self.max_size);
         positive(problems, "spamassassin.concurrency", self.concurrency as u64);
         if self.concurrency > MAX_CONCURRENCY {
@@ -64,9 +58,6 @@ impl SpamAssassin {
 }
 
 mod defaults {
-    pub(super) fn reject_at() -> f64 {
-        6.0
-    }
     pub(super) fn max_scan_size() -> u64 {
         512 * 1024
     }

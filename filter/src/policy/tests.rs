@@ -1,14 +1,60 @@
 use super::{Policy, Verdict};
-use crate::config::{Limits, SpamAssassin, WhenAway};
+use crate::config::Config;
 use crate::facts::Facts;
 use crate::message::Message;
 use crate::rate::{Memory, Moment};
 use crate::scan::tests::message;
 use crate::scan::{Cause, Report, Scanned, Scanners};
+use weir_daemon::config::parse;
 
-fn policy(minute: u64, hour: u64) -> Policy<Memory> {
-    let limits = Limits { messages_per_minute: minute, messages_per_hour: hour };
-    Policy::new(Memory::new(1000), &limits, None)
+const START: u64 = 1_000_000_000;
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+
+/// A policy, and the messages it has judged, each with an id of its own.
+struct Judge {
+    policy: Policy<Memory>,
+    messages: u64,
+    now: u64,
+}
+
+impl Judge {
+    fn new(lines: &str) -> Self {
+        let text = format!("[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n{lines}");
+        let config: Config = parse("filter.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        Self { policy: Policy::new(Memory::new(10_000), &config), messages: 0, now: START }
+    }
+
+    async fn judge(&mut self, message: Message, scanned: Scanned) -> Verdict {
+        let scanners = Scanners::default();
+        let facts = Facts::new(&message, &scanners).with_spamassassin(scanned);
+        self.policy.at_end_of_data(&facts, Moment(self.now)).await
+    }
+
+    /// A message of its own, with this score.
+    async fn scored(&mut self, score: f64) -> Verdict {
+        self.messages += 1;
+        let message = numbered(self.messages);
+        self.judge(message, found(score)).await
+    }
+
+    async fn clean(&mut self) -> Verdict {
+        self.scored(0.0).await
+    }
+
+    /// So many, evenly over so long: how many were accepted.
+    async fn many(&mut self, count: u64, score: f64, over: u64) -> u64 {
+        let mut accepted = 0;
+        for _ in 0..count {
+            accepted += u64::from(self.scored(score).await == Verdict::Accept);
+            self.now += over / count;
+        }
+        accepted
+    }
+}
+
+fn found(score: f64) -> Scanned {
+    Scanned::Found(Report { score, symbols: String::new() })
 }
 
 fn numbered(number: u64) -> Message {
@@ -17,85 +63,169 @@ fn numbered(number: u64) -> Message {
     message
 }
 
-async fn judge(policy: &Policy<Memory>, message: &Message, now: u64) -> Verdict {
-    let scanners = Scanners::default();
-    policy.at_end_of_data(&Facts::new(message, &scanners), Moment(now)).await
-}
-
 fn text(verdict: &Verdict) -> String {
     verdict.reply("ID").to_string()
 }
 
 #[tokio::test]
 async fn the_minute_comes_first_and_the_text_says_the_limit() {
-    let policy = policy(2, 3);
-    let start = 1_000_000_000;
-    assert_eq!(judge(&policy, &numbered(1), start).await, Verdict::Accept);
-    assert_eq!(judge(&policy, &numbered(2), start).await, Verdict::Accept);
-    let third = judge(&policy, &numbered(3), start).await;
+    let mut judge = Judge::new("[limits]\nmessages_per_minute = 2\nmessages_per_hour = 3");
+    assert_eq!(judge.judge(numbered(1), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(numbered(2), found(0.0)).await, Verdict::Accept);
+    let third = judge.judge(numbered(3), found(0.0)).await;
     assert_eq!(text(&third), "451 4.7.1 You may only send 2 messages a minute, try later (ID)");
     assert_eq!(third.name(), "defer");
     // A replay of what was counted passes, one of what was refused is refused.
-    assert_eq!(judge(&policy, &numbered(1), start).await, Verdict::Accept);
-    assert_eq!(judge(&policy, &numbered(3), start).await, third);
-    let later = start + 120_000;
-    assert_eq!(judge(&policy, &numbered(3), later).await, Verdict::Accept);
-    let fourth = judge(&policy, &numbered(4), later).await;
+    assert_eq!(judge.judge(numbered(1), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(numbered(3), found(0.0)).await, third);
+    judge.now += 120 * SECOND;
+    assert_eq!(judge.judge(numbered(3), found(0.0)).await, Verdict::Accept);
+    let fourth = judge.judge(numbered(4), found(0.0)).await;
     assert_eq!(text(&fourth), "451 4.7.1 You may only send 3 messages an hour, try later (ID)");
 }
 
 #[tokio::test]
 async fn sources_are_counted_apart_and_a_slash_64_together() {
-    let policy = policy(1, 0);
+    let mut judge = Judge::new("[limits]\nmessages_per_minute = 1");
     let from = |id: u64, address: &str| {
         let mut message = numbered(id);
         message.transaction.customer.address = address.parse().unwrap();
         message
     };
-    let now = 1_000_000;
-    assert_eq!(judge(&policy, &from(1, "10.1.0.2"), now).await, Verdict::Accept);
-    assert_eq!(judge(&policy, &from(2, "10.1.0.3"), now).await, Verdict::Accept);
-    assert_eq!(judge(&policy, &from(3, "fd01::1"), now).await, Verdict::Accept);
-    assert_eq!(judge(&policy, &from(4, "fd01::ffff:1"), now).await.name(), "defer");
-    assert_eq!(judge(&policy, &from(5, "fd01:0:0:1::1"), now).await, Verdict::Accept);
+    assert_eq!(judge.judge(from(1, "10.1.0.2"), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(from(2, "10.1.0.3"), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(from(3, "fd01::1"), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(from(4, "fd01::ffff:1"), found(0.0)).await.name(), "defer");
+    assert_eq!(judge.judge(from(5, "fd01:0:0:1::1"), found(0.0)).await, Verdict::Accept);
 }
 
 #[tokio::test]
 async fn limits_of_zero_are_none() {
-    let policy = policy(0, 0);
-    for number in 0..2000 {
-        assert_eq!(judge(&policy, &numbered(number), 1_000_000).await, Verdict::Accept);
+    let mut judge = Judge::new("[limits]\nmessages_per_minute = 0\nmessages_per_hour = 0\nbulk_messages = 0");
+    assert_eq!(judge.many(2000, 5.0, 0).await, 2000);
+}
+
+#[tokio::test]
+async fn a_source_that_sent_spam_for_a_day_may_send_little() {
+    let mut judge = Judge::new("");
+    assert_eq!(judge.many(99, 7.0, HOUR).await, 99);
+    judge.now += HOUR;
+    assert_eq!(judge.many(12, 0.0, 0).await, 12);
+    judge.now += HOUR;
+    assert_eq!(judge.scored(7.0).await, Verdict::Accept);
+    judge.now += 120 * SECOND;
+    // The text says ten, so ten pass.
+    assert_eq!(judge.many(12, 0.0, 0).await, 10);
+    let refusal = judge.clean().await;
+    assert_eq!(
+        text(&refusal),
+        "451 4.7.1 You have sent spam and may only send 10 messages a minute, try later (ID)"
+    );
+    assert_eq!(refusal.refusal().unwrap().rule, "suspect-minute");
+    // A day and the width of a bucket later it is forgotten.
+    judge.now += 25 * HOUR;
+    assert_eq!(judge.many(12, 0.0, 0).await, 12);
+}
+
+#[tokio::test]
+async fn what_looks_like_bulk_mail_and_spam_is_let_through_in_small_numbers() {
+    let mut judge = Judge::new("");
+    // Not above 4: nobody counts it.
+    assert_eq!(judge.many(601, 4.0, 8 * HOUR).await, 601);
+    let mut judge = Judge::new("");
+    assert_eq!(judge.many(600, 4.1, 7 * HOUR).await, 600);
+    let refusal = judge.scored(4.1).await;
+    assert_eq!(text(&refusal), "451 4.7.1 You may only send 600 bulk messages in 8 hours, try later (ID)");
+    assert_eq!(judge.clean().await, Verdict::Accept);
+    // Spam counts as both, and its own limit is met first.
+    let mut judge = Judge::new("[limits]\nsuspect_after = 0");
+    assert_eq!(judge.many(200, 6.1, 7 * HOUR).await, 200);
+    let refusal = judge.scored(1000.0).await;
+    assert_eq!(text(&refusal), "451 4.7.1 You may only send 200 spam messages in 8 hours, try later (ID)");
+    assert_eq!(refusal.refusal().unwrap().rule, "outbound-spam");
+    // What was refused as spam had been counted as bulk mail before.
+    assert_eq!(judge.many(500, 4.1, 50 * 60 * SECOND).await, 600 - 201);
+}
+
+#[tokio::test]
+async fn spam_is_rejected_after_it_was_counted() {
+    let mut judge = Judge::new("[policy]\nreject_at = 10.0\n[limits]\nsuspect_after = 3");
+    let refusal = judge.scored(10.0).await;
+    assert_eq!(text(&refusal), "550 5.7.1 SpamAssassin score 10.0 is at or above 10.0 (ID)");
+    assert_eq!(judge.many(2, 11.0, 0).await, 0);
+    // Three are suspect, though none came through.
+    assert_eq!(judge.many(20, 0.0, 0).await, 7);
+}
+
+#[tokio::test]
+async fn the_preset_reject_refuses_spam_and_counts_what_was_not_scanned() {
+    let lines = "[policy]\npreset = \"reject\"\n[limits]\nbulk_messages = 2";
+    let mut judge = Judge::new(lines);
+    assert_eq!(judge.many(5, 5.9, 0).await, 5);
+    assert_eq!(text(&judge.scored(6.0).await), "550 5.7.1 SpamAssassin score 6.0 is at or above 6.0 (ID)");
+    for number in 100..102 {
+        assert_eq!(judge.judge(numbered(number), Scanned::Unscanned(Cause::TooBig)).await, Verdict::Accept);
+    }
+    let third = judge.judge(numbered(102), Scanned::Unscanned(Cause::TooBig)).await;
+    assert_eq!(text(&third), "451 4.7.1 You may only send 2 bulk messages in 8 hours, try later (ID)");
+    let mut judge = Judge::new(&lines.replace("[limits]", "unscanned = \"clean\"\n[limits]"));
+    for number in 100..110 {
+        assert_eq!(judge.judge(numbered(number), Scanned::Unscanned(Cause::TooBig)).await, Verdict::Accept);
     }
 }
 
-#[test]
-fn spam_is_rejected_at_the_score_and_failures_as_configured() {
-    let spam = |when_away| {
-        let section = SpamAssassin {
-            address: "127.0.0.1:783".to_string().try_into().unwrap(),
-            reject_at: 6.0,
-            when_away,
-            max_size: 1,
-            concurrency: 1,
-            max_wait: 1,
-            timeout: 1,
-        };
-        Policy::new(Memory::new(1), &Limits::default(), Some(&section)).spam.unwrap()
-    };
-    let scored = |score| Scanned::Found(Report { score, symbols: String::new() });
-    let lenient = spam(WhenAway::AcceptUnscanned);
-    assert_eq!(lenient.judge(&scored(5.9)), Verdict::Accept);
-    assert_eq!(
-        text(&lenient.judge(&scored(6.0))),
-        "550 5.7.1 SpamAssassin score 6.0 is at or above 6.0 (ID)"
-    );
-    assert_eq!(
-        text(&lenient.judge(&scored(1000.0))),
-        "550 5.7.1 SpamAssassin score 1000.0 is at or above 6.0 (ID)"
-    );
-    assert_eq!(lenient.judge(&Scanned::Unscanned(Cause::Failed)), Verdict::Accept);
-    let strict = spam(WhenAway::Defer);
-    assert_eq!(strict.judge(&Scanned::Unscanned(Cause::TimedOut)).name(), "defer");
+#[tokio::test]
+async fn without_a_scanner_nothing_is_bulk_mail_and_one_that_is_away_may_defer() {
+    let mut judge = Judge::new("[limits]\nbulk_messages = 1");
+    for number in 0..3 {
+        let verdict = judge.judge(numbered(number), Scanned::Unscanned(Cause::NotConfigured)).await;
+        assert_eq!(verdict, Verdict::Accept);
+    }
+    let strict = "[spamassassin]\naddress = \"127.0.0.1:783\"\nwhen_away = \"defer\"";
+    let mut judge = Judge::new(strict);
+    let away = judge.judge(numbered(1), Scanned::Unscanned(Cause::TimedOut)).await;
+    assert_eq!(text(&away), "451 4.7.1 Temporarily unable to scan your message, try later (ID)");
     // A big message is no failure of the scanner.
-    assert_eq!(strict.judge(&Scanned::Unscanned(Cause::TooBig)), Verdict::Accept);
+    assert_eq!(judge.judge(numbered(2), Scanned::Unscanned(Cause::TooBig)).await, Verdict::Accept);
+}
+
+#[tokio::test]
+async fn recipients_are_counted_by_their_number_and_sender_domains_beneath_their_source() {
+    let with = |id: u64, sender: &[u8], recipients: usize| {
+        let mut message = numbered(id);
+        let mailbox = |path: &[u8]| weir_smtp::envelope::Mailbox {
+            path: weir_smtp::envelope::Path::new(path),
+            parameters: Vec::new(),
+        };
+        message.transaction.envelope.sender = mailbox(sender);
+        message.transaction.envelope.recipients = vec![mailbox(b"r@example.net"); recipients];
+        message
+    };
+    let mut judge = Judge::new("[limits]\nrecipients_per_hour = 10");
+    assert_eq!(judge.judge(with(1, b"s@a.test", 6), found(0.0)).await, Verdict::Accept);
+    let refusal = judge.judge(with(2, b"s@a.test", 5), found(0.0)).await;
+    assert_eq!(text(&refusal), "451 4.7.1 You may only send 10 recipients an hour, try later (ID)");
+    assert_eq!(judge.judge(with(3, b"s@a.test", 4), found(0.0)).await, Verdict::Accept);
+
+    let mut judge = Judge::new("[limits]\nsender_domain_messages_per_hour = 1");
+    assert_eq!(judge.judge(with(1, b"s@a.test", 1), found(0.0)).await, Verdict::Accept);
+    assert_eq!(judge.judge(with(2, b"t@A.TEST", 1), found(0.0)).await.name(), "defer");
+    assert_eq!(judge.judge(with(3, b"s@b.test", 1), found(0.0)).await, Verdict::Accept);
+    // A bounce has no domain.
+    for id in 4..7 {
+        assert_eq!(judge.judge(with(id, b"", 1), found(0.0)).await, Verdict::Accept);
+    }
+}
+
+#[tokio::test]
+async fn the_operator_says_it_in_his_words() {
+    let mut judge = Judge::new(
+        "[limits]\nmessages_per_minute = 1\n[texts]\ncontact = \"https://help.test/{id}\"\n\
+         limit = \"Over {limit}.\\nSee {contact}\"",
+    );
+    assert_eq!(judge.clean().await, Verdict::Accept);
+    assert_eq!(
+        text(&judge.clean().await),
+        "451 4.7.1 Over 1 message a minute. 4.7.1 See https://help.test/ID"
+    );
 }

@@ -2,6 +2,8 @@
 
 use weir_smtp::Reply;
 
+use super::text;
+
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -54,7 +56,7 @@ impl Verdict {
         match self {
             Self::Accept => Reply::enhanced(250, "2.0.0", format!("accepted ({id})")),
             Self::Refuse(refusal) => {
-                Reply::enhanced(refusal.code, refusal.status, format!("{} ({id})", refusal.text))
+                Reply::enhanced(refusal.code, refusal.status, text::with_id(&refusal.text, id))
             }
         }
     }

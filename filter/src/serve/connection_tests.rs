@@ -68,6 +68,8 @@ async fn spamd(answer: &'static str) -> (std::net::SocketAddr, JoinHandle<String
     (address, task)
 }
 
+const REJECT: &str = "[policy]\npreset = \"reject\"\n";
+
 #[tokio::test]
 async fn messages_are_judged_counted_and_limited() {
     let running = start("[limits]\nmessages_per_minute = 1\n").await;
@@ -95,7 +97,7 @@ async fn strangers_get_554_at_connect() {
 #[tokio::test]
 async fn spam_is_rejected_and_the_scanner_sees_who_sent_it() {
     let (address, seen) = spamd("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 1000.0 / 5.0\r\n\r\nGTUBE").await;
-    let running = start(&format!("[spamassassin]\naddress = \"{address}\"\n")).await;
+    let running = start(&format!("{REJECT}[spamassassin]\naddress = \"{address}\"\n")).await;
     let replies = talk(running.address, &message("spam", "Subject: x\r\n\r\n..body")).await;
     assert!(replies.contains("550 5.7.1 SpamAssassin score 1000.0 is at or above 6.0 (spam)"), "{replies}");
     let request = seen.await.unwrap();
@@ -113,7 +115,7 @@ async fn the_scanner_sees_the_octets_of_chunks_as_they_are() {
         let (address, seen) = spamd("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 7.0 / 5.0\r\n\r\nRULE").await;
         let spool =
             format!("[spool]\nmemory_per_message = {memory}\ndirectory = {:?}\n", std::env::temp_dir());
-        let running = start(&format!("[spamassassin]\naddress = \"{address}\"\n{spool}")).await;
+        let running = start(&format!("{REJECT}[spamassassin]\naddress = \"{address}\"\n{spool}")).await;
         let replies = talk(running.address, &chunks("c", &[&body[..3], &body[3..14], &body[14..]])).await;
         let verdict =
             "250 2.0.0 10 octets\r\n550 5.7.1 SpamAssassin score 7.0 is at or above 6.0 (c)\r\n221 ";
@@ -163,7 +165,7 @@ async fn a_scanner_that_is_away_is_treated_as_configured() {
     let strict = start(&format!("{nobody}when_away = \"defer\"\n")).await;
     let replies = talk(strict.address, &message("b", "x")).await;
     assert!(
-        replies.contains("451 4.7.1 Temporarily unable to scan your message for spam, try later (b)"),
+        replies.contains("451 4.7.1 Temporarily unable to scan your message, try later (b)"),
         "{replies}"
     );
 }

@@ -82,7 +82,7 @@ impl Node {
             data_timeout: Duration::from_secs(smtp.data_timeout),
             tls: smtp.tls.as_ref().map(Tls::new).transpose()?,
             spool: Arc::new(config.spool.clone()),
-            policy: Policy::new(counters, &config.limits, config.spamassassin.as_ref()),
+            policy: Policy::new(counters, config),
             scanners: Scanners::new(config),
             customers: Customers::new(&config.customers)?,
             clock: Clock::start(),

@@ -63,16 +63,20 @@ impl FilterConfig {
             IpAddr::V6(proxy) => format!("{proxy}/128"),
         });
         let mut text = format!(
-            "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n[limits]\nmessages_per_minute = {}\n\
-             messages_per_hour = {}\n[counters]\nfile = {:?}\n",
-            self.smtp_lines, self.messages_per_minute, self.messages_per_hour, self.counters_file
+            "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n\
+             [policy]\npreset = \"reject\"\nreject_at = {:?}\n\
+             [limits]\nmessages_per_minute = {}\nmessages_per_hour = {}\nbulk_messages = 0\n\
+             [counters]\nfile = {:?}\n",
+            self.smtp_lines,
+            self.reject_at,
+            self.messages_per_minute,
+            self.messages_per_hour,
+            self.counters_file
         );
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
-            let reject_at = self.reject_at;
             let lines = &self.spamd_lines;
-            let _ =
-                write!(text, "[spamassassin]\naddress = \"{spamd}\"\nreject_at = {reject_at:?}\n{lines}\n");
+            let _ = write!(text, "[spamassassin]\naddress = \"{spamd}\"\n{lines}\n");
         }
         text
     }

@@ -4,6 +4,7 @@
 mod engines;
 mod limits;
 mod reject;
+pub mod script;
 mod text;
 mod verdict;
 mod volume;

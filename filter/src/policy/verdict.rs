@@ -1,5 +1,7 @@
 //! Accept, or refuse with a reason.
 
+use std::borrow::Cow;
+
 use weir_smtp::Reply;
 
 use super::text;
@@ -15,22 +17,31 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The rule's name, for logs and counts.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
     pub code: u16,
     /// Enhanced status code (RFC 3463).
-    pub status: &'static str,
+    pub status: Cow<'static, str>,
     pub text: String,
 }
 
 impl Refusal {
     /// 451 4.7.1: the customer's server tries again.
     pub fn defer(rule: &'static str, text: impl Into<String>) -> Self {
-        Self { rule, code: 451, status: "4.7.1", text: text.into() }
+        Self::new(rule, 451, "4.7.1", text)
     }
 
     /// 550 5.7.1: the customer's server tells the sender.
     pub fn reject(rule: &'static str, text: impl Into<String>) -> Self {
-        Self { rule, code: 550, status: "5.7.1", text: text.into() }
+        Self::new(rule, 550, "5.7.1", text)
+    }
+
+    /// Nobody knows how much was sent.
+    pub fn counters_away() -> Self {
+        Self::defer("counters", "Temporarily unable to check your sending rate, try later")
+    }
+
+    pub fn new(rule: &'static str, code: u16, status: &'static str, text: impl Into<String>) -> Self {
+        Self { rule: rule.into(), code, status: status.into(), text: text.into() }
     }
 }
 
@@ -56,7 +67,7 @@ impl Verdict {
         match self {
             Self::Accept => Reply::enhanced(250, "2.0.0", format!("accepted ({id})")),
             Self::Refuse(refusal) => {
-                Reply::enhanced(refusal.code, refusal.status, text::with_id(&refusal.text, id))
+                Reply::enhanced(refusal.code, &refusal.status, text::with_id(&refusal.text, id))
             }
         }
     }

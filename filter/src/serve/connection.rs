@@ -162,7 +162,7 @@ impl Connection {
         let limit = node.settings.max_message_size;
         if transaction.findings.size > limit {
             let text = format!("message larger than {limit} octets");
-            let refusal = Refusal { rule: "size", code: 552, status: "5.3.4", text };
+            let refusal = Refusal::new("size", 552, "5.3.4", text);
             return conclude(node, &transaction, None, None, Verdict::Refuse(refusal), began);
         }
         let owner = node.owner_of(transaction.customer.address).await;
@@ -176,8 +176,8 @@ impl Connection {
             }
             Err(cause) => {
                 warn!(id = transaction.id, %cause, "message could not be stored");
-                let text = "temporarily out of room for your message, try later".into();
-                let refusal = Refusal { rule: "spool", code: 451, status: "4.3.1", text };
+                let text = "temporarily out of room for your message, try later";
+                let refusal = Refusal::new("spool", 451, "4.3.1", text);
                 conclude(node, &transaction, Some(&owner), None, Verdict::Refuse(refusal), began)
             }
         }
@@ -209,7 +209,7 @@ fn conclude(
         recipients = transaction.envelope.recipients.len(),
         bare_line_ends = Some(findings.bare_lf + findings.bare_cr).filter(|count| *count > 0),
         verdict = verdict.name(),
-        rule = refusal.map(|refusal| refusal.rule),
+        rule = refusal.map(|refusal| &*refusal.rule),
         reason = refusal.map(|refusal| refusal.text.as_str()),
         score = report.map(|report| report.score),
         symbols = report.map(|report| report.symbols.chars().take(MAX_SYMBOLS).collect::<String>()),

@@ -1,0 +1,35 @@
+//! What a script can find out and do: the live node, or recorded results for samples and `weir-filter try`.
+
+use super::{Answer, Replies};
+use crate::rate;
+
+/// What is around one call of a script.
+pub trait World: Send {
+    /// The message's id, which every reply carries.
+    fn id(&self) -> &str;
+
+    /// The table that the script's function is given.
+    fn message(&self) -> Answer;
+
+    fn replies(&self) -> &Replies;
+
+    /// The error says why this scanner cannot be asked at all.
+    fn scan(&mut self, scanner: &str) -> impl Future<Output = Result<Answer, String>> + Send;
+
+    fn rate(&mut self, ask: rate::Ask<'_>) -> impl Future<Output = Result<rate::Answer, rate::Away>> + Send;
+
+    /// The values of all header fields of this name, in their order.
+    fn headers(&mut self, name: &str) -> impl Future<Output = Result<Answer, String>> + Send;
+
+    fn stat(&mut self, namespace: &str, key: &str);
+
+    fn log(&mut self, text: &str);
+
+    /// What the script asked, and what it was told.
+    fn asked(&mut self, _function: &str, _arguments: &[Answer], _answer: &Result<Answer, String>) {}
+
+    /// Whether [`World::asked`] does anything.
+    fn listens(&self) -> bool {
+        false
+    }
+}

@@ -1,7 +1,8 @@
 //! The control socket, and what `status` says.
 
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weir_daemon::control as socket;
@@ -10,7 +11,11 @@ use super::Agent;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::privileges;
-use crate::steer::RuleKind;
+use crate::steer::{RuleKind, Steering};
+
+/// Time for a check of steering that is under way; whoever asks for the status waits no longer than 10 s.
+const PATIENCE: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) fn control_socket(config: &Config, agent: &Agent) -> Option<socket::Server> {
     let status = status(config, agent.clone());
@@ -19,16 +24,40 @@ pub(super) fn control_socket(config: &Config, agent: &Agent) -> Option<socket::S
     socket::serve("agent", move |request| control.answer(request))
 }
 
+/// What steering said when it was last asked.
+#[derive(Default)]
+struct Steered {
+    counters: Option<BTreeMap<String, u64>>,
+    warnings: Vec<String>,
+    asked: Option<Instant>,
+}
+
+impl Steered {
+    /// A check of what is on the host takes its time: then what was said before is better than no answer.
+    fn ask(&mut self, steering: &Mutex<Box<dyn Steering>>) {
+        let start = Instant::now();
+        loop {
+            if let Ok(mut steering) = steering.try_lock() {
+                self.counters = steering.counters().ok();
+                self.warnings = steering.warnings();
+                self.asked = Some(Instant::now());
+            } else if start.elapsed() < PATIENCE {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            return;
+        }
+    }
+}
+
 fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
+    let last = Mutex::new(Steered::default());
     move || {
         let Agent { shared, steering, policy, release, modes, places, problems, .. } = &agent;
-        // Held only for moments; a status without these numbers is better than one that waits.
-        let (steering, warnings) = match steering.try_lock() {
-            Ok(mut steering) => (steering.counters().ok(), Some(steering.warnings())),
-            Err(_) => (None, None),
-        };
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.ask(steering);
         json!({
             "program": "weir-agent",
             "version": env!("CARGO_PKG_VERSION"),
@@ -36,7 +65,7 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
             "backend": backend,
             "when_agent_dies": when_agent_dies,
             "problems": *problems.lock().unwrap_or_else(PoisonError::into_inner),
-            "warnings": warnings,
+            "warnings": last.warnings,
             "released": release.status(),
             "switched_modes": modes.status(),
             "counters": shared.counters,
@@ -56,7 +85,8 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
             "exempt_customers": policy.count_rules(RuleKind::ExemptCustomer),
             "exempt_destinations": policy.count_rules(RuleKind::ExemptDestination),
             "blocked": policy.count_rules(RuleKind::Blocked),
-            "steering": steering,
+            "steering": last.counters,
+            "steering_asked_seconds_ago": last.asked.map(|asked| asked.elapsed().as_secs()),
             // An agent that has handed over to this one, and finishes its sessions.
             "before": agent.predecessor().and_then(|before| before.pid()).map(|pid| {
                 json!({ "pid": pid, "sessions": places.elsewhere() })

@@ -280,6 +280,8 @@ mod tests {
     fn of_nftables_the_one_table() {
         on_a_host_that_runs(async || {
             let mut events = Events::of_routing().unwrap().and_of_table("weir").unwrap();
+            // The host was made a moment ago.
+            quiet(&mut events).await;
             let nft = |command: &str| output("nft", command);
             for table in ["weir", "other"] {
                 for chain in ["add table inet", "add chain inet"] {

@@ -373,7 +373,7 @@ fn a_start_mounts_what_blocking_needs() {
         let mut steering = install(&plan(Backend::Ebpf, WhenAgentDies::Open)).unwrap();
         // Whoever runs may not mount any more.
         let mounted = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
-        assert!(mounted.lines().any(|line| line.starts_with("bpf /sys/fs/bpf ")), "{mounted}");
+        assert!(mounted.contains(" /sys/fs/bpf bpf "), "{mounted}");
         let until = BootTime::now().after(Duration::from_secs(3600));
         let terms = RuleTerms { until, refusal: Refusal::Drop };
         steering.set_rules(RuleKind::Blocked, &[("10.1.7.0/24".parse().unwrap(), terms)].into()).unwrap();

@@ -15,7 +15,7 @@ use weir_tests::wait::{PATIENCE, wait_for};
 use crate::initramfs::{self, TAG};
 use crate::kernel::Kernel;
 
-const MEMORY: &str = "2048M";
+const MEMORY: &str = "3072M";
 
 /// Both the machine and what gives it files: a run is in nobody's way.
 const NICE: &str = "15";

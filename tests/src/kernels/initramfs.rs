@@ -65,7 +65,7 @@ fn second(kernel: &Kernel, runner: &Path) -> String {
          ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr\n\
          mkdir -p /dev/shm /dev/pts /lib/modules\nmount -t tmpfs shm /dev/shm\nmount -t devpts pts /dev/pts\n\
          mount -t tmpfs -o mode=755 run /run\nchmod 1777 /tmp\n\
-         rm -rf /lib/modules/{version}\nln -s {directory} /lib/modules/{version}\n\
+         rm -rf /lib/modules/{version}\nln -s {directory} /lib/modules/{version}\nmodprobe tun\n\
          ulimit -n 65536\nhostname guest\nip link set lo up\n\
          {runner} inside </dev/null >{RESULTS}\n\
          busybox poweroff -f\n",

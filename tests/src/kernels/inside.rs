@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -23,6 +25,9 @@ pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(900);
 /// An emulated machine's processors are ten times slower, and may have few of the real ones' time.
 const EMULATED: u32 = 6;
 
+/// A test waits more than it works, and each has network namespaces of its own.
+const AT_A_TIME: usize = 3;
+
 /// As much of what a failed test said as is kept.
 const SHOWN: usize = 12_000;
 
@@ -38,16 +43,40 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     say(&json!({ "findings": findings()? }))?;
-    for test in plan.as_array().context("a list of tests")? {
-        let test = Test::from_json(test)?;
-        eprintln!("weir-kernels: {}", test.name);
-        say(&perform(&test, EMULATED)?.to_json())?;
-    }
+    let plan = plan.as_array().context("a list of tests")?;
+    let tests = plan.iter().map(Test::from_json).collect::<Result<Vec<_>>>()?;
+    perform_all(&tests, EMULATED, |record| say(&record.to_json()))?;
     say(&json!({ "end": true }))
 }
 
+/// Runs the tests, some at a time, and gives out what came of each when it has ended.
+pub(crate) fn perform_all(
+    tests: &[Test],
+    slowness: u32,
+    mut done: impl FnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let left = Mutex::new(tests.iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let (records, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            let records = records.clone();
+            scope.spawn(move || {
+                // The other end is gone when the results cannot be told any more.
+                while let Some(test) = next() {
+                    if records.send(perform(test, slowness)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(records);
+        results.into_iter().try_for_each(|record| done(record?))
+    })
+}
+
 /// Runs one test to its end.
-pub(crate) fn perform(test: &Test, slowness: u32) -> Result<Record> {
+fn perform(test: &Test, slowness: u32) -> Result<Record> {
     let start = Instant::now();
     let mut output = tempfile()?;
     let mut command = Command::new(&test.program);
@@ -112,7 +141,9 @@ pub(crate) fn findings() -> Result<Vec<String>> {
 
 /// A file without a name.
 fn tempfile() -> Result<File> {
-    let path = std::env::temp_dir().join(format!("weir-kernels-{}", std::process::id()));
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("weir-kernels-{}-{number}", std::process::id()));
     let file =
         File::options().read(true).write(true).create_new(true).open(&path).context("a file in /tmp")?;
     fs::remove_file(path)?;

@@ -67,10 +67,7 @@ fn on_host(column: &mut Column, tests: &[Test], logs: &Path) -> Result<()> {
     let version = nix::sys::utsname::uname().context("uname")?;
     column.what = format!("Linux {}, this machine's own, {}", version.release().to_string_lossy(), today()?);
     column.findings = inside::findings()?;
-    for test in tests {
-        take(column, inside::perform(test, 1)?, tests.len(), logs)?;
-    }
-    Ok(())
+    inside::perform_all(tests, 1, |record| take(column, record, tests.len(), logs))
 }
 
 fn in_guest(column: &mut Column, tests: &[Test], limit: Duration, logs: &Path) -> Result<()> {

@@ -34,9 +34,27 @@ fn settled(steering: &mut Ebpf) -> Vec<String> {
     }
 }
 
+/// Kernels before 6.6 have filters, which need no file to outlive a process.
+fn has_links() -> bool {
+    query::programs(interface_index("lo").unwrap()).is_ok()
+}
+
 /// Programs on an interface.
 fn attached(interface: &str) -> usize {
-    query::programs(interface_index(interface).unwrap()).unwrap().len()
+    match query::programs(interface_index(interface).unwrap()) {
+        Ok(programs) => programs.len(),
+        Err(_) => output("tc", &format!("filter show dev {interface} ingress")).matches("0x4d58").count(),
+    }
+}
+
+/// As an operator's hand does.
+fn take_off(interface: &str) {
+    if has_links() {
+        let attached = query::attached(interface_index(interface).unwrap()).unwrap();
+        attached.into_iter().for_each(|(_, link)| link::detach(link).unwrap());
+    } else {
+        output("tc", &format!("filter del dev {interface} ingress"));
+    }
 }
 
 /// The pinned links.
@@ -48,8 +66,14 @@ fn pinned() -> Vec<String> {
     links
 }
 
-fn link_file(interface: &str, side: &str) -> String {
-    format!("link_{}_{side}", interface_index(interface).unwrap())
+/// The files of the links of these, on these sides.
+fn link_files(places: &[(&str, &str)]) -> Vec<String> {
+    let places = places.iter().filter(|_| has_links());
+    let files =
+        places.map(|(interface, side)| format!("link_{}_{side}", interface_index(interface).unwrap()));
+    let mut files: Vec<String> = files.collect();
+    files.sort();
+    files
 }
 
 fn block(steering: &mut Ebpf) {
@@ -62,6 +86,10 @@ fn block(steering: &mut Ebpf) {
 #[test]
 fn programs_that_another_agent_holds_are_taken_off() {
     on_a_host(|| {
+        if !has_links() {
+            println!("lacks: TCX links: a filter is nobody's, and is replaced");
+            return;
+        }
         let plan = plan(Backend::Ebpf, WhenAgentDies::Open);
         let mut dead = super::Program::load(&plan).unwrap();
         let mut hold = || {
@@ -94,8 +122,7 @@ fn a_program_that_somebody_takes_off_is_put_back() {
             }
             let files = pinned();
             for interface in ["cust0", "inet0"] {
-                let index = interface_index(interface).unwrap();
-                query::attached(index).unwrap().into_iter().for_each(|(_, link)| link::detach(link).unwrap());
+                take_off(interface);
                 assert_eq!(attached(interface), 0);
                 let problems = settled(&mut steering);
                 assert!(problems[0].contains("detached") && problems[0].contains("put back"), "{problems:?}");
@@ -104,7 +131,7 @@ fn a_program_that_somebody_takes_off_is_put_back() {
             }
             assert_eq!(pinned(), files);
             let outlives = blocks || policy == WhenAgentDies::Closed;
-            assert_eq!(files.len(), if outlives { 2 } else { 0 });
+            assert_eq!(files.len(), if outlives && has_links() { 2 } else { 0 });
             steering.remove().unwrap();
             drop(steering);
             assert_eq!(attached("cust0"), usize::from(outlives));
@@ -144,7 +171,7 @@ fn an_interface_that_is_made_anew_is_steered_again() {
                 assert_eq!(problems, ["steering.customer_interfaces: interface cust0 is gone"]);
             }
             if policy == WhenAgentDies::Closed {
-                assert_eq!(pinned(), [link_file("inet0", "internet")]);
+                assert_eq!(pinned(), link_files(&[("inet0", "internet")]));
             }
             // At once, and after a while.
             for _ in 0..2 {
@@ -153,9 +180,7 @@ fn an_interface_that_is_made_anew_is_steered_again() {
                 assert_eq!(settled(&mut steering), ["interface cust0 was made anew: steered again"]);
                 assert_eq!((attached("cust0"), settled(&mut steering)), (1, NOTHING));
                 if policy == WhenAgentDies::Closed {
-                    let mut files = [link_file("inet0", "internet"), link_file("cust0", "customer")];
-                    files.sort();
-                    assert_eq!(pinned(), files);
+                    assert_eq!(pinned(), link_files(&[("inet0", "internet"), ("cust0", "customer")]));
                 }
                 ip("link del cust0");
             }
@@ -232,11 +257,9 @@ fn patterns_stand_for_what_comes_and_goes() {
         assert_eq!((settled(&mut steering), side(&steering, "tap7")), (NOTHING, Some(Customer)));
         ip("link del tap0");
         assert_eq!(settled(&mut steering), NOTHING);
-        let mut files =
-            [("inet0", "internet"), ("up7", "internet"), ("cust0", "customer"), ("tap7", "customer")]
-                .map(|(name, side)| link_file(name, side));
-        files.sort();
-        assert_eq!(pinned(), files);
+        let places =
+            [("inet0", "internet"), ("up7", "internet"), ("cust0", "customer"), ("tap7", "customer")];
+        assert_eq!(pinned(), link_files(&places));
         // One that is named is warned of, and steered all the same.
         ip("link set cust0 master bridge");
         assert_eq!(settled(&mut steering), NOTHING);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::OnceCell;
 
+use crate::body::Body;
 use crate::customers::{Customer, Identity, Owner};
 use crate::message::{Message, Transaction};
 use crate::scan::{Scanned, Scanners};
@@ -34,6 +35,10 @@ impl<'m> Facts<'m> {
         &self.message.transaction
     }
 
+    pub fn body(&self) -> &Body {
+        &self.message.body
+    }
+
     /// Whose address the customer's is, as far as it is known.
     #[must_use]
     pub fn with_owner(self, owner: Owner) -> Self {
@@ -52,6 +57,11 @@ impl<'m> Facts<'m> {
     /// Who is always limited, whatever else the message says of itself.
     pub fn identity(&self) -> Identity {
         self.owner.identity(self.message.transaction.customer.address)
+    }
+
+    /// Whether this node has this scanner.
+    pub fn has_scanner(&self, name: &str) -> bool {
+        self.scanners.has(name)
     }
 
     /// SpamAssassin's report; asks it now if nobody did before.

@@ -14,12 +14,16 @@ use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
+use weir_filter::policy::script::Keeper;
 use weir_filter::rate::{File, SAVE_INTERVAL};
-use weir_filter::scan::Address;
+use weir_filter::scan::{Address, Scanners};
 use weir_filter::serve::{self, Node};
 
 /// How often counters that have run out are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often scripts are looked at.
+const SCRIPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A filter node: judges the messages that weir-agent intercepts. It cannot send mail.
 #[derive(Debug, Parser)]
@@ -79,7 +83,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { config } => run(&config),
         Command::Check { config } => {
-            config::load::<Config>(&config)?;
+            let read: Config = config::load(&config)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(Keeper::new(&read, &Scanners::new(&read)))?;
             println!("{}: no problems", config.display());
             Ok(())
         }
@@ -132,7 +138,7 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
     let listeners = serve::listen(&config.smtp.listen).await?;
-    let node = Arc::new(Node::new(config)?);
+    let node = Arc::new(Node::new(config)?.with_scripts(config).await?);
     let file = counters_file(&config.counters.file, &node)?;
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
@@ -144,6 +150,8 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));
     let sweeping = tokio::spawn(sweep(node.clone()));
     let refreshing = tokio::spawn(refresh_customers(node.clone()));
+    let hangups = service::Hangups::watch().context("cannot watch for signals")?;
+    let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
     let (last, saving) = match file {
         None => (None, None),
         Some(file) => {
@@ -159,6 +167,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     serving.await.context("the server failed")?;
     sweeping.abort();
     refreshing.abort();
+    watching.abort();
     if let Some(saving) = saving {
         saving.abort();
     }
@@ -208,6 +217,21 @@ async fn refresh_customers(node: Arc<Node>) {
         let node = node.clone();
         if let Err(failure) = tokio::task::spawn_blocking(move || node.customers.refresh()).await {
             tracing::error!(%failure, "customers not read again: a defect of weir-filter");
+        }
+    }
+}
+
+/// Scripts that have changed are taken within a second, and at SIGHUP.
+async fn watch_scripts(node: Arc<Node>, mut hangups: service::Hangups) {
+    let Some(scripts) = &node.scripts else { return };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SCRIPT_INTERVAL) => scripts.look_again(false).await,
+            true = hangups.next() => {
+                service::reloading();
+                scripts.look_again(true).await;
+                service::reloaded();
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::policy::Verdict;
+use crate::policy::script::Keeper;
 use crate::serve::Node;
 
 #[derive(Debug)]
@@ -132,6 +133,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "savings": of(&counters.savings),
             "failed_savings": of(&counters.failed_savings),
         },
+        "script": node.scripts.as_ref().map(Keeper::status),
         "customers": node.customers.status(),
         "scanners": scanners,
     })

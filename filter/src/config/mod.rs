@@ -5,6 +5,7 @@ mod counters;
 mod customers;
 mod limits;
 mod policy;
+mod script;
 mod smtp;
 mod spamassassin;
 
@@ -18,6 +19,7 @@ pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
 pub use limits::Limits;
 pub use policy::{Policy, Preset, Texts, Unscanned};
+pub use script::{OnScriptError, Script};
 pub use smtp::{Smtp, Tls};
 pub use spamassassin::{SpamAssassin, WhenAway};
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub texts: Texts,
+    #[serde(default)]
+    pub script: Script,
     #[serde(default)]
     pub counters: Counters,
     #[serde(default)]
@@ -74,6 +78,7 @@ impl Check for Config {
             spamassassin.check(problems);
         }
         self.policy.check(problems);
+        self.script.check(problems);
         self.limits.check(problems);
         self.texts.check(problems);
         self.counters.check(problems);

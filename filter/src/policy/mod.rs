@@ -57,6 +57,11 @@ impl<C: Counters> Policy<C> {
         self.counters.counters()
     }
 
+    /// The same, for scripts: a message that one of them has counted is not counted again.
+    pub fn once(&self) -> &Once<C> {
+        &self.counters
+    }
+
     /// The first refusal ends it, so no scanner is asked about a message that a limit refuses.
     pub async fn at_end_of_data(&self, facts: &Facts<'_>, now: Moment) -> Verdict {
         let case = Case::new(&self.counters, &self.settings, facts, now);

@@ -155,6 +155,10 @@ impl Scanners {
         }
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.counts().any(|(known, _)| known == name)
+    }
+
     /// What the configured scanners did so far, by name.
     pub fn counts(&self) -> impl Iterator<Item = (&str, Counts)> {
         self.spamassassin.iter().map(|scanner| (scanner.name(), scanner.counts()))

@@ -170,7 +170,7 @@ impl Connection {
             Ok(body) => {
                 let message = Message { transaction, body };
                 let facts = Facts::new(&message, &node.scanners).with_owner(owner);
-                let verdict = node.policy.at_end_of_data(&facts, node.clock.now()).await;
+                let verdict = node.verdict(&facts).await;
                 let (scanned, owner) = (facts.spamassassin_if_known(), Some(facts.owner()));
                 conclude(node, &message.transaction, owner, scanned, verdict, began)
             }

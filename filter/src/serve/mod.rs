@@ -23,7 +23,9 @@ use weir_smtp::Reply;
 
 use crate::config::{Config, Spool};
 use crate::customers::{Customers, Owner};
-use crate::policy::Policy;
+use crate::facts::Facts;
+use crate::policy::script::Keeper;
+use crate::policy::{Policy, Verdict};
 use crate::rate::{Clock, Memory, Source};
 use crate::scan::Scanners;
 use crate::status::Counters;
@@ -51,6 +53,8 @@ pub struct Node {
     tls: Option<Tls>,
     pub spool: Arc<Spool>,
     pub policy: Policy<Memory>,
+    /// Policy that is written in scripts.
+    pub scripts: Option<Keeper>,
     pub scanners: Scanners,
     pub customers: Customers,
     pub clock: Clock,
@@ -83,6 +87,7 @@ impl Node {
             tls: smtp.tls.as_ref().map(Tls::new).transpose()?,
             spool: Arc::new(config.spool.clone()),
             policy: Policy::new(counters, config),
+            scripts: None,
             scanners: Scanners::new(config),
             customers: Customers::new(&config.customers)?,
             clock: Clock::start(),
@@ -107,6 +112,25 @@ impl Node {
 
     fn forget_counts(&self, address: IpAddr) {
         self.policy.counters().forget(&Source::of(address).to_string());
+    }
+
+    /// With the scripts that the configuration names, tried.
+    ///
+    /// # Errors
+    /// Which script will not do, and why.
+    pub async fn with_scripts(self, config: &Config) -> anyhow::Result<Self> {
+        let scripts = Some(Keeper::new(config, &self.scanners).await?);
+        Ok(Self { scripts, ..self })
+    }
+
+    /// The verdict on a complete message.
+    pub async fn verdict(&self, facts: &Facts<'_>) -> Verdict {
+        let now = self.clock.now();
+        let preset = self.policy.at_end_of_data(facts, now);
+        match &self.scripts {
+            Some(scripts) => scripts.at_end_of_data(facts, self.policy.once(), now, preset).await,
+            None => preset.await,
+        }
     }
 
     fn is_proxy(&self, address: IpAddr) -> bool {

@@ -12,6 +12,8 @@ pub enum Answer {
     Text(Vec<u8>),
     List(Vec<Answer>),
     Table(Vec<(&'static str, Answer)>),
+    /// As a table, with names that are not weir's.
+    Map(Vec<(String, Answer)>),
     /// A value of the script's own that is only shown, by its type.
     Other(&'static str),
 }
@@ -34,6 +36,24 @@ impl Answer {
         Self::Number(half(high) * 4_294_967_296.0 + half(low))
     }
 
+    /// Nothing that is deeper than a few levels.
+    pub fn of_json(value: &serde_json::Value, depth: usize) -> Self {
+        const DEEPEST: usize = 8;
+        match value {
+            serde_json::Value::Null => Self::Nil,
+            serde_json::Value::Bool(truth) => Self::Truth(*truth),
+            serde_json::Value::Number(number) => Self::maybe(number.as_f64(), Self::Number),
+            serde_json::Value::String(text) => Self::text(text),
+            _ if depth >= DEEPEST => Self::Nil,
+            serde_json::Value::Array(list) => {
+                Self::List(list.iter().map(|one| Self::of_json(one, depth + 1)).collect())
+            }
+            serde_json::Value::Object(fields) => Self::Map(
+                fields.iter().map(|(name, one)| (name.clone(), Self::of_json(one, depth + 1))).collect(),
+            ),
+        }
+    }
+
     pub(super) fn to_lua(&self, lua: &Lua) -> mlua::Result<Value> {
         Ok(match self {
             Self::Nil | Self::Other(_) => Value::Nil,
@@ -51,6 +71,13 @@ impl Answer {
                 let table = lua.create_table_with_capacity(0, fields.len())?;
                 for (name, answer) in fields {
                     table.raw_set(*name, answer.to_lua(lua)?)?;
+                }
+                Value::Table(table)
+            }
+            Self::Map(fields) => {
+                let table = lua.create_table_with_capacity(0, fields.len())?;
+                for (name, answer) in fields {
+                    table.raw_set(name.as_str(), answer.to_lua(lua)?)?;
                 }
                 Value::Table(table)
             }
@@ -78,6 +105,9 @@ impl Answer {
             Self::List(list) => list.iter().map(Self::to_json).collect(),
             Self::Table(fields) => {
                 fields.iter().map(|(name, answer)| ((*name).to_owned(), answer.to_json())).collect()
+            }
+            Self::Map(fields) => {
+                fields.iter().map(|(name, answer)| (name.clone(), answer.to_json())).collect()
             }
             Self::Other(kind) => json!(format!("<{kind}>")),
         }

@@ -156,6 +156,7 @@ async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W) -> N
         "accept" => return Next::Ended(Verdict::Accept),
         "defer" => return refuse(4, given, world),
         "reject" => return refuse(5, given, world),
+        "has" => given.text(0, "scanner").map(|scanner| Answer::Truth(world.has(&scanner))),
         "headers" => match given.text(0, "name") {
             Ok(name) => world.headers(&name).await,
             Err(what) => Err(what),

@@ -9,11 +9,11 @@ pub enum ScriptError {
     /// With the script's name and line where there is one.
     #[error("{0}")]
     Failed(String),
-    #[error("used more than {} ms of the processor (policy.max_cpu_ms)", .0.as_millis())]
+    #[error("used more than {} ms of the processor (script.max_cpu_ms)", .0.as_millis())]
     Processor(Duration),
-    #[error("used more than {0} bytes of memory (policy.max_memory)")]
+    #[error("used more than {0} bytes of memory (script.max_memory)")]
     Memory(usize),
-    #[error("took more than {} s besides scanners (policy.max_seconds)", .0.as_secs())]
+    #[error("took more than {} s besides scanners (script.max_seconds)", .0.as_secs())]
     Time(Duration),
     #[error("called more than {0} functions for one message")]
     Calls(usize),

@@ -9,9 +9,15 @@ mod answer;
 mod ask;
 mod call;
 mod error;
+mod keeper;
+mod live;
 mod machine;
 mod meter;
+mod names;
+mod recorded;
 mod reply;
+mod samples;
+mod slot;
 mod world;
 
 use std::fmt;
@@ -23,8 +29,12 @@ use mlua::chunk::Compiler;
 
 pub use answer::Answer;
 pub use error::{LoadError, ScriptError};
+pub use keeper::Keeper;
+pub use live::{Counting, Live, Stats};
 use machine::{Machines, Step};
+pub use recorded::{File, Recorded, SCANNERS};
 pub use reply::Replies;
+pub use samples::Samples;
 pub use world::World;
 
 /// When a script is asked.
@@ -39,7 +49,7 @@ pub enum Context {
 }
 
 /// What a script may call, beside Luau's own library.
-const FUNCTIONS: [&str; 8] = ["accept", "defer", "headers", "log", "rate", "reject", "scan", "stat"];
+const FUNCTIONS: [&str; 9] = ["accept", "defer", "has", "headers", "log", "rate", "reject", "scan", "stat"];
 
 /// What one call may take.
 #[derive(Debug, Clone, Copy)]
@@ -144,5 +154,9 @@ fn syntax(name: &str, error: &mlua::Error) -> LoadError {
 
 #[cfg(test)]
 mod bombs;
+#[cfg(test)]
+mod keeper_tests;
+#[cfg(test)]
+mod seeds;
 #[cfg(test)]
 mod tests;

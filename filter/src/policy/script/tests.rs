@@ -26,6 +26,10 @@ impl World for Alone {
         &self.replies
     }
 
+    fn has(&self, scanner: &str) -> bool {
+        scanner == "spamassassin"
+    }
+
     async fn scan(&mut self, scanner: &str) -> Result<Answer, String> {
         tokio::time::sleep(self.scans_for).await;
         if scanner == "spamassassin" { Ok(Answer::Number(1.5)) } else { Err("is not configured".into()) }

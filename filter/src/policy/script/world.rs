@@ -13,6 +13,9 @@ pub trait World: Send {
 
     fn replies(&self) -> &Replies;
 
+    /// Whether this scanner can be asked.
+    fn has(&self, scanner: &str) -> bool;
+
     /// The error says why this scanner cannot be asked at all.
     fn scan(&mut self, scanner: &str) -> impl Future<Output = Result<Answer, String>> + Send;
 

@@ -1,0 +1,231 @@
+//! A message, as a script sees it, and what its questions are answered with.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::recorded::{self, Recorded, SCANNERS};
+use super::{Answer, Replies, World};
+use crate::content::{Content, Limits, Watch};
+use crate::facts::Facts;
+use crate::message::Transaction;
+use crate::rate::{self, Ask, Away, Counters, Moment, Once, Source};
+
+/// Octets of a message in which its header is sought.
+const HEADER: u64 = 64 * 1024;
+
+/// Reading a header takes no longer; what is read then is taken.
+const HEADER_TIME: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Values of one field that a script is given.
+const MAX_VALUES: usize = 100;
+
+/// Lines that a script logs about one message, and octets of each.
+const MAX_LINES: usize = 20;
+const MAX_LINE: usize = 1000;
+
+/// Names counted by `stat`; further ones are counted as `other`.
+const MAX_STATS: usize = 1000;
+
+/// What `stat` has counted since the start.
+#[derive(Debug, Default)]
+pub struct Stats(Mutex<HashMap<String, u64>>);
+
+impl Stats {
+    pub fn count(&self, namespace: &str, key: &str) {
+        let name = format!("{namespace}/{key}");
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = counts.len() >= MAX_STATS && !counts.contains_key(&name);
+        *counts.entry(if full { "other".into() } else { name }).or_default() += 1;
+    }
+
+    /// By name.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts: Vec<_> = counts.iter().map(|(name, count)| (name.clone(), *count)).collect();
+        counts.sort();
+        counts
+    }
+}
+
+/// Where counts are made.
+#[derive(Debug, Clone, Copy)]
+pub enum Counting<'a, C> {
+    /// In the node's store, a message once, with this before each namespace: a candidate's counts are its own.
+    Store(&'a Once<C>, &'static str),
+    /// Nowhere: nothing was sent, and every limit is far.
+    Nowhere,
+}
+
+/// What all calls for one message share.
+pub struct Live<'a, C> {
+    pub facts: &'a Facts<'a>,
+    pub counting: Counting<'a, C>,
+    /// In place of the scanners.
+    pub recorded: Option<&'a Recorded>,
+    pub replies: &'a Replies,
+    pub stats: Option<&'a Stats>,
+    pub now: Moment,
+    /// In log lines.
+    pub script: &'a str,
+    /// Whether the script's own lines are logged.
+    pub silent: bool,
+    header: Content,
+    /// How often a key was counted by this script: a replay asks in the same order, and each time counts once.
+    counted: HashMap<(String, String), u32>,
+    logged: usize,
+}
+
+impl<'a, C: Counters> Live<'a, C> {
+    pub async fn new(
+        facts: &'a Facts<'a>,
+        counting: Counting<'a, C>,
+        replies: &'a Replies,
+        script: &'a str,
+        now: Moment,
+    ) -> Self {
+        let head = facts.body().head(HEADER).await.unwrap_or_else(|cause| {
+            tracing::warn!(id = facts.transaction().id, %cause, "header not read");
+            Bytes::new()
+        });
+        let limits = Limits { parts: 1, ..Limits::default() };
+        let header = Content::read(&header_of(&head), limits, &Watch::new(HEADER_TIME));
+        let (recorded, stats, counted) = (None, None, HashMap::new());
+        Self {
+            facts,
+            counting,
+            recorded,
+            replies,
+            stats,
+            now,
+            script,
+            silent: false,
+            header,
+            counted,
+            logged: 0,
+        }
+    }
+
+    fn transaction(&self) -> &Transaction {
+        self.facts.transaction()
+    }
+
+    /// Whom the message's own server took for its user, as Postfix writes it when it is told to. The customer can write
+    /// what he likes.
+    fn sasl_user(&self) -> Option<String> {
+        let received = self.header.headers().get("Received")?;
+        let (_, user) = received.split_once("(Authenticated sender: ")?;
+        let (user, _) = user.split_once(')')?;
+        (!user.is_empty()).then(|| user.to_owned())
+    }
+}
+
+/// Up to its empty line, so that no part is read.
+fn header_of(head: &Bytes) -> Bytes {
+    let crlf = memchr::memmem::find(head, b"\r\n\r\n").map(|at| at + 2);
+    let lf = memchr::memmem::find(head, b"\n\n").map(|at| at + 1);
+    let end = [crlf, lf].into_iter().flatten().min();
+    if head.starts_with(b"\r\n") || head.starts_with(b"\n") {
+        return Bytes::new();
+    }
+    end.map_or(head.clone(), |end| head.slice(..end))
+}
+
+impl<C: Counters> World for Live<'_, C> {
+    fn id(&self) -> &str {
+        &self.transaction().id
+    }
+
+    fn message(&self) -> Answer {
+        let transaction = self.transaction();
+        let customer = &transaction.customer;
+        let source = Source::of(customer.address).to_string();
+        let known = self.facts.customer();
+        let metadata = known.map_or_else(Vec::new, |known| {
+            known.metadata.iter().map(|(name, value)| (name.clone(), Answer::of_json(value, 0))).collect()
+        });
+        let sender = &transaction.envelope.sender.path;
+        let recipients = transaction.envelope.recipients.iter();
+        let destination = customer.destination;
+        let port = |port: u16| Answer::Number(f64::from(port));
+        Answer::Table(vec![
+            ("id", Answer::text(&transaction.id)),
+            ("time", Answer::count(self.now.0 / 1000)),
+            ("address", Answer::text(customer.address.to_canonical().to_string())),
+            ("port", Answer::maybe(customer.port, port)),
+            ("customer", Answer::maybe(known, |known| Answer::text(&known.id))),
+            ("metadata", Answer::Map(metadata)),
+            ("identity", Answer::text(self.facts.identity().to_string())),
+            ("source", Answer::text(&source)),
+            ("helo", Answer::maybe(customer.helo.as_ref(), Answer::text)),
+            ("destination", Answer::maybe(destination, |to| Answer::text(to.address.to_string()))),
+            ("destination_port", Answer::maybe(destination.and_then(|to| to.port), port)),
+            ("sender", Answer::text(sender.as_bytes())),
+            ("sender_domain", Answer::maybe(sender.domain(), Answer::text)),
+            ("recipients", Answer::List(recipients.map(|one| Answer::text(one.path.as_bytes())).collect())),
+            ("size", Answer::count(transaction.findings.size)),
+            ("sasl_user", Answer::maybe(self.sasl_user(), Answer::text)),
+            ("php_script", Answer::maybe(self.header.headers().php_script(), Answer::text)),
+        ])
+    }
+
+    fn replies(&self) -> &Replies {
+        self.replies
+    }
+
+    fn has(&self, scanner: &str) -> bool {
+        match self.recorded {
+            Some(_) => SCANNERS.contains(&scanner),
+            None => self.facts.has_scanner(scanner),
+        }
+    }
+
+    async fn scan(&mut self, scanner: &str) -> Result<Answer, String> {
+        match self.recorded {
+            Some(recorded) => recorded.scan(scanner),
+            None => recorded::scan(self.facts, scanner).await,
+        }
+    }
+
+    async fn rate(&mut self, ask: Ask<'_>) -> Result<rate::Answer, Away> {
+        let Counting::Store(counters, before) = self.counting else {
+            return Ok(rate::Answer { within: true, sum: 0 });
+        };
+        let namespace = format!("{before}{}", ask.namespace);
+        let mut id = self.transaction().id.clone();
+        if ask.limit > 0 {
+            let times = self.counted.entry((namespace.clone(), ask.key.to_owned())).or_default();
+            if *times > 0 {
+                id = format!("{id}#{times}");
+            }
+            *times += 1;
+        }
+        counters.rate(&id, Ask { namespace: &namespace, ..ask }, self.now).await
+    }
+
+    async fn headers(&mut self, name: &str) -> Result<Answer, String> {
+        let values = self.header.headers().all(name).take(MAX_VALUES);
+        Ok(Answer::List(values.map(Answer::text).collect()))
+    }
+
+    fn stat(&mut self, namespace: &str, key: &str) {
+        if let Some(stats) = self.stats {
+            stats.count(namespace, key);
+        }
+    }
+
+    fn log(&mut self, text: &str) {
+        if self.silent {
+            return;
+        }
+        self.logged += 1;
+        let id = &self.transaction().id;
+        if self.logged <= MAX_LINES {
+            let text: String = text.chars().take(MAX_LINE).collect();
+            tracing::info!(id, script = self.script, text, "script");
+        } else if self.logged == MAX_LINES + 1 {
+            tracing::warn!(id, script = self.script, "further lines of the script are not logged");
+        }
+    }
+}

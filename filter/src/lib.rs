@@ -6,6 +6,7 @@
 //! | [`serve`] | SMTP: a session without I/O, and its driver |
 //! | [`body`] | a message's body, in memory or in an unlinked file |
 //! | [`content`] | a message's headers and parts, decoded, within bounds |
+//! | [`files`] | what kinds of files are in it, and in archives within it |
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
@@ -23,6 +24,7 @@ pub mod control;
 pub mod customers;
 pub mod events;
 pub mod facts;
+pub mod files;
 pub mod message;
 pub mod policy;
 pub mod rate;

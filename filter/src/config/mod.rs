@@ -1,8 +1,10 @@
 //! `filter.toml`: every key, its default and the reason for it. The example file and the reference
 //! are generated from these types. One file a section.
 
+mod content;
 mod counters;
 mod customers;
+mod file_types;
 mod limits;
 mod policy;
 mod script;
@@ -15,8 +17,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_daemon::config::{Check, Problems};
 
+pub use content::Content;
 pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
+pub use file_types::{FileTypes, Unscannable};
 pub use limits::Limits;
 pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use script::{OnScriptError, Script};
@@ -41,6 +45,10 @@ pub struct Config {
     #[serde(default)]
     pub customers: Customers,
     pub spamassassin: Option<SpamAssassin>,
+    #[serde(default)]
+    pub content: Content,
+    #[serde(default)]
+    pub file_types: FileTypes,
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
@@ -83,6 +91,8 @@ impl Check for Config {
         self.texts.check(problems);
         self.counters.check(problems);
         self.customers.check(problems);
+        self.content.check(problems);
+        self.file_types.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

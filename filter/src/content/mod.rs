@@ -6,6 +6,7 @@
 
 mod header;
 mod part;
+mod reader;
 mod transfer;
 mod walk;
 mod watch;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 
 pub use header::{Address, Headers};
 pub use part::Part;
+pub use reader::{Counts, Opened, Reader};
 pub use watch::{Stopped, Watch, off_thread};
 
 /// What of a message is looked at.

@@ -1,5 +1,7 @@
 //! The command line of weir-filter.
 
+mod trying;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use anyhow::Context;
 use caps::Capability;
 use clap::{Parser, Subcommand};
 use tokio::sync::watch;
+use trying::Try;
 use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
@@ -54,6 +57,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Show step by step what a script decides on a message. Nothing is changed, and no scanner asked.
+    Try(Box<Try>),
     /// Say that an address is another customer's from now on: what was counted for it is dropped.
     CustomerChanged {
         #[arg(value_name = "ADDRESS")]
@@ -94,6 +99,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             println!("{}", if json { answer.to_string() } else { control::summary(&answer) });
             Ok(())
         }
+        Command::Try(given) => trying::execute(*given),
         Command::CustomerChanged { address, socket } => {
             let request = Request::CustomerChanged { address };
             control::ask("filter", socket.as_deref(), &request.to_json())?;

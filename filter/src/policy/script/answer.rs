@@ -90,7 +90,7 @@ impl Answer {
             Value::Nil => Self::Nil,
             Value::Boolean(truth) => Self::Truth(*truth),
             Value::Number(number) => Self::Number(*number),
-            Value::Integer(number) => Self::Text(number.to_string().into_bytes()),
+            Value::Integer(number) => number.to_string().parse().map_or(Self::Nil, Self::Number),
             Value::String(text) => Self::text(text.as_bytes()),
             other => Self::Other(other.type_name()),
         }
@@ -100,6 +100,10 @@ impl Answer {
         match self {
             Self::Nil => serde_json::Value::Null,
             Self::Truth(truth) => json!(truth),
+            // Scripts know one kind of number; 5 is shown as 5.
+            Self::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
+                format!("{number:.0}").parse::<i64>().map_or(serde_json::Value::Null, Into::into)
+            }
             Self::Number(number) => json!(number),
             Self::Text(text) => json!(String::from_utf8_lossy(text)),
             Self::List(list) => list.iter().map(Self::to_json).collect(),

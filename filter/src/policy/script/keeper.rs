@@ -38,7 +38,7 @@ impl Keeper {
     /// Which script cannot be used, and why.
     pub async fn new(config: &Config, scanners: &Scanners) -> Result<Self, LoadError> {
         let section = &config.script;
-        let replies = Replies { template: section.reply.clone(), contact: config.texts.contact.clone() };
+        let replies = Replies::of(config);
         let samples = Samples::new(section.samples.as_deref())?;
         let why = |scanner| cannot_ask(scanners, scanner).map(|why| (scanner, why));
         let missing = SCANNERS.into_iter().filter_map(why).collect();
@@ -77,7 +77,7 @@ impl Keeper {
         preset: impl Future<Output = Verdict> + Send,
     ) -> Verdict {
         let scripted = match &self.active {
-            Some(slot) => self.ask(slot, facts, Counting::Store(counters, ""), now).await,
+            Some(slot) => Some(self.ask(slot, facts, Counting::Store(counters, ""), now).await),
             None => None,
         };
         let verdict = match scripted {
@@ -94,19 +94,15 @@ impl Keeper {
         verdict
     }
 
-    /// None: the script has nothing to say at the end of data.
     async fn ask<C: Counters>(
         &self,
         slot: &Slot,
         facts: &Facts<'_>,
         counting: Counting<'_, C>,
         now: Moment,
-    ) -> Option<Result<Verdict, ScriptError>> {
+    ) -> Result<Verdict, ScriptError> {
         let loaded: Arc<Loaded> = slot.current();
         let script = &loaded.script;
-        if !script.has(Context::Data) {
-            return None;
-        }
         let own = matches!(counting, Counting::Store(_, ""));
         let mut world = Live::new(facts, counting, &self.loading.replies, script.name(), now).await;
         if own {
@@ -120,7 +116,7 @@ impl Keeper {
             tracing::warn!(id = facts.transaction().id, script = script.name(), error, "script failed");
         }
         slot.ended(&loaded, error.as_deref());
-        Some(result.map(|verdict| verdict.unwrap_or(Verdict::Accept)))
+        result.map(|verdict| verdict.unwrap_or(Verdict::Accept))
     }
 
     async fn compare<C: Counters>(
@@ -131,7 +127,7 @@ impl Keeper {
         now: Moment,
         verdict: &Verdict,
     ) {
-        let Some(Ok(other)) = self.ask(slot, facts, counting, now).await else { return };
+        let Ok(other) = self.ask(slot, facts, counting, now).await else { return };
         self.compared.fetch_add(1, Relaxed);
         if other.name() == verdict.name() {
             return;

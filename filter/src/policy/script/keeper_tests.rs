@@ -92,7 +92,7 @@ async fn a_changed_script_is_taken_and_a_broken_one_is_not() {
 
     let broken = [
         ("function data(", "script.luau:1: "),
-        ("x = 1", "script.luau has none of the functions"),
+        ("x = 1", "script.luau has no function data"),
         (
             "function data(message) return message.sender_domain:lower() end",
             "script.luau: sample plain.eml (no sender, clean): script.luau:1: attempt to index nil",
@@ -207,4 +207,12 @@ async fn a_script_that_will_not_do_stops_the_start() {
     );
     write(&path, &format!("function data() end --{}", "x".repeat(300_000)));
     assert!(load().await.unwrap_err().to_string().ends_with("is larger than 262144 bytes"));
+}
+
+#[tokio::test]
+async fn the_examples_are_taken_by_a_node_without_scanners() {
+    for name in ["seed-000.luau", "seed-001.luau", "seed-003.luau"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+        Keeper::new(&config(Some(path), None), &Scanners::default()).await.unwrap();
+    }
 }

@@ -49,6 +49,14 @@ impl Stats {
     }
 }
 
+/// A call of a function, as `weir-filter try` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    pub function: String,
+    pub arguments: Vec<Answer>,
+    pub answer: Result<Answer, String>,
+}
+
 /// Where counts are made.
 #[derive(Debug, Clone, Copy)]
 pub enum Counting<'a, C> {
@@ -71,6 +79,8 @@ pub struct Live<'a, C> {
     pub script: &'a str,
     /// Whether the script's own lines are logged.
     pub silent: bool,
+    /// What the script asks, if that is to be shown.
+    pub shown: Option<Vec<Asked>>,
     header: Content,
     /// How often a key was counted by this script: a replay asks in the same order, and each time counts once.
     counted: HashMap<(String, String), u32>,
@@ -101,6 +111,7 @@ impl<'a, C: Counters> Live<'a, C> {
             now,
             script,
             silent: false,
+            shown: None,
             header,
             counted,
             logged: 0,
@@ -227,5 +238,16 @@ impl<C: Counters> World for Live<'_, C> {
         } else if self.logged == MAX_LINES + 1 {
             tracing::warn!(id, script = self.script, "further lines of the script are not logged");
         }
+    }
+
+    fn asked(&mut self, function: &str, arguments: &[Answer], answer: &Result<Answer, String>) {
+        if let Some(shown) = &mut self.shown {
+            let (function, arguments) = (function.to_owned(), arguments.to_vec());
+            shown.push(Asked { function, arguments, answer: answer.clone() });
+        }
+    }
+
+    fn listens(&self) -> bool {
+        self.shown.is_some()
     }
 }

@@ -18,6 +18,7 @@ mod recorded;
 mod reply;
 mod samples;
 mod slot;
+mod trial;
 mod world;
 
 use std::fmt;
@@ -30,14 +31,16 @@ use mlua::chunk::Compiler;
 pub use answer::Answer;
 pub use error::{LoadError, ScriptError};
 pub use keeper::Keeper;
-pub use live::{Counting, Live, Stats};
+pub use live::{Asked, Counting, Live, Stats};
 use machine::{Machines, Step};
 pub use recorded::{File, Recorded, SCANNERS};
 pub use reply::Replies;
 pub use samples::Samples;
+pub use trial::{Outcome, Trial};
 pub use world::World;
 
-/// When a script is asked.
+/// When scripts are asked. One that has a function for another time than [`Context::Data`] is not taken: it would rely on
+/// an answer that is never asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Context {
     /// The agent has said who connects.
@@ -97,7 +100,7 @@ impl fmt::Debug for Script {
 }
 
 impl Script {
-    /// Compiles, and runs the script's beginning to see which contexts it knows.
+    /// Compiles, and runs the script's beginning to see whether it will be asked.
     ///
     /// # Errors
     /// What is wrong with it, with its name and line.
@@ -107,18 +110,17 @@ impl Script {
         let machines = Arc::new(Machines::new(bounds));
         let mut script = Self { name: name.to_owned(), code, contexts: Vec::new(), bounds, machines };
         script.contexts = script.begin().map_err(|error| LoadError::Fails { name: name.into(), error })?;
+        if let Some(context) = script.contexts.iter().find(|context| **context != Context::Data) {
+            return Err(LoadError::NotAsked { name: name.into(), context: context.name() });
+        }
         if script.contexts.is_empty() {
-            return Err(LoadError::NoContext { name: name.into(), contexts: "connect, rcpt and data" });
+            return Err(LoadError::NoContext { name: name.into() });
         }
         Ok(script)
     }
 
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub fn has(&self, context: Context) -> bool {
-        self.contexts.contains(&context)
     }
 
     fn begin(&self) -> Result<Vec<Context>, ScriptError> {

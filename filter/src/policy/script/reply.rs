@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::config::Config;
 use crate::policy::text::Filling;
 use crate::policy::{Refusal, Template};
 
@@ -35,6 +36,12 @@ pub struct Replies {
 impl Default for Replies {
     fn default() -> Self {
         Self { template: Template::from("{reason}"), contact: String::new() }
+    }
+}
+
+impl Replies {
+    pub fn of(config: &Config) -> Self {
+        Self { template: config.script.reply.clone(), contact: config.texts.contact.clone() }
     }
 }
 

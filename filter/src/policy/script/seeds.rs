@@ -243,3 +243,35 @@ async fn lines_19_20_and_22_once_for_each_message() {
     assert_eq!(rule(&bench.send(75_000, &clean()).await), "accept", "line 22");
     assert_eq!(bench.sum("outbound-hour", "10.1.0.2", 3600, 76), 101, "line 22");
 }
+
+#[tokio::test]
+async fn seed_001_counts_by_user_script_or_domain() {
+    let bench = Bench::new(include_str!("../../../examples/seed-001.luau"));
+    assert_eq!(bench.send_all(301, 0, 7 * HOUR, &scored(50, 0.0)).await, 300);
+    // The same domain, of another source; and another domain, of the same.
+    let elsewhere = Sent { address: "10.1.0.3", ..scored(50, 0.0) };
+    assert_eq!(rule(&bench.send(7 * HOUR * 1000, &elsewhere).await), "accept");
+    let other = Sent { sender: "s@example.net", ..scored(50, 0.0) };
+    assert_eq!(rule(&bench.send(7 * HOUR * 1000, &other).await), "accept");
+
+    let bench = Bench::new(include_str!("../../../examples/seed-001.luau"));
+    let many = Sent { recipients: 50, ..clean() };
+    assert_eq!(bench.send_all(6, 0, 60, &many).await, 5);
+    let bounce = Sent { sender: "", ..many };
+    assert_eq!(bench.send_all(6, 0, 60, &bounce).await, 6);
+    assert_eq!(bench.send_all(101, 0, 60, &Sent { sender: "", ..scored(0, 7.0) }).await, 100);
+}
+
+#[tokio::test]
+async fn seed_003_lets_bounces_pass_unscanned_when_they_are_many() {
+    let bench = Bench::new(include_str!("../../../examples/seed-003.luau"));
+    assert_eq!(rule(&bench.send(0, &scored(0, 4.9)).await), "accept");
+    let refused = bench.send(0, &scored(0, 5.0)).await;
+    assert_eq!(refused.reply("ID").to_string(), "550 5.7.1 SpamAssassin thinks your message is SPAM (ID)");
+    // Ten are scanned, and what is a bounce for one recipient more is not.
+    let bounce = Sent { sender: "", ..scored(0, 9.0) };
+    assert_eq!(bench.send_all(12, 0, 100, &bounce).await, 2);
+    let mut infected = bounce;
+    infected.recorded.virus = Some("Eicar".into());
+    assert_eq!(rule(&bench.send(101_000, &infected).await), "virus");
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::names;
 use super::samples::{Samples, read};
-use super::{Bounds, Context, LoadError, Replies, Script};
+use super::{Bounds, LoadError, Replies, Script};
 
 /// Bytes of a script.
 const MAX_SIZE: u64 = 256 * 1024;
@@ -145,11 +145,8 @@ impl Slot {
 
     pub(super) fn status(&self) -> Value {
         let held = self.held();
-        let contexts: Vec<_> =
-            Context::ALL.iter().filter(|one| held.current.script.has(**one)).map(|one| one.name()).collect();
         json!({
             "file": self.path.display().to_string(),
-            "contexts": contexts,
             "calls": held.current.runs.load(Relaxed),
             "errors": held.current.errors.load(Relaxed),
             "refused": held.refused,

@@ -1,0 +1,235 @@
+//! `weir-filter try`: one message and one script, step by step, and nothing comes of it.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+use weir_smtp::Envelope;
+use weir_smtp::data::Findings;
+use weir_smtp::envelope::{Mailbox, Path as Mail};
+
+use super::live::{Asked, Counting, Live};
+use super::samples::read;
+use super::{Answer, Bounds, Context, Recorded, Replies, Script, ScriptError};
+use crate::body::Body;
+use crate::customers::{Customer as Known, Owner};
+use crate::facts::Facts;
+use crate::message::{Customer, Message, Transaction};
+use crate::policy::Verdict;
+use crate::rate::{self, Clock, Memory, Moment, Once};
+use crate::scan::Scanners;
+
+/// Of the script and of the message, in bytes.
+const MAX_SCRIPT: u64 = 256 * 1024;
+const MAX_MESSAGE: u64 = 100 * 1024 * 1024;
+
+/// The id of a message that is only tried.
+const ID: &str = "try";
+
+/// What is tried.
+#[derive(Debug)]
+pub struct Trial {
+    pub script: PathBuf,
+    pub message: PathBuf,
+    pub from: IpAddr,
+    pub customer: Option<String>,
+    pub helo: Option<String>,
+    pub sender: String,
+    pub recipients: Vec<String>,
+    /// What scanners say; none is asked.
+    pub recorded: Recorded,
+    pub bounds: Bounds,
+    pub replies: Replies,
+    /// Of a node, whose counts are read from a copy of it.
+    pub counters: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    pub asked: Vec<Asked>,
+    /// None: the script came to its end, which accepts.
+    pub result: Result<Option<Verdict>, ScriptError>,
+}
+
+impl Trial {
+    /// # Errors
+    /// What cannot be read, or is no script.
+    pub async fn run(&self) -> anyhow::Result<Outcome> {
+        let source = String::from_utf8_lossy(&read(&self.script, MAX_SCRIPT)?).into_owned();
+        let name = self.script.file_name().unwrap_or_default().to_string_lossy();
+        let script = Script::new(&name, &source, self.bounds)?;
+        let message = self.message()?;
+        let now = Clock::start().now();
+        let memory = Memory::new(usize::MAX);
+        if let Some(file) = &self.counters {
+            restore(file, &memory, now)?;
+        }
+        let counters = Once::new(memory, 1);
+        let scanners = Scanners::default();
+        let customer = self.customer.clone().map(|id| Arc::new(Known { id, metadata: Map::new() }));
+        let facts = Facts::new(&message, &scanners).with_owner(Owner { customer, ..Owner::default() });
+        let counting = Counting::Store(&counters, "");
+        let mut world = Live::new(&facts, counting, &self.replies, script.name(), now).await;
+        (world.recorded, world.shown, world.silent) = (Some(&self.recorded), Some(Vec::new()), true);
+        let result = script.call(Context::Data, &mut world).await;
+        Ok(Outcome { asked: world.shown.unwrap_or_default(), result })
+    }
+
+    fn message(&self) -> anyhow::Result<Message> {
+        let octets = read(&self.message, MAX_MESSAGE)?;
+        let mailbox = |text: &str| Mailbox { path: Mail::new(text.as_bytes()), parameters: Vec::new() };
+        let mut envelope = Envelope::new(mailbox(&self.sender));
+        envelope.recipients = self.recipients.iter().map(|one| mailbox(one)).collect();
+        let customer = Customer {
+            address: self.from,
+            port: None,
+            helo: self.helo.clone(),
+            protocol: None,
+            destination: None,
+        };
+        let findings = Findings { size: octets.len() as u64, ..Findings::default() };
+        let transaction = Transaction { id: ID.into(), customer, envelope, findings };
+        Ok(Message { transaction, body: Body::Memory(octets.into()) })
+    }
+}
+
+/// The counts of a node that may be running, which holds its file.
+fn restore(file: &Path, memory: &Memory, now: Moment) -> anyhow::Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let directory = std::env::temp_dir().join(format!("weir-try-{:016x}", rand::random::<u64>()));
+    std::fs::create_dir(&directory).context("no room for a copy of the counts")?;
+    let copied = copy(file, &directory).and_then(|copy| {
+        rate::File::open(&copy, memory, now)
+            .context("the counts could not be read; if the node was just writing, try again")
+    });
+    let removed = std::fs::remove_dir_all(&directory);
+    copied?;
+    removed.context("the copy of the counts is still there")
+}
+
+/// With the journal that belongs to it while it is written.
+fn copy(file: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let to = directory.join("counters");
+    std::fs::copy(file, &to).with_context(|| format!("{}", file.display()))?;
+    let mut journal = file.as_os_str().to_owned();
+    journal.push("-journal");
+    if Path::new(&journal).exists() {
+        std::fs::copy(&journal, directory.join("counters-journal"))
+            .with_context(|| format!("{}", Path::new(&journal).display()))?;
+    }
+    Ok(to)
+}
+
+impl Outcome {
+    pub fn to_json(&self) -> Value {
+        let asked: Vec<Value> = self.asked.iter().map(step).collect();
+        let (verdict, reply) = self.told();
+        json!({ "asked": asked, "verdict": verdict, "reply": reply })
+    }
+
+    /// A line for each step, then the verdict.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (number, asked) in self.asked.iter().enumerate() {
+            let arguments: Vec<String> =
+                asked.arguments.iter().map(|one| one.to_json().to_string()).collect();
+            let answer = match &asked.answer {
+                Ok(Answer::Nil) => String::new(),
+                Ok(answer) => format!(" = {}", answer.to_json()),
+                Err(error) => format!(" failed: {error}"),
+            };
+            let call = format!("{}({})", asked.function, arguments.join(", "));
+            text.push_str(&format!("{:>3}. {call}{answer}\n", number + 1));
+        }
+        let (verdict, reply) = self.told();
+        text.push_str(&format!("verdict: {verdict}: {reply}\n"));
+        text
+    }
+
+    fn told(&self) -> (&'static str, String) {
+        match &self.result {
+            Ok(Some(verdict)) => (verdict.name(), verdict.reply(ID).to_string()),
+            Ok(None) => (Verdict::Accept.name(), Verdict::Accept.reply(ID).to_string()),
+            Err(error) => {
+                ("none", format!("the script failed: {error}; script.on_script_error says what follows"))
+            }
+        }
+    }
+}
+
+fn step(asked: &Asked) -> Value {
+    let arguments: Vec<Value> = asked.arguments.iter().map(Answer::to_json).collect();
+    let (answer, error) = match &asked.answer {
+        Ok(answer) => (answer.to_json(), Value::Null),
+        Err(error) => (Value::Null, json!(error)),
+    };
+    json!({ "function": asked.function, "arguments": arguments, "answer": answer, "error": error })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Trial, rate};
+    use crate::policy::script::{Bounds, Recorded, Replies};
+    use crate::rate::{Ask, Clock, Memory};
+
+    fn trial(score: f64, counters: Option<&Path>) -> Trial {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Trial {
+            script: here.join("examples/seed-000.luau"),
+            message: here.join("samples/php.eml"),
+            from: "10.1.0.2".parse().unwrap(),
+            customer: None,
+            helo: None,
+            sender: "s@example.org".into(),
+            recipients: vec!["r@example.net".into()],
+            recorded: Recorded { score, ..Recorded::default() },
+            bounds: Bounds::default(),
+            replies: Replies::default(),
+            counters: counters.map(Path::to_owned),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_step_is_shown_with_its_answer() {
+        let text = trial(7.5, None).run().await.unwrap().to_text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "  1. rate(\"outbound-spam\", \"10.1.0.2\", 0, 86400) = 0");
+        assert!(text.contains("scan(\"spamassassin\") = {\"score\":7.5,"), "{text}");
+        assert!(text.contains("rate(\"outbound-spam\", \"10.1.0.2\", 200, 28800) = true"), "{text}");
+        assert_eq!(lines.last(), Some(&"verdict: accept: 250 2.0.0 accepted (try)"));
+        let json = trial(0.0, None).run().await.unwrap().to_json();
+        assert_eq!((&json["verdict"], &json["asked"][0]["function"]), (&"accept".into(), &"rate".into()));
+    }
+
+    #[tokio::test]
+    async fn the_counts_of_a_node_are_read_and_stay_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("counters.sqlite");
+        let memory = Memory::new(10);
+        let now = Clock::start().now();
+        let mut file = rate::File::open(&path, &memory, now).unwrap();
+        for _ in 0..100 {
+            let ask =
+                Ask { namespace: "outbound-minute", key: "10.1.0.2", limit: 100, seconds: 60, weight: 1 };
+            memory.ask(ask, now);
+        }
+        file.save(&memory, now).unwrap();
+        // The node still holds its file.
+        let before = std::fs::read(&path).unwrap();
+        let text = trial(0.0, Some(&path)).run().await.unwrap().to_text();
+        assert!(
+            text.ends_with(
+                "verdict: defer: 451 4.7.1 You may only send 100 messages a minute, try later (try)\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}

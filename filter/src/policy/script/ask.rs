@@ -11,6 +11,12 @@ const MAX_KEY: usize = 255;
 /// Longest window.
 const MAX_SECONDS: u64 = 31 * 86_400;
 
+/// Archives within each other.
+const MAX_DEPTH: u64 = 10;
+
+/// More than there are; a larger table is not gone through.
+const MAX_OPTIONS: usize = 20;
+
 const MAX_WEIGHT: u64 = 1_000_000;
 
 /// The longest text taken from a script, in octets.
@@ -91,13 +97,36 @@ impl Arguments {
         Ok((self.key(0, "namespace")?, self.key(1, "key")?))
     }
 
+    /// `scanner, {depth =}`
+    pub(super) fn scan(&self) -> Result<(String, Option<u64>), String> {
+        let scanner = self.text(0, "scanner")?;
+        let mut depth = None;
+        for (key, value) in self.options(1)? {
+            match key.as_str() {
+                "depth" if scanner == "filetype" => depth = Some(whole(&value, "depth", MAX_DEPTH)?),
+                "depth" => return Err("depth is for filetype only".into()),
+                _ => return Err(format!("{key:?} is none of depth")),
+            }
+        }
+        Ok((scanner, depth))
+    }
+
+    /// By name; none where they are not given.
+    fn options(&self, at: usize) -> Result<Vec<(String, Value)>, String> {
+        let Some(options) = self.table(at, "options")? else { return Ok(Vec::new()) };
+        let pairs = options.pairs::<Value, Value>().take(MAX_OPTIONS);
+        pairs
+            .map(|pair| {
+                let (key, value) = pair.map_err(|error| error.to_string())?;
+                Ok((text(&key, "an option's name")?, value))
+            })
+            .collect()
+    }
+
     /// `text, {code =, status =, rule =, limit =, contact =}`
     pub(super) fn wanted(&self) -> Result<Wanted, String> {
         let mut wanted = Wanted { text: self.text(0, "text")?, ..Wanted::default() };
-        let Some(options) = self.table(1, "options")? else { return Ok(wanted) };
-        for pair in options.pairs::<Value, Value>() {
-            let (key, value) = pair.map_err(|error| error.to_string())?;
-            let key = text(&key, "an option's name")?;
+        for (key, value) in self.options(1)? {
             match key.as_str() {
                 "code" => wanted.code = Some(u16::try_from(whole(&value, "code", 999)?).unwrap_or(0)),
                 "status" => wanted.status = Some(text(&value, "status")?),

@@ -143,8 +143,8 @@ fn told(machine: &Machine, function: &str, answer: Result<Answer, String>) -> ml
 }
 
 async fn scan<W: World>(given: &Arguments, world: &mut W) -> Next {
-    let scanned = match given.text(0, "scanner") {
-        Ok(scanner) => world.scan(&scanner).await,
+    let scanned = match given.scan() {
+        Ok((scanner, depth)) => world.scan(&scanner, depth).await,
         Err(what) => Err(what),
     };
     Next::Answered(scanned)

@@ -192,9 +192,9 @@ impl<C: Counters> World for Live<'_, C> {
         }
     }
 
-    async fn scan(&mut self, scanner: &str) -> Result<Answer, String> {
+    async fn scan(&mut self, scanner: &str, depth: Option<u64>) -> Result<Answer, String> {
         match self.recorded {
-            Some(recorded) => recorded.scan(scanner),
+            Some(recorded) => recorded.scan(scanner, depth),
             None => recorded::scan(self.facts, scanner).await,
         }
     }

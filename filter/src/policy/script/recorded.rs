@@ -10,11 +10,12 @@ pub const SCANNERS: [&str; 6] = ["spamassassin", "rspamd", "clamav", "icap", "ou
 /// A file in a message, by its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
+    /// Behind those of the archives that it is in: `a.zip/b.exe`.
     pub name: String,
-    /// `executable`, ...
+    /// `executable`, ... (docs/files.md)
     pub class: String,
     /// In how many archives it is.
-    pub depth: u32,
+    pub depth: u64,
 }
 
 /// Results in place of those of scanners: for sample messages, `weir-filter try`, and tests. A scanner of which nothing
@@ -32,11 +33,11 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// What a script is told.
+    /// What a script is told. `depth`: archives within each other that are opened.
     ///
     /// # Errors
     /// If there is no such scanner.
-    pub fn scan(&self, scanner: &str) -> Result<Answer, String> {
+    pub fn scan(&self, scanner: &str, depth: Option<u64>) -> Result<Answer, String> {
         let away = self.away.iter().any(|one| one == scanner);
         let cause = away.then_some("failed");
         match scanner {
@@ -44,7 +45,10 @@ impl Recorded {
             "spamassassin" | "rspamd" => Ok(scored(self.score, "", cause)),
             "clamav" | "icap" => Ok(infected(self.virus.as_deref().filter(|_| !away), cause)),
             "outbreak" => Ok(level(if away { 0 } else { self.outbreak }, cause)),
-            "filetype" => Ok(files(if away { &[] } else { &self.files }, cause)),
+            "filetype" => {
+                let seen = |file: &&File| !away && depth.is_none_or(|depth| file.depth <= depth);
+                Ok(files(self.files.iter().filter(seen), cause))
+            }
             _ => Err(unknown(scanner)),
         }
     }
@@ -112,13 +116,9 @@ fn level(level: u32, cause: Option<&str>) -> Answer {
     with_cause(vec![("level", Answer::Number(f64::from(level)))], cause)
 }
 
-fn files(files: &[File], cause: Option<&str>) -> Answer {
+fn files<'f>(files: impl Iterator<Item = &'f File>, cause: Option<&str>) -> Answer {
     let file = |file: &File| {
-        Answer::Table(vec![
-            ("name", Answer::text(&file.name)),
-            ("class", Answer::text(&file.class)),
-            ("depth", Answer::Number(f64::from(file.depth))),
-        ])
+        Answer::Table(vec![("name", Answer::text(&file.name)), ("class", Answer::text(&file.class))])
     };
-    with_cause(vec![("files", Answer::List(files.iter().map(file).collect()))], cause)
+    with_cause(vec![("files", Answer::List(files.map(file).collect()))], cause)
 }

@@ -30,7 +30,7 @@ impl World for Alone {
         scanner == "spamassassin"
     }
 
-    async fn scan(&mut self, scanner: &str) -> Result<Answer, String> {
+    async fn scan(&mut self, scanner: &str, _: Option<u64>) -> Result<Answer, String> {
         tokio::time::sleep(self.scans_for).await;
         if scanner == "spamassassin" { Ok(Answer::Number(1.5)) } else { Err("is not configured".into()) }
     }
@@ -141,6 +141,14 @@ async fn errors_say_what_and_where() {
     assert_eq!(
         failure("defer('x', { cod = 451 })").await,
         "test.luau:2: defer: \"cod\" is none of code, status, rule, limit and contact"
+    );
+    assert_eq!(
+        failure("scan('spamassassin', { depth = 1 })").await,
+        "test.luau:2: scan: depth is for filetype only"
+    );
+    assert_eq!(
+        failure("scan('filetype', { deep = 1 })").await,
+        "test.luau:2: scan: \"deep\" is none of depth"
     );
     assert_eq!(failure("nosuch()").await, "test.luau:2: attempt to call a nil value");
     assert_eq!(failure("error('own')").await, "test.luau:2: own");

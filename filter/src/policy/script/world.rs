@@ -16,8 +16,13 @@ pub trait World: Send {
     /// Whether this scanner can be asked.
     fn has(&self, scanner: &str) -> bool;
 
-    /// The error says why this scanner cannot be asked at all.
-    fn scan(&mut self, scanner: &str) -> impl Future<Output = Result<Answer, String>> + Send;
+    /// `depth`: archives within each other that are opened, where it is not the node's own number. The error says why
+    /// this scanner cannot be asked at all.
+    fn scan(
+        &mut self,
+        scanner: &str,
+        depth: Option<u64>,
+    ) -> impl Future<Output = Result<Answer, String>> + Send;
 
     fn rate(&mut self, ask: rate::Ask<'_>) -> impl Future<Output = Result<rate::Answer, rate::Away>> + Send;
 

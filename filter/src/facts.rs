@@ -1,34 +1,21 @@
 //! What is known of a message while it is judged. What costs time is found out when first asked
 //! for, and once.
 
-use std::time::Instant;
-
-use tokio::sync::OnceCell;
-
 use crate::body::Body;
 use crate::customers::{Customer, Identity, Owner};
 use crate::message::{Message, Transaction};
-use crate::scan::{Scanned, Scanners};
+use crate::scan::{Results, Scanned, Scanners};
 
 #[derive(Debug)]
 pub struct Facts<'m> {
     message: &'m Message,
-    scanners: &'m Scanners,
-    /// When scanners have to be done.
-    until: Instant,
     owner: Owner,
-    spamassassin: OnceCell<Scanned>,
+    results: Results<'m>,
 }
 
 impl<'m> Facts<'m> {
     pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
-        Self {
-            message,
-            scanners,
-            until: scanners.deadline(),
-            owner: Owner::default(),
-            spamassassin: OnceCell::new(),
-        }
+        Self { message, owner: Owner::default(), results: Results::new(message, scanners) }
     }
 
     pub fn transaction(&self) -> &Transaction {
@@ -61,22 +48,27 @@ impl<'m> Facts<'m> {
 
     /// Whether this node has this scanner.
     pub fn has_scanner(&self, name: &str) -> bool {
-        self.scanners.has(name)
+        self.results.scanners().has(name)
+    }
+
+    /// What scanners say of it.
+    pub fn results(&self) -> &Results<'m> {
+        &self.results
     }
 
     /// SpamAssassin's report; asks it now if nobody did before.
     pub async fn spamassassin(&self) -> &Scanned {
-        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message, self.until)).await
+        self.results.spamassassin().await
     }
 
     /// What SpamAssassin said before, in place of asking it: messages that are judged again, and tests.
     #[must_use]
     pub fn with_spamassassin(self, scanned: Scanned) -> Self {
-        Self { spamassassin: OnceCell::new_with(Some(scanned)), ..self }
+        Self { results: self.results.with_spamassassin(scanned), ..self }
     }
 
     /// SpamAssassin's report if it was asked.
     pub fn spamassassin_if_known(&self) -> Option<&Scanned> {
-        self.spamassassin.get()
+        self.results.spamassassin_if_known()
     }
 }

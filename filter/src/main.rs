@@ -131,8 +131,8 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
     if config.smtp.listen.iter().any(|address| address.port() < 1024) {
         needed.push(Capability::CAP_NET_BIND_SERVICE);
     }
-    // The socket is spamd's user's, and need not let others in.
-    if matches!(&config.spamassassin, Some(spamd) if matches!(spamd.address, Address::Unix(_))) {
+    // The socket is the scanner's user's, and need not let others in.
+    if config.scanners().any(|address| matches!(address, Address::Unix(_))) {
         needed.push(Capability::CAP_DAC_OVERRIDE);
     }
     privileges::keep_only(&needed).context("capabilities cannot be given up")?;

@@ -1,12 +1,16 @@
 //! `filter.toml`: every key, its default and the reason for it. The example file and the reference
 //! are generated from these types. One file a section.
 
+mod clamav;
 mod content;
 mod counters;
 mod customers;
 mod file_types;
+mod icap;
 mod limits;
 mod policy;
+mod rspamd;
+mod scanner;
 mod script;
 mod smtp;
 mod spamassassin;
@@ -17,12 +21,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_daemon::config::{Check, Problems};
 
+use crate::scan::Address;
+
+pub use clamav::ClamAv;
 pub use content::Content;
 pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
 pub use file_types::{FileTypes, Unscannable};
+pub use icap::{Engine, Icap};
 pub use limits::Limits;
 pub use policy::{Policy, Preset, Texts, Unscanned};
+pub use rspamd::Rspamd;
 pub use script::{OnScriptError, Script};
 pub use smtp::{Smtp, Tls};
 pub use spamassassin::{SpamAssassin, WhenAway};
@@ -45,6 +54,9 @@ pub struct Config {
     #[serde(default)]
     pub customers: Customers,
     pub spamassassin: Option<SpamAssassin>,
+    pub rspamd: Option<Rspamd>,
+    pub clamav: Option<ClamAv>,
+    pub icap: Option<Icap>,
     #[serde(default)]
     pub content: Content,
     #[serde(default)]
@@ -79,11 +91,32 @@ pub struct Log {
     pub format: weir_daemon::log::Format,
 }
 
+impl Config {
+    /// Where the configured scanners listen.
+    pub fn scanners(&self) -> impl Iterator<Item = &Address> {
+        let spamassassin = self.spamassassin.iter().map(|section| &section.address);
+        let rspamd = self.rspamd.iter().map(|section| &section.address);
+        let clamav = self.clamav.iter().map(|section| &section.address);
+        let icap = self.icap.iter().flat_map(|section| section.engines.iter().map(|engine| &engine.address));
+        spamassassin.chain(rspamd).chain(clamav).chain(icap)
+    }
+}
+
 impl Check for Config {
     fn check(&self, problems: &mut Problems) {
         self.smtp.check(problems);
+        let budget = self.smtp.verdict_budget;
         if let Some(spamassassin) = &self.spamassassin {
-            spamassassin.check(problems);
+            spamassassin.check(problems, budget);
+        }
+        if let Some(rspamd) = &self.rspamd {
+            rspamd.check(problems, budget);
+        }
+        if let Some(clamav) = &self.clamav {
+            clamav.check(problems, budget);
+        }
+        if let Some(icap) = &self.icap {
+            icap.check(problems, budget);
         }
         self.policy.check(problems);
         self.script.check(problems);

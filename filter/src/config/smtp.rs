@@ -49,6 +49,10 @@ pub struct Smtp {
     /// would seem to fail.
     #[serde(default = "defaults::data_timeout")]
     pub data_timeout: u64,
+    /// Seconds from the end of a message to its verdict: what is left of them is what a scanner gets. Below the agent's
+    /// `filter.verdict_budget`, or the agent asks another node about a message that this one still has.
+    #[serde(default = "defaults::verdict_budget")]
+    pub verdict_budget: u64,
     /// Seconds a stop waits for messages in flight.
     #[serde(default = "defaults::shutdown_timeout")]
     pub shutdown_timeout: u64,
@@ -114,6 +118,7 @@ impl Smtp {
         positive(problems, "smtp.max_message_size", self.max_message_size);
         seconds(problems, "smtp.idle_timeout", self.idle_timeout);
         seconds(problems, "smtp.data_timeout", self.data_timeout);
+        seconds(problems, "smtp.verdict_budget", self.verdict_budget);
         seconds(problems, "smtp.shutdown_timeout", self.shutdown_timeout);
     }
 }
@@ -139,6 +144,9 @@ mod defaults {
     }
     pub(super) fn data_timeout() -> u64 {
         7200
+    }
+    pub(super) fn verdict_budget() -> u64 {
+        50
     }
     pub(super) fn shutdown_timeout() -> u64 {
         30

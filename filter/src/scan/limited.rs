@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::breaker::{Breaker, Change, Leave, Rule, State};
 use super::line::Line;
-use super::{Cause, Sample, Scanned, Scanner};
+use super::{Cause, Sample, ScanError, Scanned, Scanner};
 use crate::message::Message;
 
 /// Who has begun to wait stays in line for so many times the limit: the estimate was wrong, and he is nearer to his turn than
@@ -185,10 +185,7 @@ impl<S: Scanner> Limited<S> {
                 work.answered();
                 Ok(found)
             }
-            Ok(Err(cause)) => {
-                work.failed(false);
-                Err(told(&cause, Cause::Failed))
-            }
+            Ok(Err(cause)) => Err(told(&cause, work.refused(&cause))),
             Err(_) => {
                 // Whoever had less time than he should have says nothing against the scanner.
                 if limit < self.bounds.timeout {
@@ -293,6 +290,24 @@ impl<'l, S: Scanner> Work<'l, S> {
                 pause_seconds = pause.as_secs(),
                 "the scanner failed several times in a row, or when it was tried again: it is not asked for a while"
             );
+        }
+    }
+
+    /// An error that is the message's own is none of the scanner's: nobody shuts it for others by what he sends.
+    fn refused(self, cause: &ScanError) -> Cause {
+        match cause {
+            ScanError::Connect(_) | ScanError::Io(_) | ScanError::Answer(_) => {
+                self.failed(false);
+                Cause::Failed
+            }
+            ScanError::Refused(_) => {
+                self.answered();
+                Cause::Failed
+            }
+            ScanError::TooBig(_) => {
+                self.answered();
+                Cause::TooBig
+            }
         }
     }
 

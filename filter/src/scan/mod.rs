@@ -3,11 +3,17 @@
 
 mod address;
 mod breaker;
+pub mod clamd;
+mod exchange;
+mod http;
+pub mod icap;
 mod limited;
 mod line;
 mod received;
+mod results;
+pub mod rspamd;
 mod sample;
-mod spamd;
+pub mod spamd;
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +21,16 @@ use crate::config::Config;
 use crate::message::Message;
 pub use address::Address;
 pub use breaker::Rule as BreakerRule;
+use clamd::Clamd;
+use icap::Icap;
 pub use limited::{Bounds, Counts, Limited, Oversize};
+pub use results::{Results, Said};
+use rspamd::Rspamd;
 pub use sample::Sample;
 use spamd::Spamd;
+
+/// Characters of an infection's name.
+const MAX_INFECTION: usize = 100;
 
 /// What a scanner that gives scores found.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +38,30 @@ pub struct Report {
     pub score: f64,
     /// Names of the tests that hit, comma-separated.
     pub symbols: String,
+}
+
+/// What a virus engine found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    Clean,
+    /// The name of the infection: printable, and not long.
+    Infected(String),
+}
+
+impl Finding {
+    /// With the engine's name for it, which goes into replies and logs.
+    fn infected(name: &str) -> Self {
+        let clean = |one: char| if one == ' ' || one.is_ascii_graphic() { one } else { '?' };
+        let name: String = name.trim().chars().take(MAX_INFECTION).map(clean).collect();
+        Self::Infected(if name.is_empty() { "unnamed".into() } else { name })
+    }
+
+    pub fn infection(&self) -> Option<&str> {
+        match self {
+            Self::Clean => None,
+            Self::Infected(name) => Some(name),
+        }
+    }
 }
 
 /// Why a scanner did not answer, or not sensibly.
@@ -36,6 +73,12 @@ pub enum ScanError {
     Io(#[from] std::io::Error),
     #[error("answer not understood: {0}")]
     Answer(String),
+    /// It lives, and will not scan this message.
+    #[error("it says: {0}")]
+    Refused(String),
+    /// It lives, and takes none as large as this.
+    #[error("too large for it: {0}")]
+    TooBig(String),
 }
 
 /// A program that looks at a message.
@@ -71,6 +114,10 @@ impl<F> Scanned<F> {
             Self::Partly(_) => Some(Cause::TooBig),
             Self::Unscanned(cause) => Some(*cause),
         }
+    }
+
+    fn is_configured(&self) -> bool {
+        !matches!(self, Self::Unscanned(Cause::NotConfigured))
     }
 
     /// The class `unscanned`: what the scanner would have said of the whole is not known.
@@ -123,24 +170,44 @@ impl Cause {
 #[derive(Debug, Default)]
 pub struct Scanners {
     spamassassin: Option<Limited<Spamd>>,
+    rspamd: Option<Limited<Rspamd>>,
+    clamav: Option<Limited<Clamd>>,
+    icap: Vec<Engine>,
     /// For one message, whatever it is waiting for.
     budget: Duration,
 }
 
+/// A virus engine that speaks ICAP.
+#[derive(Debug)]
+struct Engine {
+    /// What the configuration calls it.
+    name: String,
+    scanner: Limited<Icap>,
+}
+
 impl Scanners {
     pub fn new(config: &Config) -> Self {
-        let spamassassin = config.spamassassin.as_ref().map(|section| {
-            let bounds = Bounds {
-                max_size: section.max_size,
-                oversize: Oversize::Head,
-                concurrency: section.concurrency,
-                max_wait: Duration::from_secs(section.max_wait),
-                timeout: Duration::from_secs(section.timeout),
-                breaker: BreakerRule { failures: 5, pause: Duration::from_secs(10) },
-            };
-            Limited::new("spamassassin", Spamd::new(section.address.clone()), bounds)
+        let icap = config.icap.iter().flat_map(|section| {
+            section.engines.iter().map(|engine| Engine {
+                name: engine.name.clone(),
+                scanner: Limited::new(
+                    format!("icap-{}", engine.name),
+                    Icap::new(engine.address.clone(), engine.service.clone()),
+                    section.bounds(),
+                ),
+            })
         });
-        Self { spamassassin, budget: Duration::from_secs(50) }
+        let spamassassin = config.spamassassin.as_ref();
+        let rspamd = config.rspamd.as_ref();
+        let clamav = config.clamav.as_ref();
+        Self {
+            spamassassin: spamassassin
+                .map(|one| Limited::new("spamassassin", Spamd::new(one.address.clone()), one.bounds())),
+            rspamd: rspamd.map(|one| Limited::new("rspamd", Rspamd::new(one.address.clone()), one.bounds())),
+            clamav: clamav.map(|one| Limited::new("clamav", Clamd::new(one.address.clone()), one.bounds())),
+            icap: icap.collect(),
+            budget: Duration::from_secs(config.smtp.verdict_budget),
+        }
     }
 
     /// When scanners have to be done with a message whose verdict is wanted from now on.
@@ -148,11 +215,26 @@ impl Scanners {
         Instant::now() + self.budget
     }
 
-    pub async fn spamassassin(&self, message: &Message, until: Instant) -> Scanned<Report> {
-        match &self.spamassassin {
-            Some(scanner) => scanner.scan(message, until).await,
-            None => Scanned::Unscanned(Cause::NotConfigured),
-        }
+    pub async fn spamassassin(&self, message: &Message, until: Instant) -> Scanned {
+        scan(self.spamassassin.as_ref(), message, until).await
+    }
+
+    pub async fn rspamd(&self, message: &Message, until: Instant) -> Scanned {
+        scan(self.rspamd.as_ref(), message, until).await
+    }
+
+    pub async fn clamav(&self, message: &Message, until: Instant) -> Scanned<Finding> {
+        scan(self.clamav.as_ref(), message, until).await
+    }
+
+    /// The names of the engines, as the configuration has them.
+    pub fn engines(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.icap.iter().map(|engine| engine.name.as_str())
+    }
+
+    /// The engine with this place among [`Self::engines`].
+    pub async fn icap(&self, place: usize, message: &Message, until: Instant) -> Scanned<Finding> {
+        scan(self.icap.get(place).map(|engine| &engine.scanner), message, until).await
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -161,7 +243,22 @@ impl Scanners {
 
     /// What the configured scanners did so far, by name.
     pub fn counts(&self) -> impl Iterator<Item = (&str, Counts)> {
-        self.spamassassin.iter().map(|scanner| (scanner.name(), scanner.counts()))
+        let spamassassin = self.spamassassin.iter().map(|one| (one.name(), one.counts()));
+        let rspamd = self.rspamd.iter().map(|one| (one.name(), one.counts()));
+        let clamav = self.clamav.iter().map(|one| (one.name(), one.counts()));
+        let icap = self.icap.iter().map(|one| (one.scanner.name(), one.scanner.counts()));
+        spamassassin.chain(rspamd).chain(clamav).chain(icap)
+    }
+}
+
+async fn scan<S: Scanner>(
+    scanner: Option<&Limited<S>>,
+    message: &Message,
+    until: Instant,
+) -> Scanned<S::Found> {
+    match scanner {
+        Some(scanner) => scanner.scan(message, until).await,
+        None => Scanned::Unscanned(Cause::NotConfigured),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn lines(transaction: &Transaction, now: SystemTime) -> String {
 }
 
 /// Only what can't end the line or change its meaning.
-fn plain(text: &[u8], excluded: &[u8]) -> String {
+pub(super) fn plain(text: &[u8], excluded: &[u8]) -> String {
     let octets = text.iter().take(MAX_NAME).filter(|octet| !excluded.contains(octet));
     octets.map(|octet| if (b' '..=b'~').contains(octet) { char::from(*octet) } else { '?' }).collect()
 }

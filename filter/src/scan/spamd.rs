@@ -47,7 +47,7 @@ fn parse(answer: &[u8]) -> Result<Report, ScanError> {
         return Err(broken("not spamd"));
     }
     if status.next() != Some("0") {
-        return Err(broken("spamd reports an error"));
+        return Err(ScanError::Refused(text.lines().next().unwrap_or_default().chars().take(200).collect()));
     }
     let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
     let header = |name: &str| {

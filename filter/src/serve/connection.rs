@@ -18,7 +18,7 @@ use crate::customers::Owner;
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
 use crate::policy::{Refusal, Verdict};
-use crate::scan::Scanned;
+use crate::scan::{Cause, Report, Results, Said};
 
 /// Octets read at a time.
 const CHUNK: usize = 32 * 1024;
@@ -29,7 +29,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A handshake takes no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// SpamAssassin's test names in a log line, at most.
+/// A scanner's test names in a log line, at most.
 const MAX_SYMBOLS: usize = 500;
 
 pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
@@ -171,8 +171,8 @@ impl Connection {
                 let message = Message { transaction, body };
                 let facts = Facts::new(&message, &node.scanners).with_owner(owner);
                 let verdict = node.verdict(&facts).await;
-                let (scanned, owner) = (facts.spamassassin_if_known(), Some(facts.owner()));
-                conclude(node, &message.transaction, owner, scanned, verdict, began)
+                let (results, owner) = (Some(facts.results()), Some(facts.owner()));
+                conclude(node, &message.transaction, owner, results, verdict, began)
             }
             Err(cause) => {
                 warn!(id = transaction.id, %cause, "message could not be stored");
@@ -189,13 +189,17 @@ fn conclude(
     node: &Node,
     transaction: &Transaction,
     owner: Option<&Owner>,
-    scanned: Option<&Scanned>,
+    results: Option<&Results<'_>>,
     verdict: Verdict,
     began: Instant,
 ) -> Verdict {
-    let report = scanned.and_then(Scanned::found);
-    let cause = scanned.and_then(Scanned::unscanned);
-    node.counters.judged(&verdict, cause.is_some());
+    let known: Vec<Said<'_>> = results.into_iter().flat_map(Results::known).collect();
+    let report =
+        |scanner: &str| known.iter().find(|said| said.scanner == scanner).and_then(|said| said.report);
+    let (spamassassin, rspamd) = (report("spamassassin"), report("rspamd"));
+    let infections = listed(&known, |said| said.infection);
+    let unscanned = listed(&known, |said| said.unscanned.map(Cause::name));
+    node.counters.judged(&verdict, unscanned.is_some());
     let refusal = verdict.refusal();
     let findings = transaction.findings;
     info!(
@@ -211,13 +215,27 @@ fn conclude(
         verdict = verdict.name(),
         rule = refusal.map(|refusal| &*refusal.rule),
         reason = refusal.map(|refusal| refusal.text.as_str()),
-        score = report.map(|report| report.score),
-        symbols = report.map(|report| report.symbols.chars().take(MAX_SYMBOLS).collect::<String>()),
-        unscanned = cause.map(crate::scan::Cause::name),
+        score = spamassassin.map(|report| report.score),
+        symbols = spamassassin.map(symbols),
+        rspamd = rspamd.map(|report| report.score),
+        rspamd_symbols = rspamd.map(symbols),
+        infection = infections,
+        unscanned,
         duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "message judged"
     );
     verdict
+}
+
+/// `clamav: Name, sophos: Name`
+fn listed<'s>(known: &[Said<'s>], what: impl Fn(&Said<'s>) -> Option<&'s str>) -> Option<String> {
+    let listed: Vec<String> =
+        known.iter().filter_map(|said| Some(format!("{}: {}", said.scanner, what(said)?))).collect();
+    (!listed.is_empty()).then(|| listed.join(", "))
+}
+
+fn symbols(report: &Report) -> String {
+    report.symbols.chars().take(MAX_SYMBOLS).collect()
 }
 
 /// Writes to a stream that nobody reads from.

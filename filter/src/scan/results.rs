@@ -1,0 +1,211 @@
+//! What scanners say of one message: each is asked when somebody first wants to know, and once.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::sync::OnceCell;
+
+use super::{Cause, Finding, Report, Scanned, Scanners};
+use crate::message::Message;
+
+/// Asked together, they all have to be done in the time for the verdict, which begins with this.
+#[derive(Debug)]
+pub struct Results<'m> {
+    message: &'m Message,
+    scanners: &'m Scanners,
+    until: Instant,
+    spamassassin: OnceCell<Scanned>,
+    rspamd: OnceCell<Scanned>,
+    clamav: OnceCell<Scanned<Finding>>,
+    /// In the order of the configuration.
+    icap: Vec<OnceCell<Scanned<Finding>>>,
+}
+
+/// What one scanner said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Said<'r> {
+    pub scanner: &'r str,
+    pub report: Option<&'r Report>,
+    pub infection: Option<&'r str>,
+    /// Why it has not seen all of the message.
+    pub unscanned: Option<Cause>,
+}
+
+impl<'m> Results<'m> {
+    pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
+        Self {
+            message,
+            scanners,
+            until: scanners.deadline(),
+            spamassassin: OnceCell::new(),
+            rspamd: OnceCell::new(),
+            clamav: OnceCell::new(),
+            icap: scanners.engines().map(|_| OnceCell::new()).collect(),
+        }
+    }
+
+    pub fn scanners(&self) -> &'m Scanners {
+        self.scanners
+    }
+
+    pub async fn spamassassin(&self) -> &Scanned {
+        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message, self.until)).await
+    }
+
+    pub fn spamassassin_if_known(&self) -> Option<&Scanned> {
+        self.spamassassin.get()
+    }
+
+    /// What SpamAssassin said before, in place of asking it: messages that are judged again, and tests.
+    #[must_use]
+    pub fn with_spamassassin(self, scanned: Scanned) -> Self {
+        Self { spamassassin: OnceCell::new_with(Some(scanned)), ..self }
+    }
+
+    pub async fn rspamd(&self) -> &Scanned {
+        self.rspamd.get_or_init(|| self.scanners.rspamd(self.message, self.until)).await
+    }
+
+    pub async fn clamav(&self) -> &Scanned<Finding> {
+        self.clamav.get_or_init(|| self.scanners.clamav(self.message, self.until)).await
+    }
+
+    /// The engine of this name in `[icap]`. None: there is none.
+    pub async fn icap(&self, engine: &str) -> Option<&Scanned<Finding>> {
+        let place = self.scanners.engines().position(|name| name == engine)?;
+        Some(self.engine(place, self.icap.get(place)?).await)
+    }
+
+    async fn engine<'r>(
+        &'r self,
+        place: usize,
+        cell: &'r OnceCell<Scanned<Finding>>,
+    ) -> &'r Scanned<Finding> {
+        cell.get_or_init(|| self.scanners.icap(place, self.message, self.until)).await
+    }
+
+    /// Asks ClamAV and every engine of `[icap]`, all at the same time. What each said is in [`Self::known`]; this is the first
+    /// infection, in the order of the configuration.
+    pub async fn infection(&self) -> Option<Said<'_>> {
+        let engines = self.icap.iter().enumerate().map(|(place, cell)| {
+            let ask: Asking<'_> = Box::pin(async move {
+                self.engine(place, cell).await;
+            });
+            ask
+        });
+        let clamav: Asking<'_> = Box::pin(async {
+            self.clamav().await;
+        });
+        all(std::iter::once(clamav).chain(engines).collect()).await;
+        self.known().find(|said| said.infection.is_some())
+    }
+
+    /// What is known by now of those that are configured.
+    pub fn known(&self) -> impl Iterator<Item = Said<'_>> {
+        let scores = [("spamassassin", &self.spamassassin), ("rspamd", &self.rspamd)];
+        let scores = scores.into_iter().filter_map(|(scanner, cell)| {
+            let scanned = cell.get().filter(|scanned| scanned.is_configured())?;
+            let (report, unscanned) = (scanned.found(), scanned.unscanned());
+            Some(Said { scanner, report, infection: None, unscanned })
+        });
+        let engines = self.scanners.engines().zip(&self.icap);
+        let viruses =
+            std::iter::once(("clamav", &self.clamav)).chain(engines).filter_map(|(scanner, cell)| {
+                let scanned = cell.get().filter(|scanned| scanned.is_configured())?;
+                let infection = scanned.found().and_then(Finding::infection);
+                Some(Said { scanner, report: None, infection, unscanned: scanned.unscanned() })
+            });
+        scores.chain(viruses)
+    }
+
+    /// The class `unscanned`: one of those that were asked has not seen all of the message.
+    pub fn is_unscanned(&self) -> bool {
+        self.known().any(|said| said.unscanned.is_some())
+    }
+}
+
+type Asking<'r> = Pin<Box<dyn Future<Output = ()> + Send + 'r>>;
+
+/// Does them all at the same time, to the end.
+async fn all(mut asking: Vec<Asking<'_>>) {
+    poll_fn(|context| {
+        asking.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        if asking.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::scan::tests::message;
+
+    /// Answers every connection the same, when it has read what ends a message, and tells how many there were.
+    async fn engine(answer: &'static [u8]) -> (String, tokio::sync::watch::Receiver<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (count, counted) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                count.send_modify(|count| *count += 1);
+                let mut octets = Vec::new();
+                let ends = |octets: &[u8]| octets.ends_with(&[0; 4]) || octets.ends_with(b"\r\n0\r\n\r\n");
+                while !ends(&octets) && stream.read_buf(&mut octets).await.unwrap() > 0 {}
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        (address, counted)
+    }
+
+    fn scanners(sections: &str) -> Scanners {
+        let text = format!("[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n{sections}");
+        let config: Config = weir_daemon::config::parse("filter.toml", &text).unwrap();
+        Scanners::new(&config)
+    }
+
+    #[tokio::test]
+    async fn two_who_ask_at_once_get_one_scan() {
+        let (address, count) = engine(b"stream: Eicar FOUND\0").await;
+        let scanners = scanners(&format!("[clamav]\naddress = \"{address}\"\n"));
+        let message = message();
+        let results = Results::new(&message, &scanners);
+        let (first, second) = tokio::join!(results.clamav(), results.clamav());
+        assert_eq!((first, second), (&Scanned::Found(Finding::infected("Eicar")), first));
+        let said = results.infection().await.unwrap();
+        assert_eq!((said.scanner, said.infection, said.unscanned), ("clamav", Some("Eicar"), None));
+        assert_eq!(*count.borrow(), 1);
+        assert!(!results.is_unscanned());
+        assert_eq!(results.spamassassin().await, &Scanned::Unscanned(Cause::NotConfigured));
+        assert_eq!(results.known().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn engines_are_asked_by_name_and_one_that_is_away_says_nothing() {
+        let (clean, _count) = engine(b"ICAP/1.0 204 Unmodified\r\n\r\n").await;
+        let (found, _counted) = engine(b"ICAP/1.0 200 OK\r\nX-Virus-ID: Eicar\r\n\r\n").await;
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let section = |name: &str, address: &str| {
+            format!("[[icap.engines]]\nname = \"{name}\"\naddress = \"{address}\"\nservice = \"avscan\"\n")
+        };
+        let sections =
+            [section("one", &clean), section("two", &nobody.to_string()), section("three", &found)].concat();
+        let scanners = scanners(&format!("[icap]\nmax_size = 1000000\n{sections}"));
+        let message = message();
+        let results = Results::new(&message, &scanners);
+        assert_eq!(results.icap("one").await, Some(&Scanned::Found(Finding::Clean)));
+        assert_eq!(results.icap("four").await, None);
+        let said = results.infection().await.unwrap();
+        assert_eq!((said.scanner, said.infection), ("three", Some("Eicar")));
+        let unscanned: Vec<_> =
+            results.known().filter_map(|said| Some((said.scanner, said.unscanned?))).collect();
+        assert_eq!(unscanned, [("two", Cause::Failed)]);
+        assert!(results.is_unscanned());
+    }
+}

@@ -130,6 +130,11 @@ impl WeirFilter {
         Ok(serde_json::from_str(finished.output.trim())?)
     }
 
+    /// `weir-filter` with these arguments, to its end.
+    pub fn run(host: &Host, arguments: &[&str]) -> Result<Finished> {
+        super::run_to_end(host, "weir-filter", arguments)
+    }
+
     pub fn node(&self) -> u8 {
         self.node
     }

@@ -56,6 +56,7 @@ mod reload;
 mod remains;
 mod return_path;
 mod scope;
+mod scripts;
 mod session;
 mod smuggling;
 mod status;

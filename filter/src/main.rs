@@ -1,5 +1,6 @@
 //! The command line of weir-filter.
 
+mod reading;
 mod trying;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
 use weir_filter::policy::script::Keeper;
+use weir_filter::events::Records;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::{Address, Scanners};
 use weir_filter::serve::{self, Node};
@@ -66,6 +68,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Show the messages that this node judged, latest first.
+    Log(reading::Log),
     /// Print an annotated configuration file with every key.
     #[command(hide = true)]
     ExampleConfig,
@@ -106,6 +110,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             println!("{address}: what was counted for it is dropped");
             Ok(())
         }
+        Command::Log(arguments) => reading::log(&arguments),
         Command::ExampleConfig => {
             print!("{}", reference::example::<Config>());
             Ok(())
@@ -144,7 +149,9 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
     let listeners = serve::listen(&config.smtp.listen).await?;
-    let node = Arc::new(Node::new(config)?.with_scripts(config).await?);
+    let mut node = Node::new(config)?.with_scripts(config).await?;
+    node.records = Records::open(&config.events)?;
+    let node = Arc::new(node);
     let file = counters_file(&config.counters.file, &node)?;
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
@@ -178,8 +185,11 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
         saving.abort();
     }
     if let Some(file) = last {
-        save(file, node).await;
+        save(file, node.clone()).await;
     }
+    let written =
+        tokio::task::spawn_blocking(move || node.records.iter().for_each(|records| records.writer.sync()));
+    written.await.context("the event store failed")?;
     drop(status);
     tracing::info!("stopped");
     Ok(())

@@ -136,5 +136,6 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
         "script": node.scripts.as_ref().map(Keeper::status),
         "customers": node.customers.status(),
         "scanners": scanners,
+        "events": node.records.as_ref().map(|records| records.writer.status()),
     })
 }

@@ -7,6 +7,7 @@ mod counters;
 mod customers;
 mod file_types;
 mod icap;
+mod events;
 mod limits;
 mod policy;
 mod rspamd;
@@ -29,6 +30,7 @@ pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
 pub use file_types::{FileTypes, Unscannable};
 pub use icap::{Engine, Icap};
+pub use events::Events;
 pub use limits::Limits;
 pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use rspamd::Rspamd;
@@ -63,6 +65,8 @@ pub struct Config {
     pub file_types: FileTypes,
     #[serde(default)]
     pub spool: Spool,
+    #[serde(default)]
+    pub events: Events,
     #[serde(default)]
     pub log: Log,
 }
@@ -126,6 +130,7 @@ impl Check for Config {
         self.customers.check(problems);
         self.content.check(problems);
         self.file_types.check(problems);
+        self.events.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

@@ -32,6 +32,11 @@ struct Field {
 }
 
 impl Headers {
+    /// The header in front of a message.
+    pub fn of(message: &Bytes) -> Self {
+        Self::split(message).0
+    }
+
     /// Takes the header from the front of `entity`. The rest is its body.
     pub(super) fn split(entity: &Bytes) -> (Self, Bytes) {
         let mut fields: Vec<Field> = Vec::new();

@@ -1,6 +1,7 @@
 //! What is known of one message, once it is judged: the value of its log line and of its row in the store.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +27,12 @@ pub struct Event {
     pub node: String,
     /// Whose message it is, where addresses are known to belong to somebody.
     pub customer: Option<String>,
+    /// Nobody could be asked whose address it is.
+    pub customer_unknown: bool,
     /// The customer's address.
     pub address: Option<IpAddr>,
     pub destination: Option<IpAddr>,
+    pub destination_port: Option<u16>,
     /// The destination's name, as its banner says; the agent tells it later.
     pub banner: Option<String>,
     pub helo: Option<String>,
@@ -49,6 +53,7 @@ pub struct Event {
     /// What the customer was told.
     pub reason: Option<String>,
     pub scores: Vec<Score>,
+    pub infections: Vec<Infection>,
     pub bypassed: Vec<Bypassed>,
     /// What the destination answered, as the agent tells later.
     pub reply_code: Option<u16>,
@@ -66,6 +71,13 @@ pub struct Score {
     pub symbols: String,
 }
 
+/// What a virus scanner found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Infection {
+    pub scanner: String,
+    pub name: String,
+}
+
 /// A scanner that did not say anything, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bypassed {
@@ -78,6 +90,12 @@ pub struct Bypassed {
 pub struct Step {
     pub step: String,
     pub milliseconds: u64,
+}
+
+impl Step {
+    pub fn new(step: &str, took: Duration) -> Self {
+        Self { step: step.into(), milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// What became of an accepted message at its destination.
@@ -94,6 +112,20 @@ impl Event {
     /// Whose messages are counted together with it.
     pub fn source(&self) -> Option<String> {
         self.address.map(|address| Source::of(address).to_string())
+    }
+
+    /// Where the customer's connection went, with its port where that is known.
+    pub fn destination(&self) -> Option<String> {
+        let address = self.destination?;
+        Some(match self.destination_port {
+            Some(port) => SocketAddr::new(address, port).to_string(),
+            None => address.to_string(),
+        })
+    }
+
+    /// Milliseconds from the message's end to the verdict.
+    pub fn judged(&self) -> Option<u64> {
+        self.steps.iter().find(|step| step.step == "judge").map(|step| step.milliseconds)
     }
 
     /// In whole seconds since 1970.
@@ -122,6 +154,8 @@ impl Event {
         }
         self.scores.truncate(MAX_LISTED);
         self.scores.iter_mut().for_each(|score| cut(&mut score.symbols));
+        self.infections.truncate(MAX_LISTED);
+        self.infections.iter_mut().for_each(|infection| cut(&mut infection.name));
         self.bypassed.truncate(MAX_LISTED);
         self.steps.truncate(MAX_LISTED);
         self

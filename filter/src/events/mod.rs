@@ -11,12 +11,48 @@ mod store;
 mod table;
 mod writer;
 
-pub use event::{Bypassed, Event, MAX_LISTED, Outcome, Score, Step};
+pub use event::{Bypassed, Event, Infection, MAX_LISTED, Outcome, Score, Step};
 pub use hash::Addresses;
 pub use search::{Found, Query, prefix, search};
 pub use store::{Bounds, Store, StoreError, Usage};
 pub use table::table;
 pub use writer::Writer;
+
+use anyhow::Context;
+
+use crate::config;
+
+/// The store of a running node.
+#[derive(Debug)]
+pub struct Records {
+    pub writer: Writer,
+    /// What becomes of mail addresses.
+    pub addresses: Addresses,
+}
+
+impl Records {
+    /// None: nothing is to be kept.
+    ///
+    /// # Errors
+    /// If the directory cannot be used.
+    pub fn open(config: &config::Events) -> anyhow::Result<Option<Self>> {
+        let directory = &config.directory;
+        if directory.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let store =
+            Store::open(directory, Bounds { keep_days: config.keep_days, max_size: config.max_size })?;
+        let file = directory.join("address.key");
+        let addresses = if config.store_addresses {
+            Addresses::Stored
+        } else {
+            let hashed = Addresses::hashed(&file);
+            hashed.with_context(|| format!("events.directory: the key {}", file.display()))?
+        };
+        let writer = Writer::start(store).context("there can be no thread for events")?;
+        Ok(Some(Self { writer, addresses }))
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -22,8 +22,10 @@ pub const TABLE: &str = "
         agent BLOB,
         node TEXT NOT NULL,
         customer TEXT,
+        customer_unknown INTEGER NOT NULL,
         address BLOB,
         destination BLOB,
+        destination_port INTEGER,
         banner TEXT,
         helo TEXT,
         sender TEXT,
@@ -38,6 +40,7 @@ pub const TABLE: &str = "
         rule TEXT,
         reason TEXT,
         scores TEXT,
+        infections TEXT,
         bypassed TEXT,
         reply_code INTEGER,
         reply TEXT,
@@ -49,12 +52,13 @@ pub const TABLE: &str = "
     CREATE INDEX message_by_message_id ON message (message_id) WHERE message_id IS NOT NULL;
 ";
 
-pub const COLUMNS: &str = "at, id, agent, node, customer, address, destination, banner, helo, sender, sender_domain, \
+pub const COLUMNS: &str = "at, id, agent, node, customer, customer_unknown, address, destination, \
+    destination_port, banner, helo, sender, sender_domain, \
     recipients, recipient_addresses, recipient_domains, size, bare_line_ends, message_id, verdict, rule, reason, \
-    scores, bypassed, reply_code, reply, steps";
+    scores, infections, bypassed, reply_code, reply, steps";
 
 const INSERT: &str = "INSERT INTO message VALUES \
-    (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const FILL_IN: &str =
     "UPDATE message SET banner = coalesce(?2, banner), reply_code = ?3, reply = ?4 WHERE id = ?1";
@@ -70,8 +74,10 @@ pub fn insert(database: &Connection, event: &Event) -> rusqlite::Result<()> {
         event.agent.map(octets),
         event.node,
         event.customer,
+        event.customer_unknown,
         event.address.map(octets),
         event.destination.map(octets),
+        event.destination_port,
         event.banner,
         event.helo,
         event.sender,
@@ -86,6 +92,7 @@ pub fn insert(database: &Connection, event: &Event) -> rusqlite::Result<()> {
         event.rule,
         event.reason,
         list(&event.scores),
+        list(&event.infections),
         list(&event.bypassed),
         event.reply_code,
         event.reply,
@@ -115,8 +122,10 @@ pub fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         agent: address(row, "agent")?,
         node: row.get("node")?,
         customer: row.get("customer")?,
+        customer_unknown: row.get("customer_unknown")?,
         address: address(row, "address")?,
         destination: address(row, "destination")?,
+        destination_port: row.get("destination_port")?,
         banner: row.get("banner")?,
         helo: row.get("helo")?,
         sender: row.get("sender")?,
@@ -131,6 +140,7 @@ pub fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         rule: row.get("rule")?,
         reason: row.get("reason")?,
         scores: listed(row, "scores")?,
+        infections: listed(row, "infections")?,
         bypassed: listed(row, "bypassed")?,
         reply_code: row.get("reply_code")?,
         reply: row.get("reply")?,

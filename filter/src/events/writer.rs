@@ -1,5 +1,6 @@
 //! Off the hot path: a queue of bounded length, and one thread that writes in batches what comes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -57,6 +58,7 @@ pub struct Writer {
     queue: Option<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
     counts: Arc<Counts>,
+    directory: PathBuf,
 }
 
 impl Writer {
@@ -64,10 +66,11 @@ impl Writer {
     /// If there can be no thread.
     pub fn start(store: Store) -> std::io::Result<Self> {
         let (queue, orders) = sync_channel(QUEUE);
+        let directory = store.directory().to_owned();
         let counts = Arc::new(Counts::default());
         let work = Work { store, counts: counts.clone(), said: None, failing: false };
         let thread = thread::Builder::new().name("events".into()).spawn(move || work.run(&orders))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), counts })
+        Ok(Self { queue: Some(queue), thread: Some(thread), counts, directory })
     }
 
     /// Never waits: where the queue is full the event is dropped, and counted.
@@ -94,6 +97,7 @@ impl Writer {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = &self.counts;
         json!({
+            "directory": self.directory,
             "stored": of(&counts.stored),
             "outcomes": of(&counts.outcomes),
             "outcomes_of_unknown_messages": of(&counts.orphans),

@@ -11,14 +11,13 @@ use tokio::time::{Instant as Deadline, timeout};
 use tracing::{debug, info, warn};
 
 use super::Node;
+use super::conclusion::Judging;
 use super::session::{Input, Output, Session};
 use super::stream::Stream;
 use crate::body::Receiving;
-use crate::customers::Owner;
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
 use crate::policy::{Refusal, Verdict};
-use crate::scan::{Cause, Report, Results, Said};
 
 /// Octets read at a time.
 const CHUNK: usize = 32 * 1024;
@@ -29,9 +28,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A handshake takes no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A scanner's test names in a log line, at most.
-const MAX_SYMBOLS: usize = 500;
-
 pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
     let session = Session::new(node.settings.clone(), Box::new(make_id));
     if let Err(cause) = stream.set_nodelay(true) {
@@ -40,7 +36,8 @@ pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr, st
     }
     let stream = Stream::Clear(stream);
     let body = Receiving::new(node.spool.clone());
-    let mut connection = Connection { node, peer, stream, session, body, data_until: None };
+    let mut connection =
+        Connection { node, peer, stream, session, body, receiving_since: None, data_until: None };
     if let Err(cause) = connection.run(stop).await {
         debug!(%cause, "connection");
     }
@@ -62,6 +59,8 @@ struct Connection {
     stream: Stream,
     session: Session,
     body: Receiving,
+    /// When the body began to come.
+    receiving_since: Option<Instant>,
     /// When the body has to be complete.
     data_until: Option<Deadline>,
 }
@@ -106,6 +105,7 @@ impl Connection {
                 Output::Write(octets) => replies.extend_from_slice(&octets),
                 Output::BodyBegins => {
                     self.body = Receiving::new(self.node.spool.clone());
+                    self.receiving_since = Some(Instant::now());
                     self.data_until = Some(Deadline::now() + self.node.data_timeout);
                 }
                 Output::Body(octets) => self.body.append(&octets).await,
@@ -155,7 +155,7 @@ impl Connection {
     }
 
     async fn judge(&mut self, transaction: Transaction) -> Verdict {
-        let began = Instant::now();
+        let judging = Judging::begin(self.peer.ip(), self.receiving_since.take());
         self.data_until = None;
         let body = std::mem::replace(&mut self.body, Receiving::new(self.node.spool.clone()));
         let node = &self.node;
@@ -163,7 +163,7 @@ impl Connection {
         if transaction.findings.size > limit {
             let text = format!("message larger than {limit} octets");
             let refusal = Refusal::new("size", 552, "5.3.4", text);
-            return conclude(node, &transaction, None, None, Verdict::Refuse(refusal), began);
+            return judging.unseen(node, &transaction, None, Verdict::Refuse(refusal));
         }
         let owner = node.owner_of(transaction.customer.address).await;
         match body.finish().await {
@@ -171,71 +171,16 @@ impl Connection {
                 let message = Message { transaction, body };
                 let facts = Facts::new(&message, &node.scanners).with_owner(owner);
                 let verdict = node.verdict(&facts).await;
-                let (results, owner) = (Some(facts.results()), Some(facts.owner()));
-                conclude(node, &message.transaction, owner, results, verdict, began)
+                judging.seen(node, &message, &facts, verdict).await
             }
             Err(cause) => {
                 warn!(id = transaction.id, %cause, "message could not be stored");
                 let text = "temporarily out of room for your message, try later";
                 let refusal = Refusal::new("spool", 451, "4.3.1", text);
-                conclude(node, &transaction, Some(&owner), None, Verdict::Refuse(refusal), began)
+                judging.unseen(node, &transaction, Some(&owner), Verdict::Refuse(refusal))
             }
         }
     }
-}
-
-/// Counts a verdict and writes its log line. No mail addresses: those are the customers' users'.
-fn conclude(
-    node: &Node,
-    transaction: &Transaction,
-    owner: Option<&Owner>,
-    results: Option<&Results<'_>>,
-    verdict: Verdict,
-    began: Instant,
-) -> Verdict {
-    let known: Vec<Said<'_>> = results.into_iter().flat_map(Results::known).collect();
-    let report =
-        |scanner: &str| known.iter().find(|said| said.scanner == scanner).and_then(|said| said.report);
-    let (spamassassin, rspamd) = (report("spamassassin"), report("rspamd"));
-    let infections = listed(&known, |said| said.infection);
-    let unscanned = listed(&known, |said| said.unscanned.map(Cause::name));
-    node.counters.judged(&verdict, unscanned.is_some());
-    let refusal = verdict.refusal();
-    let findings = transaction.findings;
-    info!(
-        id = transaction.id,
-        customer = %transaction.customer.address,
-        customer_id = owner.and_then(|owner| owner.customer.as_ref()).map(|customer| customer.id.as_str()),
-        customer_unknown = owner.is_some_and(|owner| owner.unknown).then_some(true),
-        helo = transaction.customer.helo,
-        destination = transaction.customer.destination.map(tracing::field::display),
-        size = findings.size,
-        recipients = transaction.envelope.recipients.len(),
-        bare_line_ends = Some(findings.bare_lf + findings.bare_cr).filter(|count| *count > 0),
-        verdict = verdict.name(),
-        rule = refusal.map(|refusal| &*refusal.rule),
-        reason = refusal.map(|refusal| refusal.text.as_str()),
-        score = spamassassin.map(|report| report.score),
-        symbols = spamassassin.map(symbols),
-        rspamd = rspamd.map(|report| report.score),
-        rspamd_symbols = rspamd.map(symbols),
-        infection = infections,
-        unscanned,
-        duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "message judged"
-    );
-    verdict
-}
-
-/// `clamav: Name, sophos: Name`
-fn listed<'s>(known: &[Said<'s>], what: impl Fn(&Said<'s>) -> Option<&'s str>) -> Option<String> {
-    let listed: Vec<String> =
-        known.iter().filter_map(|said| Some(format!("{}: {}", said.scanner, what(said)?))).collect();
-    (!listed.is_empty()).then(|| listed.join(", "))
-}
-
-fn symbols(report: &Report) -> String {
-    report.symbols.chars().take(MAX_SYMBOLS).collect()
 }
 
 /// Writes to a stream that nobody reads from.

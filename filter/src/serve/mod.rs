@@ -1,5 +1,6 @@
 //! The SMTP server: listeners, who may connect, and the stop.
 
+mod conclusion;
 mod connection;
 mod parameters;
 mod reception;
@@ -26,6 +27,7 @@ use crate::customers::{Customers, Owner};
 use crate::facts::Facts;
 use crate::policy::script::Keeper;
 use crate::policy::{Policy, Verdict};
+use crate::events::Records;
 use crate::rate::{Clock, Memory, Source};
 use crate::scan::Scanners;
 use crate::status::Counters;
@@ -59,6 +61,8 @@ pub struct Node {
     pub customers: Customers,
     pub clock: Clock,
     pub counters: Counters,
+    /// Where events go; none where nothing is kept.
+    pub records: Option<Records>,
 }
 
 impl Node {
@@ -92,6 +96,7 @@ impl Node {
             customers: Customers::new(&config.customers)?,
             clock: Clock::start(),
             counters: Counters::default(),
+            records: None,
         })
     }
 

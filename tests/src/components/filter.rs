@@ -29,6 +29,10 @@ pub struct FilterConfig {
     pub spamd_lines: String,
     /// Where it keeps counts; nodes on one host need one each.
     pub counters_file: String,
+    /// Where it keeps events; nodes on one host need one each.
+    pub events_directory: String,
+    /// Further sections.
+    pub sections: String,
 }
 
 impl FilterConfig {
@@ -43,6 +47,8 @@ impl FilterConfig {
             reject_at: 6.0,
             spamd_lines: String::new(),
             counters_file: format!("/var/lib/weir/counters{number}.sqlite"),
+            events_directory: format!("/var/lib/weir/events{number}"),
+            sections: String::new(),
         }
     }
 
@@ -66,12 +72,14 @@ impl FilterConfig {
             "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n\
              [policy]\npreset = \"reject\"\nreject_at = {:?}\n\
              [limits]\nmessages_per_minute = {}\nmessages_per_hour = {}\nbulk_messages = 0\n\
-             [counters]\nfile = {:?}\n",
+             [counters]\nfile = {:?}\n[events]\ndirectory = {:?}\n{}\n",
             self.smtp_lines,
             self.reject_at,
             self.messages_per_minute,
             self.messages_per_hour,
-            self.counters_file
+            self.counters_file,
+            self.events_directory,
+            self.sections
         );
         if let Some(spamd) = self.spamd {
             // Writing to a String cannot fail.
@@ -133,6 +141,13 @@ impl WeirFilter {
     /// `weir-filter` with these arguments, to its end.
     pub fn run(host: &Host, arguments: &[&str]) -> Result<Finished> {
         super::run_to_end(host, "weir-filter", arguments)
+    }
+
+    /// What a command of weir-filter prints.
+    pub fn ask(host: &Host, arguments: &[&str]) -> Result<String> {
+        let finished = super::run_to_end(host, "weir-filter", arguments)?;
+        ensure!(finished.success, "weir-filter {arguments:?} failed:\n{}", finished.output);
+        Ok(finished.output)
     }
 
     pub fn node(&self) -> u8 {

@@ -100,8 +100,8 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) fn start_node(&mut self, node: u8) -> Result<()> {
-        let FilterConfig { listen, counters_file, .. } = FilterConfig::node(node);
-        let config = FilterConfig { listen, counters_file, ..self.filter.clone() };
+        let FilterConfig { listen, counters_file, events_directory, .. } = FilterConfig::node(node);
+        let config = FilterConfig { listen, counters_file, events_directory, ..self.filter.clone() };
         self.nodes[usize::from(node)] = Some(WeirFilter::start(&self.lab.filter, node, &config)?);
         Ok(())
     }

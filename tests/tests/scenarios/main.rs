@@ -51,6 +51,7 @@ mod prefixes;
 mod pressure;
 mod privileges;
 mod recipients;
+mod records;
 mod release;
 mod reload;
 mod remains;

@@ -1,0 +1,81 @@
+//! What a filter node keeps of the messages it judged.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::lab::{Family, Host, Lab, NarrowLink};
+use weir_tests::probe::HAM;
+use weir_tests::smtp::{Client, Script, Server};
+use weir_tests::wait::{PATIENCE, wait_for};
+
+/// What `weir-filter log --json` prints, once it prints so many lines.
+fn wait_log(host: &Host, arguments: &[&str], lines: usize) -> Result<Vec<Value>> {
+    wait_for(&format!("{lines} lines of log {arguments:?}"), PATIENCE, || {
+        let output = WeirFilter::ask(host, &[&["log", "--json"], arguments].concat())?;
+        let events: Vec<Value> = output
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
+        Ok(Some(events).filter(|events| events.len() == lines))
+    })
+}
+
+fn send(lab: &Lab, family: Family) -> Result<u16> {
+    let mut client =
+        Client::connect_from(&lab.customer, family.customer(), (family.destination(), 25).into())?;
+    client.greet("mail.customer.test")?;
+    let recipients = [&*format!("user@{}", family.domain()), &*format!("other@{}", family.domain())];
+    Ok(client.send_message("sender@customer.test", &recipients, HAM)?.code)
+}
+
+/// A message is found under the id that agent and node logged, by all that is known of it, and no mail address is in
+/// the files. A node that is killed leaves them readable.
+#[test]
+fn a_message_is_found_and_outlives_the_node() -> Result<()> {
+    Lab::run("records", NarrowLink::Nowhere, |lab| {
+        let config = FilterConfig::node(0);
+        let mut filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        let start = |family: Family| Server::start(&lab.internet, family.destination(), Script::default());
+        let _destinations = [start(Family::V4)?, start(Family::V6)?];
+        let mut agent = AgentConfig::new(Backend::Ebpf);
+        agent.nodes.truncate(1);
+        let agent = WeirAgent::start(&lab.gateway, &agent)?;
+        for family in Family::BOTH {
+            ensure!(send(lab, family)? == 250, "{family:?}");
+        }
+        for (line, family) in agent.messages().iter().zip(Family::BOTH) {
+            let (id, node) = (line.field("id"), filter.wait_message(&line.field("id"))?);
+            let event = &wait_log(&lab.filter, &["--id", &id], 1)?[0];
+            ensure!(event["id"] == *id && event["verdict"] == "accept", "{event}");
+            ensure!(event["address"] == family.customer().to_string(), "{event}");
+            ensure!(event["destination"] == family.destination().to_string(), "{event}");
+            ensure!(event["agent"] == Family::V4.proxy().to_string(), "{event}");
+            ensure!(event["helo"] == node.field("helo"), "{event}");
+            ensure!(event["size"].as_u64() == node.field("size").parse().ok(), "{event}");
+            ensure!(event["sender_domain"] == "customer.test" && event["recipients"] == 2, "{event}");
+            ensure!(event["recipient_domains"] == serde_json::json!([family.domain()]), "{event}");
+            let address = family.customer().to_string();
+            let same = wait_log(&lab.filter, &["--ip", &address, "--since", "1h"], 1)?;
+            ensure!(same[0]["id"] == *id, "{same:?}");
+        }
+        let table = WeirFilter::ask(&lab.filter, &["log", "--limit", "5"])?;
+        ensure!(table.lines().count() == 3 && table.lines().all(|line| line.len() <= 100), "{table}");
+        filter.kill()?;
+        drop(filter);
+        let file = ["--config", "/etc/weir/filter0.toml"];
+        ensure!(wait_log(&lab.filter, &file, 2)?.len() == 2);
+        let directory = lab.filter.path(&config.events_directory);
+        for entry in std::fs::read_dir(&directory).context("events")? {
+            let octets = std::fs::read(entry?.path())?;
+            let text = String::from_utf8_lossy(&octets);
+            ensure!(!text.contains("sender@") && !text.contains("user@"), "a mail address was stored");
+        }
+        // It goes on where it was.
+        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        ensure!(send(lab, Family::V4)? == 250);
+        wait_log(&lab.filter, &[], 3)?;
+        filter.stop()?;
+        agent.stop()
+    })
+}

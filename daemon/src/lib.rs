@@ -1,6 +1,7 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown, privileges, times and the control socket.
+//! shutdown, privileges, times, the audit log and the control socket.
 
+pub mod audit;
 pub mod config;
 pub mod control;
 pub mod http;

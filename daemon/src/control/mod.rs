@@ -16,7 +16,7 @@ mod summary;
 use std::path::{Path, PathBuf};
 
 pub use client::{Error, ask, status};
-pub use server::{Server, remove_directory, remove_remains, serve, status_only};
+pub use server::{Server, remove_directory, remove_remains, serve, serve_known, status_only};
 pub use summary::summary;
 
 /// Where the sockets are.

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::{DIRECTORY, pid_of, socket_path};
+use crate::audit::Actor;
 
 /// A client that does not write its request, or does not read the answer, is left after this time.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,8 +26,8 @@ const MAX_REQUEST: u64 = 64 * 1024;
 /// After a failed accept (no descriptors left, as a rule) the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The answer to a request; an error is what the client is told.
-type Handler = dyn Fn(&Value) -> Result<Value, String> + Send + Sync;
+/// The answer to a request of somebody; an error is what the client is told.
+type Handler = dyn Fn(&Value, Actor) -> Result<Value, String> + Send + Sync;
 
 /// The running server; its socket is removed when this is dropped.
 #[derive(Debug)]
@@ -49,6 +50,14 @@ impl Drop for Server {
 pub fn serve(
     program: &str,
     handler: impl Fn(&Value) -> Result<Value, String> + Send + Sync + 'static,
+) -> Option<Server> {
+    serve_known(program, move |request, _| handler(request))
+}
+
+/// As [`serve`], with who asks.
+pub fn serve_known(
+    program: &str,
+    handler: impl Fn(&Value, Actor) -> Result<Value, String> + Send + Sync + 'static,
 ) -> Option<Server> {
     match serve_in(Path::new(DIRECTORY), program, Arc::new(handler)) {
         Ok(server) => Some(server),
@@ -109,13 +118,15 @@ async fn accept(listener: UnixListener, handler: Arc<Handler>) {
 
 /// One request and its answer.
 async fn converse(mut stream: AsyncUnixStream, handler: &Arc<Handler>) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let actor = Actor::peer(peer.uid(), peer.pid());
     let mut line = Vec::new();
     let mut limited = BufReader::new((&mut stream).take(MAX_REQUEST));
     tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
     let answer = match serde_json::from_slice::<Value>(&line) {
         Ok(request) => {
             let handler = handler.clone();
-            tokio::task::spawn_blocking(move || handler(&request))
+            tokio::task::spawn_blocking(move || handler(&request, actor))
                 .await
                 .unwrap_or_else(|_| Err("the request failed: a defect of weir".to_string()))
         }

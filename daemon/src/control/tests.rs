@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::client::ask_in;
 use super::server::{serve_in, status_only};
 use super::{Error, pid_of, socket_path};
+use crate::audit::Actor;
 
 /// A directory of its own for each test, removed at its end.
 struct Directory(PathBuf);
@@ -24,6 +25,11 @@ impl Drop for Directory {
     }
 }
 
+fn answering(status: Value) -> Arc<impl Fn(&Value, Actor) -> Result<Value, String> + Send + Sync> {
+    let answer = status_only(move || status.clone());
+    Arc::new(move |request: &Value, _| answer(request))
+}
+
 fn status() -> Value {
     json!({"request": "status"})
 }
@@ -39,7 +45,7 @@ fn the_name_of_a_socket_carries_program_and_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_gets_its_answer_and_the_socket_goes_with_the_server() {
     let directory = Directory::new("query");
-    let server = serve_in(&directory.0, "agent", Arc::new(status_only(|| json!({"sessions": 3})))).unwrap();
+    let server = serve_in(&directory.0, "agent", answering(json!({"sessions": 3}))).unwrap();
     let path = directory.0.clone();
     let answer =
         tokio::task::spawn_blocking(move || ask_in(&path, "agent", &status())).await.unwrap().unwrap();
@@ -58,7 +64,7 @@ async fn sockets_of_dead_processes_are_removed_and_not_asked() {
     let own_but_refusing = socket_path(&directory.0, "agent", 1);
     drop(std::os::unix::net::UnixListener::bind(&own_but_refusing).unwrap());
     assert!(matches!(ask_in(&directory.0, "agent", &status()), Err(Error::NotRunning { .. })));
-    let _server = serve_in(&directory.0, "agent", Arc::new(status_only(|| json!({})))).unwrap();
+    let _server = serve_in(&directory.0, "agent", answering(json!({}))).unwrap();
     assert!(!stale.exists());
     assert!(!own_but_refusing.exists());
 }
@@ -66,7 +72,7 @@ async fn sockets_of_dead_processes_are_removed_and_not_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_instances_in_one_namespace_are_named() {
     let directory = Directory::new("several");
-    let _server = serve_in(&directory.0, "agent", Arc::new(status_only(|| json!({})))).unwrap();
+    let _server = serve_in(&directory.0, "agent", answering(json!({}))).unwrap();
     let second = socket_path(&directory.0, "agent", std::os::unix::process::parent_id());
     let _listener = std::os::unix::net::UnixListener::bind(&second).unwrap();
     let path = directory.0.clone();
@@ -82,7 +88,7 @@ async fn what_is_no_request_is_refused_with_the_reason() {
     use std::io::{Read, Write};
 
     let directory = Directory::new("refused");
-    let server = serve_in(&directory.0, "agent", Arc::new(status_only(|| json!({})))).unwrap();
+    let server = serve_in(&directory.0, "agent", answering(json!({}))).unwrap();
     let path = socket_path(&directory.0, "agent", std::process::id());
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);

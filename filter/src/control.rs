@@ -5,8 +5,13 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use weir_daemon::audit::Actor;
+
 use crate::serve::Node;
 use crate::status::status;
+
+/// Counts in one answer, at most.
+const MAX_SHOWN: usize = 10_000;
 
 /// A request, as it is on the socket: `{"request": "customer_changed", "address": ...}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,22 @@ pub enum Request {
     CustomerChanged {
         address: IpAddr,
     },
+    /// The keys with most.
+    RatesTop {
+        #[serde(default)]
+        namespace: Option<String>,
+        limit: usize,
+    },
+    /// What is counted for a key and beneath it.
+    RatesShow {
+        key: String,
+    },
+    /// Drops what is counted for a key and beneath it.
+    RatesClear {
+        #[serde(default)]
+        namespace: Option<String>,
+        key: String,
+    },
 }
 
 impl Request {
@@ -24,19 +45,46 @@ impl Request {
     pub fn to_json(&self) -> Value {
         json!(self)
     }
+
+    /// What it is called in the audit log; questions that change nothing are not in it.
+    fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Status {} | Self::RatesTop { .. } | Self::RatesShow { .. } => None,
+            Self::CustomerChanged { .. } => Some("customer-changed"),
+            Self::RatesClear { .. } => Some("rates clear"),
+        }
+    }
 }
 
 /// The answer; an error is what the operator is told. May block. `listen` are the addresses listened on.
 ///
 /// # Errors
 /// If the request is none, or cannot be fulfilled.
-pub fn answer(node: &Node, listen: &[String], request: &Value) -> Result<Value, String> {
-    match Request::deserialize(request).map_err(|error| error.to_string())? {
+pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> Result<Value, String> {
+    let asked = Request::deserialize(request).map_err(|error| error.to_string())?;
+    if let Some(action) = asked.action() {
+        node.audit.record(actor, action, request)?;
+    }
+    let (counters, now) = (node.policy.counters(), node.clock.now());
+    match asked {
         Request::Status {} => Ok(status(node, listen)),
         Request::CustomerChanged { address } => {
             node.customer_changed(address);
             tracing::info!(%address, "another customer's from now on: its counts are dropped");
             Ok(json!({ "address": address }))
+        }
+        Request::RatesTop { namespace, limit } => {
+            Ok(json!(counters.top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
+        }
+        Request::RatesShow { key } => {
+            let mut shown = counters.show(&key, now);
+            shown.truncate(MAX_SHOWN);
+            Ok(json!(shown))
+        }
+        Request::RatesClear { namespace, key } => {
+            let keys = counters.clear(namespace.as_deref(), &key);
+            tracing::info!(key, namespace, keys, "counts cleared by an operator");
+            Ok(json!({ "keys": keys }))
         }
     }
 }

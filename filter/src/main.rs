@@ -1,5 +1,6 @@
 //! The command line of weir-filter.
 
+mod rates;
 mod reading;
 mod trying;
 
@@ -18,8 +19,8 @@ use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
-use weir_filter::policy::script::Keeper;
 use weir_filter::events::Records;
+use weir_filter::policy::script::Keeper;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::{Address, Scanners};
 use weir_filter::serve::{self, Node};
@@ -70,6 +71,9 @@ enum Command {
     },
     /// Show the messages that this node judged, latest first.
     Log(reading::Log),
+    /// Show what is counted of senders, or drop it.
+    #[command(subcommand)]
+    Rates(rates::Rates),
     /// Print an annotated configuration file with every key.
     #[command(hide = true)]
     ExampleConfig,
@@ -111,6 +115,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Log(arguments) => reading::log(&arguments),
+        Command::Rates(command) => rates::rates(command),
         Command::ExampleConfig => {
             print!("{}", reference::example::<Config>());
             Ok(())
@@ -156,8 +161,8 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let listen: Vec<String> =
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());
-    let answer = move |request: &_| weir_filter::control::answer(&asked.0, &asked.1, request);
-    let status = control::serve("filter", answer);
+    let answer = move |request: &_, actor| weir_filter::control::answer(&asked.0, &asked.1, request, actor);
+    let status = control::serve_known("filter", answer);
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));

@@ -5,11 +5,12 @@ mod clamav;
 mod content;
 mod counters;
 mod customers;
+mod events;
 mod file_types;
 mod icap;
-mod events;
 mod limits;
 mod policy;
+mod privacy;
 mod rspamd;
 mod scanner;
 mod script;
@@ -28,11 +29,12 @@ pub use clamav::ClamAv;
 pub use content::Content;
 pub use counters::Counters;
 pub use customers::{Customers, CustomersApi};
+pub use events::Events;
 pub use file_types::{FileTypes, Unscannable};
 pub use icap::{Engine, Icap};
-pub use events::Events;
 pub use limits::Limits;
 pub use policy::{Policy, Preset, Texts, Unscanned};
+pub use privacy::Privacy;
 pub use rspamd::Rspamd;
 pub use script::{OnScriptError, Script};
 pub use smtp::{Smtp, Tls};
@@ -67,6 +69,8 @@ pub struct Config {
     pub spool: Spool,
     #[serde(default)]
     pub events: Events,
+    #[serde(default)]
+    pub privacy: Privacy,
     #[serde(default)]
     pub log: Log,
 }
@@ -131,6 +135,7 @@ impl Check for Config {
         self.content.check(problems);
         self.file_types.check(problems);
         self.events.check(problems);
+        self.privacy.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indexmap::IndexMap;
@@ -81,6 +82,27 @@ impl Memory {
         let mut store = self.lock();
         let entries = store.namespaces.values_mut().filter_map(|namespace| namespace.keys.get_mut(key));
         entries.for_each(|entry| *entry = Entry::forgotten());
+    }
+
+    pub(super) fn namespaces(&self) -> Vec<Box<str>> {
+        self.lock().namespaces.keys().cloned().collect()
+    }
+
+    /// Looks at the keys of a namespace, by their places, with its windows. False: there are no such places.
+    pub(super) fn visit(
+        &self,
+        namespace: &str,
+        places: Range<usize>,
+        mut look: impl FnMut(&[u64], &str, &mut Entry),
+    ) -> bool {
+        let mut store = self.lock();
+        let Some(Namespace { windows, keys }) = store.namespaces.get_mut(namespace) else { return false };
+        let places = places.start..places.end.min(keys.len());
+        let Some(keys) = keys.get_range_mut(places).filter(|keys| !keys.is_empty()) else { return false };
+        for (key, entry) in keys {
+            look(windows, key, entry);
+        }
+        true
     }
 
     /// What was counted since the last call. Namespace by namespace, for nothing is counted while one is looked at.

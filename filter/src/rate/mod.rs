@@ -8,6 +8,7 @@ mod file;
 mod memory;
 mod once;
 mod series;
+mod shown;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 pub use file::{File, FileError, SAVE_INTERVAL};
 pub use memory::{Memory, Usage};
 pub use once::Once;
+pub use shown::Shown;
 
 /// A window is kept in this many buckets: a refusal lasts at most `seconds / BUCKETS` too long.
 pub const BUCKETS: u64 = 60;

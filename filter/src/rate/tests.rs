@@ -131,3 +131,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn counts_are_shown_and_cleared() {
+    let memory = Memory::new(100_000);
+    let count = |namespace, key: &str, seconds, times: u64, now| {
+        let ask = Ask { namespace, key, limit: u64::MAX, seconds, weight: times };
+        memory.ask(ask, Moment(now));
+    };
+    for number in 0..25_000_u64 {
+        count("hour", &format!("k{number}"), 3600, number % 100 + 1, 1_000_000);
+    }
+    count("hour", "k7", 3600, 1000, 1_000_000);
+    count("minute", "k7", 60, 5, 1_000_000);
+    let now = Moment(1_001_000);
+    let top = memory.top(None, 3, now);
+    let seen: Vec<_> = top.iter().map(|shown| (shown.key.as_str(), shown.count, shown.seconds)).collect();
+    assert_eq!(seen, [("k7", 1008, 3600), ("k10099", 100, 3600), ("k10199", 100, 3600)]);
+    assert_eq!(memory.top(Some("minute"), 3, now).len(), 1);
+    assert_eq!(memory.top(Some("none"), 3, now), []);
+    let of_k7 = |now| {
+        memory.show("k7", now).into_iter().map(|shown| (shown.namespace, shown.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(of_k7(now), [("hour".to_owned(), 1008), ("minute".to_owned(), 5)]);
+    count("domain", "k7 example.net", 3600, 2, 1_000_000);
+    assert_eq!(of_k7(now).len(), 3);
+    assert_eq!(
+        (memory.clear(Some("none"), "k7"), memory.clear(None, "nobody"), memory.clear(Some("hour"), "k7")),
+        (0, 0, 1)
+    );
+    assert_eq!(of_k7(now), [("minute".to_owned(), 5), ("domain".to_owned(), 2)]);
+    assert_eq!((memory.clear(None, "k7"), of_k7(now)), (2 + 1, Vec::new()));
+    assert_eq!(memory.top(None, 1, now)[0].key, "k10099");
+}

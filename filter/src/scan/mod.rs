@@ -120,9 +120,9 @@ impl<F> Scanned<F> {
         !matches!(self, Self::Unscanned(Cause::NotConfigured))
     }
 
-    /// The class `unscanned`: what the scanner would have said of the whole is not known.
+    /// The class `unscanned`: what the scanner would have said of the whole is not known. Not where it was not to look.
     pub fn is_unscanned(&self) -> bool {
-        self.unscanned().is_some()
+        self.unscanned().is_some_and(|cause| cause != Cause::Privacy)
     }
 }
 
@@ -137,6 +137,8 @@ impl Scanned<Report> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     NotConfigured,
+    /// Nobody is to look at what this customer writes (`privacy.no_content`).
+    Privacy,
     TooBig,
     /// It did not get its turn in time, or would not have.
     Busy,
@@ -152,6 +154,7 @@ impl Cause {
     pub fn name(self) -> &'static str {
         match self {
             Self::NotConfigured => "not-configured",
+            Self::Privacy => "privacy",
             Self::TooBig => "too-big",
             Self::Busy => "busy",
             Self::TimedOut => "timed-out",

@@ -16,6 +16,8 @@ pub struct Results<'m> {
     message: &'m Message,
     scanners: &'m Scanners,
     until: Instant,
+    /// Nobody is to look at the message.
+    closed: bool,
     spamassassin: OnceCell<Scanned>,
     rspamd: OnceCell<Scanned>,
     clamav: OnceCell<Scanned<Finding>>,
@@ -39,6 +41,7 @@ impl<'m> Results<'m> {
             message,
             scanners,
             until: scanners.deadline(),
+            closed: false,
             spamassassin: OnceCell::new(),
             rspamd: OnceCell::new(),
             clamav: OnceCell::new(),
@@ -46,12 +49,25 @@ impl<'m> Results<'m> {
         }
     }
 
+    /// Without asking any scanner, from now on.
+    #[must_use]
+    pub fn closed(self) -> Self {
+        Self { closed: true, ..self }
+    }
+
+    /// What a scanner says, if it may be asked.
+    async fn unless_closed<F>(&self, asking: impl Future<Output = Scanned<F>>) -> Scanned<F> {
+        if self.closed { Scanned::Unscanned(Cause::Privacy) } else { asking.await }
+    }
+
     pub fn scanners(&self) -> &'m Scanners {
         self.scanners
     }
 
     pub async fn spamassassin(&self) -> &Scanned {
-        self.spamassassin.get_or_init(|| self.scanners.spamassassin(self.message, self.until)).await
+        self.spamassassin
+            .get_or_init(|| self.unless_closed(self.scanners.spamassassin(self.message, self.until)))
+            .await
     }
 
     pub fn spamassassin_if_known(&self) -> Option<&Scanned> {
@@ -65,11 +81,11 @@ impl<'m> Results<'m> {
     }
 
     pub async fn rspamd(&self) -> &Scanned {
-        self.rspamd.get_or_init(|| self.scanners.rspamd(self.message, self.until)).await
+        self.rspamd.get_or_init(|| self.unless_closed(self.scanners.rspamd(self.message, self.until))).await
     }
 
     pub async fn clamav(&self) -> &Scanned<Finding> {
-        self.clamav.get_or_init(|| self.scanners.clamav(self.message, self.until)).await
+        self.clamav.get_or_init(|| self.unless_closed(self.scanners.clamav(self.message, self.until))).await
     }
 
     /// The engine of this name in `[icap]`. None: there is none.
@@ -83,7 +99,7 @@ impl<'m> Results<'m> {
         place: usize,
         cell: &'r OnceCell<Scanned<Finding>>,
     ) -> &'r Scanned<Finding> {
-        cell.get_or_init(|| self.scanners.icap(place, self.message, self.until)).await
+        cell.get_or_init(|| self.unless_closed(self.scanners.icap(place, self.message, self.until))).await
     }
 
     /// Asks ClamAV and every engine of `[icap]`, all at the same time. What each said is in [`Self::known`]; this is the first

@@ -64,11 +64,13 @@ impl Judging {
             let cause = said.unscanned.map(|cause| cause.name().to_owned());
             event.bypassed.extend(cause.map(|cause| Bypassed { scanner, cause }));
         }
-        event.message_id = match message.body.head(MAX_HEADER).await {
-            Ok(head) => Headers::of(&head).message_id(),
-            // The scanners, which read it before, have said so.
-            Err(_) => None,
-        };
+        if !node.privacy.keeps_content_closed(message.transaction.customer.address) {
+            event.message_id = match message.body.head(MAX_HEADER).await {
+                Ok(head) => Headers::of(&head).message_id(),
+                // The scanners, which read it before, have said so.
+                Err(_) => None,
+            };
+        }
         conclude(node, event, verdict)
     }
 

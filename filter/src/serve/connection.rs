@@ -169,7 +169,10 @@ impl Connection {
         match body.finish().await {
             Ok(body) => {
                 let message = Message { transaction, body };
-                let facts = Facts::new(&message, &node.scanners).with_owner(owner);
+                let mut facts = Facts::new(&message, &node.scanners).with_owner(owner);
+                if node.privacy.keeps_content_closed(message.transaction.customer.address) {
+                    facts = facts.closed();
+                }
                 let verdict = node.verdict(&facts).await;
                 judging.seen(node, &message, &facts, verdict).await
             }

@@ -20,14 +20,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
+use weir_daemon::audit::Audit;
 use weir_smtp::Reply;
 
-use crate::config::{Config, Spool};
+use crate::config::{Config, Privacy, Spool};
 use crate::customers::{Customers, Owner};
+use crate::events::Records;
 use crate::facts::Facts;
 use crate::policy::script::Keeper;
 use crate::policy::{Policy, Verdict};
-use crate::events::Records;
 use crate::rate::{Clock, Memory, Source};
 use crate::scan::Scanners;
 use crate::status::Counters;
@@ -63,6 +64,8 @@ pub struct Node {
     pub counters: Counters,
     /// Where events go; none where nothing is kept.
     pub records: Option<Records>,
+    pub privacy: Privacy,
+    pub audit: Audit,
 }
 
 impl Node {
@@ -97,6 +100,8 @@ impl Node {
             clock: Clock::start(),
             counters: Counters::default(),
             records: None,
+            privacy: config.privacy.clone(),
+            audit: Audit::new("weir-filter", &config.privacy.audit_log),
         })
     }
 

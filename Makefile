@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-steering check fuzz clean
+.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-steering bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ measure-prefixes: ## what ten, 100,000 and a million customers' prefixes cost in
 
 measure-steering: build ## what steering costs a packet and a connection: nothing, ebpf and tproxy side by side (needs root)
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-measure"
+
+bench-outbreak: ## how much of campaigns the outbreak engine sees, and how little of what programs send (2 minutes)
+	@scripts/install-deps build
+	cargo test --release --locked --package weir-filter --test outbreak -- --ignored --nocapture measure
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

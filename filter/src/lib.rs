@@ -7,6 +7,7 @@
 //! | [`body`] | a message's body, in memory or in an unlinked file |
 //! | [`content`] | a message's headers and parts, decoded, within bounds |
 //! | [`files`] | what kinds of files are in it, and in archives within it |
+//! | [`outbreak`] | the same message from several customers at once |
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
@@ -26,6 +27,7 @@ pub mod events;
 pub mod facts;
 pub mod files;
 pub mod message;
+pub mod outbreak;
 pub mod policy;
 pub mod rate;
 pub mod scan;

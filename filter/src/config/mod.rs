@@ -9,6 +9,7 @@ mod events;
 mod file_types;
 mod icap;
 mod limits;
+mod outbreak;
 mod policy;
 mod privacy;
 mod rspamd;
@@ -33,6 +34,7 @@ pub use events::Events;
 pub use file_types::{FileTypes, Unscannable};
 pub use icap::{Engine, Icap};
 pub use limits::Limits;
+pub use outbreak::Outbreak;
 pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use privacy::Privacy;
 pub use rspamd::Rspamd;
@@ -65,6 +67,8 @@ pub struct Config {
     pub content: Content,
     #[serde(default)]
     pub file_types: FileTypes,
+    #[serde(default)]
+    pub outbreak: Outbreak,
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
@@ -136,6 +140,7 @@ impl Check for Config {
         self.file_types.check(problems);
         self.events.check(problems);
         self.privacy.check(problems);
+        self.outbreak.check(problems);
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

@@ -1,9 +1,18 @@
 //! What is known of a message while it is judged. What costs time is found out when first asked
 //! for, and once.
 
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
 use crate::body::Body;
+use crate::content::Opened;
 use crate::customers::{Customer, Identity, Owner};
+use crate::files::Files;
+use crate::inside::Inside;
 use crate::message::{Message, Transaction};
+use crate::outbreak::Finding;
+use crate::rate::Moment;
 use crate::scan::{Results, Scanned, Scanners};
 
 #[derive(Debug)]
@@ -11,11 +20,23 @@ pub struct Facts<'m> {
     message: &'m Message,
     owner: Owner,
     results: Results<'m>,
+    inside: Option<&'m Inside>,
+    content: OnceCell<Arc<Opened>>,
+    files: OnceCell<Files>,
+    outbreak: OnceCell<Option<Finding>>,
 }
 
 impl<'m> Facts<'m> {
     pub fn new(message: &'m Message, scanners: &'m Scanners) -> Self {
-        Self { message, owner: Owner::default(), results: Results::new(message, scanners) }
+        Self {
+            message,
+            owner: Owner::default(),
+            results: Results::new(message, scanners),
+            inside: None,
+            content: OnceCell::new(),
+            files: OnceCell::new(),
+            outbreak: OnceCell::new(),
+        }
     }
 
     pub fn transaction(&self) -> &Transaction {
@@ -44,6 +65,32 @@ impl<'m> Facts<'m> {
     /// Who is always limited, whatever else the message says of itself.
     pub fn identity(&self) -> Identity {
         self.owner.identity(self.message.transaction.customer.address)
+    }
+
+    /// Lets the inside of the message be looked at.
+    #[must_use]
+    pub fn with_inside(self, inside: &'m Inside) -> Self {
+        Self { inside: Some(inside), ..self }
+    }
+
+    /// Its headers and parts. None where nobody may look.
+    pub async fn content(&self) -> Option<&Arc<Opened>> {
+        let inside = self.inside?;
+        Some(self.content.get_or_init(|| inside.read(self.message)).await)
+    }
+
+    /// Its files, archives opened.
+    pub async fn files(&self) -> Option<&Files> {
+        let (inside, content) = (self.inside?, self.content().await?);
+        Some(self.files.get_or_init(|| inside.files(self.message, Arc::clone(content))).await)
+    }
+
+    /// Whether others send it too. Counts it, once. None if that is not known.
+    pub async fn outbreak(&self, now: Moment) -> Option<&Finding> {
+        let (inside, content) = (self.inside?, self.content().await?);
+        let customer = self.customer().map(|customer| customer.id.as_str());
+        let count = || inside.outbreak(self.message, Arc::clone(content), customer, now);
+        self.outbreak.get_or_init(count).await.as_ref()
     }
 
     /// Whether this node has this scanner.

@@ -8,6 +8,7 @@
 //! | [`content`] | a message's headers and parts, decoded, within bounds |
 //! | [`files`] | what kinds of files are in it, and in archives within it |
 //! | [`outbreak`] | the same message from several customers at once |
+//! | [`inside`] | the three above, as this node is configured |
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
@@ -26,6 +27,7 @@ pub mod customers;
 pub mod events;
 pub mod facts;
 pub mod files;
+pub mod inside;
 pub mod message;
 pub mod outbreak;
 pub mod policy;

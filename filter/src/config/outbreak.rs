@@ -26,8 +26,8 @@ pub struct Outbreak {
     pub spam_customers: u32,
     /// with this many copies for each of them or more: what programs send comes from very many, a little from each.
     pub copies_per_customer: f64,
-    /// Customers who within its first hour send something that nobody sent before, on a node that has run for a day, that make it
-    /// bulk however little each sends.
+    /// Customers who within its first hour send something that nobody sent on the day before, that make it bulk however little each
+    /// sends. 0, off: it would see a campaign with one copy from each customer, but a program's new mail looks the same.
     pub spread_customers: u32,
     /// Customers whose mail is not counted, by the ids of `[customers]`.
     pub exempt_customers: Vec<String>,
@@ -66,7 +66,7 @@ impl Outbreak {
             ("bulk_copies_single", self.bulk_copies_single),
             ("spam_copies", self.spam_copies),
             ("spam_customers", self.spam_customers),
-            ("spread_customers", self.spread_customers),
+            ("spread_customers", if self.spread_customers == 0 { 2 } else { self.spread_customers }),
         ];
         for (key, value) in copies {
             if !(2..=256).contains(&value) {

@@ -59,6 +59,10 @@ impl<S: Store> Engine<S> {
         &self.store
     }
 
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The part that takes time, more with the length of the text.
     pub fn signature(&self, content: &Content) -> Signature {
         Signature::of(content, self.seed)

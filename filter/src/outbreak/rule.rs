@@ -62,7 +62,7 @@ pub struct Rule {
     pub outbreak_customers: u32,
     /// and this many for each of them.
     pub concentration: f64,
-    /// Customers who send one new thing, however little each, that make it bulk.
+    /// Customers who send one new thing, however little each, that make it bulk. 0: no number does.
     pub spread: u32,
 }
 
@@ -74,7 +74,7 @@ impl Default for Rule {
             outbreak: 40,
             outbreak_customers: 3,
             concentration: 2.0,
-            spread: 40,
+            spread: 0,
         }
     }
 }
@@ -89,7 +89,11 @@ impl Rule {
         // What nobody sent on a whole day is not a program's mail, or it is a new program's.
         let is_new = measures.age < HOUR && measures.watched >= GROWN_UP;
         if per_customer < self.concentration || measures.copies < self.bulk {
-            return if is_new && measures.customers >= self.spread { Level::Bulk } else { Level::None };
+            return if is_new && self.spread > 0 && measures.customers >= self.spread {
+                Level::Bulk
+            } else {
+                Level::None
+            };
         }
         let spread =
             measures.customers >= self.outbreak_customers && measures.sources >= self.outbreak_customers;
@@ -146,9 +150,12 @@ mod tests {
             Measures { copies: 250, customers: 230, sources: 230, domains: 200, ..Measures::default() };
         assert_eq!(level(steady), Level::None);
         let learnt = Measures { watched: 24 * HOUR, ..steady };
-        assert_eq!(level(learnt), Level::Bulk, "new to a node that has seen a day");
-        assert_eq!(level(Measures { age: HOUR, ..learnt }), Level::None);
-        assert_eq!(level(Measures { customers: 39, copies: 40, ..learnt }), Level::None);
+        assert_eq!(level(learnt), Level::None);
+        let spread = |measures| Rule { spread: 40, ..Rule::default() }.level(&measures).0;
+        assert_eq!(spread(learnt), Level::Bulk, "new to a node that has seen a day");
+        assert_eq!(spread(steady), Level::None);
+        assert_eq!(spread(Measures { age: HOUR, ..learnt }), Level::None);
+        assert_eq!(spread(Measures { customers: 39, copies: 40, ..learnt }), Level::None);
     }
 
     #[test]

@@ -93,11 +93,6 @@ impl<'m> Facts<'m> {
         self.outbreak.get_or_init(count).await.as_ref()
     }
 
-    /// Whether this node has this scanner.
-    pub fn has_scanner(&self, name: &str) -> bool {
-        self.results.scanners().has(name)
-    }
-
     /// What scanners say of it.
     pub fn results(&self) -> &Results<'m> {
         &self.results

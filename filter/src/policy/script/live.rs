@@ -188,7 +188,7 @@ impl<C: Counters> World for Live<'_, C> {
     fn has(&self, scanner: &str) -> bool {
         match self.recorded {
             Some(_) => SCANNERS.contains(&scanner),
-            None => self.facts.has_scanner(scanner),
+            None => recorded::is_there(self.facts.results().scanners(), scanner),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use crate::facts::Facts;
-use crate::scan::{Report, Scanned, Scanners};
+use crate::scan::{Cause, Finding, Report, Scanned, Scanners};
 
 /// The scanners that a script can name.
 pub const SCANNERS: [&str; 6] = ["spamassassin", "rspamd", "clamav", "icap", "outbreak", "filetype"];
@@ -59,12 +59,31 @@ pub(super) async fn scan(facts: &Facts<'_>, scanner: &str) -> Result<Answer, Str
     if !SCANNERS.contains(&scanner) {
         return Err(unknown(scanner));
     }
-    if !facts.has_scanner(scanner) {
+    let results = facts.results();
+    if !is_there(results.scanners(), scanner) {
         return Err(missing(scanner));
     }
     match scanner {
-        "spamassassin" => Ok(report(facts.spamassassin().await)),
+        "spamassassin" => Ok(report(results.spamassassin().await)),
+        "rspamd" => Ok(report(results.rspamd().await)),
+        "clamav" => Ok(finding(&[results.clamav().await])),
+        "icap" => {
+            let mut engines = Vec::new();
+            for engine in results.scanners().engines() {
+                engines.extend(results.icap(engine).await);
+            }
+            Ok(finding(&engines))
+        }
         _ => Err(missing(scanner)),
+    }
+}
+
+/// Whether scripts can ask this scanner on this node.
+pub(super) fn is_there(scanners: &Scanners, scanner: &str) -> bool {
+    match scanner {
+        "icap" => scanners.engines().len() > 0,
+        "spamassassin" | "rspamd" | "clamav" => scanners.has(scanner),
+        _ => false,
     }
 }
 
@@ -73,7 +92,7 @@ pub(super) fn cannot_ask(scanners: &Scanners, scanner: &str) -> Option<String> {
     if !SCANNERS.contains(&scanner) {
         return Some(unknown(scanner));
     }
-    (!scanners.has(scanner)).then(|| missing(scanner))
+    (!is_there(scanners, scanner)).then(|| missing(scanner))
 }
 
 fn missing(scanner: &str) -> String {
@@ -88,9 +107,16 @@ fn report(scanned: &Scanned<Report>) -> Answer {
     let symbols = scanned.found().map_or("", |report| report.symbols.as_str());
     let cause = match scanned {
         Scanned::Unscanned(cause) => Some(cause.name()),
-        Scanned::Found(_) | Scanned::Partly(_) => scanned.unscanned().map(crate::scan::Cause::name),
+        Scanned::Found(_) | Scanned::Partly(_) => scanned.unscanned().map(Cause::name),
     };
     scored(scanned.score(), symbols, cause)
+}
+
+/// The first infection of several engines; not scanned if one has not seen all of the message.
+fn finding(engines: &[&Scanned<Finding>]) -> Answer {
+    let virus = engines.iter().filter_map(|one| one.found()).find_map(Finding::infection);
+    let cause = engines.iter().find_map(|one| one.unscanned()).map(Cause::name);
+    infected(virus, cause)
 }
 
 /// `scanned` is false where not all of the message was seen; `cause` says why.
@@ -121,4 +147,37 @@ fn files<'f>(files: impl Iterator<Item = &'f File>, cause: Option<&str>) -> Answ
         Answer::Table(vec![("name", Answer::text(&file.name)), ("class", Answer::text(&file.class))])
     };
     with_cause(vec![("files", Answer::List(files.map(file).collect()))], cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SCANNERS, cannot_ask, finding, report};
+    use crate::config::Config;
+    use crate::scan::{Cause, Finding, Report, Scanned, Scanners};
+
+    #[test]
+    fn what_a_node_has_can_be_asked_and_nothing_else() {
+        let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n\
+                    [spamassassin]\naddress = \"127.0.0.1:783\"\n[clamav]\naddress = \"127.0.0.1:3310\"\n";
+        let config: Config = weir_daemon::config::parse("filter.toml", text).unwrap();
+        let scanners = Scanners::new(&config);
+        let there: Vec<&str> =
+            SCANNERS.into_iter().filter(|name| cannot_ask(&scanners, name).is_none()).collect();
+        assert_eq!(there, ["spamassassin", "clamav"]);
+        assert!(cannot_ask(&scanners, "icap").unwrap().starts_with("icap is not on this node"));
+        assert!(cannot_ask(&scanners, "spamd").unwrap().contains("is none of spamassassin, "));
+    }
+
+    #[test]
+    fn results_are_tables() {
+        let scored = Scanned::Partly(Report { score: 4.5, symbols: "A, B".into() });
+        let told = report(&scored).to_json().to_string();
+        assert_eq!(told, r#"{"score":4.5,"symbols":["A","B"],"scanned":false,"cause":"too-big"}"#);
+        let infected = Scanned::Found(Finding::Infected("Eicar".into()));
+        let away = Scanned::Unscanned(Cause::Failed);
+        let told = finding(&[&away, &infected]).to_json().to_string();
+        assert_eq!(told, r#"{"infected":true,"virus":"Eicar","scanned":false,"cause":"failed"}"#);
+        let told = finding(&[&Scanned::Found(Finding::Clean)]).to_json().to_string();
+        assert_eq!(told, r#"{"infected":false,"virus":null,"scanned":true,"cause":null}"#);
+    }
 }

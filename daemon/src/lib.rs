@@ -1,9 +1,11 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown, privileges, times, the audit log and the control socket.
+//! shutdown, privileges, times, the audit log, the control socket, and what their doctors look at and say.
 
 pub mod audit;
 pub mod config;
 pub mod control;
+pub mod finding;
+pub mod host;
 pub mod http;
 pub mod log;
 pub mod privileges;

@@ -16,7 +16,7 @@
 //! | [`scan`] | scanners, with their limits in one place |
 //! | [`customers`] | whose address it is |
 //! | [`bounded`] | what is remembered of the last so many |
-//! | [`config`], [`control`], [`status`] | what the operator says and sees |
+//! | [`config`], [`control`], [`status`], [`doctor`] | what the operator says and sees |
 
 pub mod body;
 pub mod bounded;
@@ -24,6 +24,7 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod customers;
+pub mod doctor;
 pub mod events;
 pub mod facts;
 pub mod files;

@@ -19,6 +19,7 @@ use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
+use weir_filter::doctor;
 use weir_filter::events::Records;
 use weir_filter::policy::script::Keeper;
 use weir_filter::rate::{File, SAVE_INTERVAL};
@@ -50,6 +51,15 @@ enum Command {
     Check {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Ask every scanner and look at what else a node needs, and say what is wrong and what mends it; changes nothing. Exit
+    /// status: 0 all is well (warnings or not), 1 something is wrong, 2 something could not be checked
+    Doctor {
+        #[arg(long, value_name = "FILE", default_value = "/etc/weir/filter.toml")]
+        config: PathBuf,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Show what the running node did since its start.
     Status {
@@ -84,7 +94,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match execute(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
@@ -92,9 +102,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
-    match command {
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    let done: anyhow::Result<()> = match command {
         Command::Run { config } => run(&config),
+        Command::Doctor { config, json } => return examine(&config, json),
         Command::Check { config } => {
             let read: Config = config::load(&config)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -124,7 +135,19 @@ fn execute(command: Command) -> anyhow::Result<()> {
             print!("{}", reference::markdown::<Config>());
             Ok(())
         }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn examine(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(doctor::examine(path));
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report.to_json())?);
+    } else {
+        print!("{}", report.to_table());
     }
+    Ok(ExitCode::from(report.exit_status()))
 }
 
 fn run(path: &Path) -> anyhow::Result<()> {

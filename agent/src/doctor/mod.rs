@@ -1,7 +1,6 @@
 //! `weir-agent doctor`: looks at the configuration and the host, whether or not the agent runs, and says what is wrong and
 //! what mends it. It changes nothing: what a start would install is tried in a network namespace of its own.
 
-mod finding;
 mod firewall;
 mod kernel;
 mod network;
@@ -16,10 +15,11 @@ use ipnet::IpNet;
 use serde_json::Value;
 use weir_daemon::config::load;
 use weir_daemon::control;
+use weir_daemon::finding;
 
 use crate::config::Config;
 use crate::steer::{Plan, view};
-pub use finding::{Finding, Report, State};
+pub use weir_daemon::finding::{Finding, Report, State};
 
 const CONFIGURATION: &str = "configuration";
 const AGENT: &str = "agent";

@@ -3,13 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use caps::{CapSet, Capability};
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, eaccess};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use weir_daemon::host::{open_files, writable};
 
 use super::finding::Finding;
 use super::{Agent, Host};
@@ -39,8 +37,8 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
 
 fn files(config: &Config, agent: Option<&Agent>) -> Finding {
     let of_agent = agent.and_then(|agent| fs::read_to_string(format!("/proc/{}/limits", agent.pid)).ok());
-    let (limit, whose) = match of_agent.as_deref().and_then(hard_limit) {
-        Some(limit) => (limit, "the agent"),
+    let (limit, whose) = match of_agent.as_deref().and_then(open_files) {
+        Some((_, limit)) => (limit, "the agent"),
         // A service may have another one.
         None => match getrlimit(Resource::RLIMIT_NOFILE) {
             Ok((_, hard)) => (hard, "an agent started from here"),
@@ -64,12 +62,6 @@ fn files(config: &Config, agent: Option<&Agent>) -> Finding {
         }
         None => format!("ulimit -n {needed}"),
     })
-}
-
-/// Of `/proc/PID/limits`.
-fn hard_limit(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn memory(meminfo: &str, config: &Config, runs: bool) -> Finding {
@@ -126,20 +118,6 @@ fn spool(config: &Config) -> Finding {
     } else {
         Finding::ok(SPOOL, words)
     }
-}
-
-/// Asked, not tried: a trial may leave its traces. As the agent has it, whom root's power over files is no use.
-fn writable(directory: &Path) -> nix::Result<()> {
-    let directory = directory.to_owned();
-    let ask = move || {
-        for power in [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH] {
-            // From both: access(2) asks what could be had. An error means that this thread does not have it.
-            let _ = caps::drop(None, CapSet::Effective, power);
-            let _ = caps::drop(None, CapSet::Permitted, power);
-        }
-        eaccess(&directory, AccessFlags::W_OK | AccessFlags::X_OK)
-    };
-    std::thread::spawn(ask).join().unwrap_or(Err(Errno::EIO))
 }
 
 fn state(directory: &Path) -> Finding {
@@ -256,9 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_listeners_of_others_are_read() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 524288               files\n";
-        assert_eq!(hard_limit(limits), Some(524_288));
+    fn listeners_of_others_are_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 00000000:09DD 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n";
         assert_eq!((listening_inode(table, 2525), listening_inode(table, 25)), (Some(4711), None));

@@ -9,7 +9,7 @@ mod http;
 pub mod icap;
 mod limited;
 mod line;
-mod received;
+pub(crate) mod received;
 mod results;
 pub mod rspamd;
 mod sample;

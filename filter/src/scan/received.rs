@@ -40,7 +40,7 @@ pub(super) fn plain(text: &[u8], excluded: &[u8]) -> String {
 }
 
 /// A date as RFC 5322 section 3.3 writes it, in UTC.
-fn date(now: SystemTime) -> String {
+pub(crate) fn date(now: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];

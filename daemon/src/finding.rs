@@ -56,27 +56,27 @@ impl Finding {
         Self { check, state, words: words.into(), command: None }
     }
 
-    pub(super) fn ok(check: &'static str, words: impl Into<String>) -> Self {
+    pub fn ok(check: &'static str, words: impl Into<String>) -> Self {
         Self::new(check, State::Ok, words)
     }
 
-    pub(super) fn skipped(check: &'static str, words: impl Into<String>) -> Self {
+    pub fn skipped(check: &'static str, words: impl Into<String>) -> Self {
         Self::new(check, State::Skipped, words)
     }
 
-    pub(super) fn unknown(check: &'static str, words: impl Into<String>) -> Self {
+    pub fn unknown(check: &'static str, words: impl Into<String>) -> Self {
         Self::new(check, State::Unknown, words)
     }
 
-    pub(super) fn warning(check: &'static str, words: impl Into<String>) -> Self {
+    pub fn warning(check: &'static str, words: impl Into<String>) -> Self {
         Self::new(check, State::Warning, words)
     }
 
-    pub(super) fn problem(check: &'static str, words: impl Into<String>) -> Self {
+    pub fn problem(check: &'static str, words: impl Into<String>) -> Self {
         Self::new(check, State::Problem, words)
     }
 
-    pub(super) fn mended_by(mut self, command: impl Into<String>) -> Self {
+    pub fn mended_by(mut self, command: impl Into<String>) -> Self {
         self.command = Some(command.into());
         self
     }
@@ -89,7 +89,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(mut findings: Vec<Finding>) -> Self {
+    pub fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.state);
         Self { findings }
     }

@@ -1,0 +1,103 @@
+//! Directories and descriptors.
+
+use std::fs;
+use std::path::Path;
+
+use weir_daemon::finding::Finding;
+use weir_daemon::host::{open_files, writable};
+
+use crate::config::Config;
+
+const COUNTERS: &str = "counters_file";
+const SPOOL: &str = "spool";
+const DESCRIPTORS: &str = "descriptors";
+
+/// Files that are open whatever happens: listeners, the counters' file, the log.
+const OWN_FILES: u64 = 64;
+
+/// `pid`: the node that runs.
+pub(super) fn check(config: &Config, pid: Option<u64>) -> Vec<Finding> {
+    vec![counters(&config.counters.file), spool(&config.spool.directory), descriptors(config, pid)]
+}
+
+fn counters(file: &Path) -> Finding {
+    let shown = file.display();
+    if file.as_os_str().is_empty() {
+        return Finding::warning(COUNTERS, "counters.file is empty: every restart forgets what was sent");
+    }
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    match writable(directory) {
+        Ok(()) => Finding::ok(COUNTERS, format!("{shown} can be written")),
+        Err(error) => {
+            let words = format!("counters.file: no file can be made in {}: {error}", directory.display());
+            Finding::problem(COUNTERS, words)
+                .mended_by(format!("install -d -m 0750 -o weir-filter {}", directory.display()))
+        }
+    }
+}
+
+fn spool(directory: &Path) -> Finding {
+    let shown = directory.display();
+    match writable(directory) {
+        Ok(()) => Finding::ok(SPOOL, format!("files can be made in {shown}")),
+        Err(error) => {
+            let words = format!(
+                "spool.directory: no file can be made in {shown}: {error}; messages longer than spool.memory_per_message are \
+                 deferred"
+            );
+            Finding::problem(SPOOL, words).mended_by(format!("install -d -m 0700 -o weir-filter {shown}"))
+        }
+    }
+}
+
+fn descriptors(config: &Config, pid: Option<u64>) -> Finding {
+    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap_or_default();
+    let Some((soft, hard)) = open_files(&limits) else {
+        return Finding::unknown(DESCRIPTORS, format!("/proc/{process}/limits cannot be read"));
+    };
+    let sessions = config.smtp.max_sessions as u64;
+    // Each session has a connection and perhaps a file in the spool.
+    let needed = sessions.saturating_mul(2).saturating_add(scans(config)).saturating_add(OWN_FILES);
+    let whose = if pid.is_some() { "the running node" } else { "a node started from here" };
+    if soft >= needed {
+        let words = format!("{soft} files for {whose}: enough for smtp.max_sessions, {sessions}");
+        return Finding::ok(DESCRIPTORS, words);
+    }
+    let words = format!(
+        "{soft} files for {whose}, and {needed} are needed for smtp.max_sessions, {sessions}: set LimitNOFILE={needed} in \
+         the service, or lower smtp.max_sessions"
+    );
+    Finding::warning(DESCRIPTORS, words).mended_by(match pid {
+        Some(pid) => format!("prlimit --pid {pid} --nofile={needed}:{}", hard.max(needed)),
+        None => format!("ulimit -n {needed}"),
+    })
+}
+
+/// Connections to scanners at a time.
+fn scans(config: &Config) -> u64 {
+    let spamassassin = config.spamassassin.as_ref().map_or(0, |section| section.concurrency);
+    let rspamd = config.rspamd.as_ref().map_or(0, |section| section.concurrency);
+    let clamav = config.clamav.as_ref().map_or(0, |section| section.concurrency);
+    let icap = config.icap.as_ref().map_or(0, |section| section.concurrency * section.engines.len());
+    (spamassassin + rspamd + clamav + icap) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_daemon::finding::State;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_little_is_said_with_what_mends_it() {
+        let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\nmax_sessions = 900000000\n\
+                    [counters]\nfile = \"/nowhere/at/all/counters\"\n[spool]\ndirectory = \"/nowhere\"\n";
+        let config: Config = weir_daemon::config::parse("filter.toml", text).unwrap();
+        let findings = check(&config, None);
+        let states: Vec<State> = findings.iter().map(|finding| finding.state).collect();
+        assert_eq!(states, [State::Problem, State::Problem, State::Warning]);
+        assert!(findings.iter().all(|finding| finding.command.is_some()));
+        assert_eq!(counters(Path::new("")).state, State::Warning);
+    }
+}

@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-steering bench-outbreak check fuzz clean
+.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ measure-prefixes: ## what ten, 100,000 and a million customers' prefixes cost in
 	@scripts/install-deps build
 	@scripts/install-bpf-toolchain
 	cargo test --release --locked --package weir-agent --lib -- --ignored --nocapture measurement::prefixes
+
+EVENTS ?= 10000000
+measure-events: ## what EVENTS=10000000 events cost: to write, on disk, and to search (gigabytes below target/, for a while)
+	@scripts/install-deps build
+	EVENTS=$(EVENTS) cargo test --release --locked --package weir-filter --lib -- --ignored --nocapture events::measurement
 
 measure-steering: build ## what steering costs a packet and a connection: nothing, ebpf and tproxy side by side (needs root)
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-measure"

@@ -28,15 +28,15 @@ pub enum Request {
         namespace: Option<String>,
         limit: usize,
     },
-    /// What is counted for a key and beneath it.
+    /// What is counted for these keys and beneath them.
     RatesShow {
-        key: String,
+        keys: Vec<String>,
     },
-    /// Drops what is counted for a key and beneath it.
+    /// Drops what is counted for these keys and beneath them.
     RatesClear {
         #[serde(default)]
         namespace: Option<String>,
-        key: String,
+        keys: Vec<String>,
     },
 }
 
@@ -76,15 +76,15 @@ pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> 
         Request::RatesTop { namespace, limit } => {
             Ok(json!(counters.top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
         }
-        Request::RatesShow { key } => {
-            let mut shown = counters.show(&key, now);
+        Request::RatesShow { keys } => {
+            let mut shown = counters.show(&keys, now);
             shown.truncate(MAX_SHOWN);
             Ok(json!(shown))
         }
-        Request::RatesClear { namespace, key } => {
-            let keys = counters.clear(namespace.as_deref(), &key);
-            tracing::info!(key, namespace, keys, "counts cleared by an operator");
-            Ok(json!({ "keys": keys }))
+        Request::RatesClear { namespace, keys } => {
+            let cleared = counters.clear(namespace.as_deref(), &keys);
+            tracing::info!(namespace, cleared, "counts cleared by an operator");
+            Ok(json!({ "cleared": cleared }))
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod inside;
 pub mod message;
 pub mod outbreak;
 pub mod policy;
+pub mod privacy;
 pub mod rate;
 pub mod scan;
 pub mod serve;

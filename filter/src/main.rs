@@ -81,6 +81,12 @@ enum Command {
     },
     /// Show the messages that this node judged, latest first.
     Log(reading::Log),
+    /// Print all that is stored of a customer, as JSON.
+    Export(reading::Whose),
+    /// Remove all that is stored of a customer.
+    Forget(reading::Whose),
+    /// Show how many addresses sent mail, day by day.
+    Usage(reading::Usage),
     /// Show what is counted of senders, or drop it.
     #[command(subcommand)]
     Rates(rates::Rates),
@@ -126,6 +132,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             Ok(())
         }
         Command::Log(arguments) => reading::log(&arguments),
+        Command::Export(arguments) => reading::export(&arguments),
+        Command::Forget(arguments) => reading::forget(&arguments),
+        Command::Usage(arguments) => reading::usage(&arguments),
         Command::Rates(command) => rates::rates(command),
         Command::ExampleConfig => {
             print!("{}", reference::example::<Config>());

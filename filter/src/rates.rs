@@ -54,10 +54,12 @@ pub fn rates(command: Rates) -> anyhow::Result<()> {
         Rates::Top { namespace, limit, json, socket } => {
             show(&ask(&socket, &Request::RatesTop { namespace, limit })?, json)
         }
-        Rates::Show { key, json, socket } => show(&ask(&socket, &Request::RatesShow { key })?, json),
+        Rates::Show { key, json, socket } => {
+            show(&ask(&socket, &Request::RatesShow { keys: vec![key] })?, json)
+        }
         Rates::Clear { key, namespace, socket } => {
-            let cleared = ask(&socket, &Request::RatesClear { namespace, key: key.clone() })?;
-            println!("{key}: {} counts dropped", cleared["keys"]);
+            let cleared = ask(&socket, &Request::RatesClear { namespace, keys: vec![key.clone()] })?;
+            println!("{key}: {} counts dropped", cleared["cleared"]);
             Ok(())
         }
     }

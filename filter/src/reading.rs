@@ -1,12 +1,20 @@
-//! Commands that read what the node stored. They need no running node, only the right to read its files.
+//! Commands about what the node stored. To read they need no running node, only the right to read its files.
 
+use std::collections::HashSet;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde_json::{Value, json};
+use weir_daemon::audit::{Actor, Audit};
 use weir_daemon::{config, control, time};
 use weir_filter::config::Config;
+use weir_filter::control::Request;
 use weir_filter::events::{self, Query};
+
+/// Keys of counts in one request.
+const KEYS_AT_ONCE: usize = 500;
 
 /// Columns of a table where the terminal does not say how many it has.
 const COLUMNS: usize = 100;
@@ -53,8 +61,35 @@ pub struct Log {
     node: Node,
 }
 
+/// Whose.
+#[derive(Debug, Args)]
+pub struct Whose {
+    /// This customer's; where customers have no names, an address or a prefix.
+    #[arg(long, value_name = "NAME|PREFIX")]
+    customer: String,
+    #[command(flatten)]
+    node: Node,
+}
+
+#[derive(Debug, Args)]
+pub struct Usage {
+    /// From this day on: 2026-11-21, or so long ago: 7d.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    node: Node,
+}
+
+/// Where a node keeps what it keeps.
+struct Places {
+    events: PathBuf,
+    audit: Audit,
+}
+
 pub fn log(arguments: &Log) -> anyhow::Result<()> {
-    let directory = directory(&arguments.node)?;
+    let directory = places(&arguments.node)?.events;
     let query = query(arguments)?;
     let found = events::search(&directory, &query)
         .with_context(|| format!("{}: the events cannot be read", directory.display()))?;
@@ -101,20 +136,122 @@ fn query(arguments: &Log) -> anyhow::Result<Query> {
     Ok(query)
 }
 
-/// Where the events are.
-fn directory(node: &Node) -> anyhow::Result<PathBuf> {
-    let directory = match &node.config {
-        Some(file) => config::load::<Config>(file)?.events.directory,
+fn places(node: &Node) -> anyhow::Result<Places> {
+    let (events, audit) = match &node.config {
+        Some(file) => {
+            let config = config::load::<Config>(file)?;
+            (config.events.directory, config.privacy.audit_log)
+        }
         None => {
             let status = control::status("filter", node.socket.as_deref());
-            let status = status.context("where the events are is not known; say it with --config FILE")?;
-            status["events"]["directory"].as_str().unwrap_or_default().into()
+            let status =
+                status.context("where the node keeps its files is not known; say it with --config FILE")?;
+            let path = |value: &Value| PathBuf::from(value.as_str().unwrap_or_default());
+            (path(&status["events"]["directory"]), path(&status["audit_log"]))
         }
     };
-    if directory.as_os_str().is_empty() {
+    if events.as_os_str().is_empty() {
         bail!("this node keeps no events: events.directory is empty");
     }
-    Ok(directory)
+    Ok(Places { events, audit: Audit::new("weir-filter", &audit) })
+}
+
+pub fn export(arguments: &Whose) -> anyhow::Result<()> {
+    let Places { events, audit } = places(&arguments.node)?;
+    let query = of_customer(&arguments.customer);
+    record(&audit, "export", arguments)?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let customer = json!(arguments.customer);
+    write!(out, "{{\"customer\":{customer},\"exported\":{},\"events\":[", json!(time::rfc3339(time::now())))?;
+    let mut keys = HashSet::from([arguments.customer.clone()]);
+    let mut between = "";
+    let unread = events::visit(&events, &query, |event| {
+        keys.extend(event.source());
+        write!(out, "{between}\n{}", serde_json::to_string(&event).map_err(io::Error::other)?)?;
+        between = ",";
+        Ok(())
+    })?;
+    let mut counters = Vec::new();
+    if arguments.node.config.is_none() {
+        for keys in chunks(keys) {
+            let shown = ask(arguments, &Request::RatesShow { keys })?;
+            counters.extend(shown.as_array().cloned().unwrap_or_default());
+        }
+    }
+    writeln!(out, "],\"counters\":{},\"unread\":{}}}", json!(counters), json!(unread))?;
+    out.flush()?;
+    note_counters(arguments);
+    Ok(())
+}
+
+pub fn forget(arguments: &Whose) -> anyhow::Result<()> {
+    let Places { events, audit } = places(&arguments.node)?;
+    let query = of_customer(&arguments.customer);
+    record(&audit, "forget", arguments)?;
+    let mut keys = HashSet::from([arguments.customer.clone()]);
+    events::visit(&events, &query, |event| {
+        keys.extend(event.source());
+        Ok(())
+    })?;
+    let forgotten = events::forget(&events, &query)?;
+    let mut counts = 0;
+    if arguments.node.config.is_none() {
+        for keys in chunks(keys) {
+            let cleared = ask(arguments, &Request::RatesClear { namespace: None, keys })?;
+            counts += cleared["cleared"].as_u64().unwrap_or_default();
+        }
+    }
+    println!("{}: {} events and {counts} counts forgotten", arguments.customer, forgotten.events);
+    note_counters(arguments);
+    if !forgotten.unread.is_empty() {
+        bail!("there may be more in these files:\n  {}", forgotten.unread.join("\n  "));
+    }
+    Ok(())
+}
+
+pub fn usage(arguments: &Usage) -> anyhow::Result<()> {
+    let directory = places(&arguments.node)?.events;
+    let since = arguments.since.as_deref().map(|text| time::moment(text, time::now())).transpose();
+    let usage = events::usage(&directory, since.map_err(anyhow::Error::msg).context("--since")?)
+        .with_context(|| format!("{}: the events cannot be read", directory.display()))?;
+    for unread in &usage.unread {
+        eprintln!("warning: what is in this file is not counted: {unread}");
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&usage.days)?);
+        return Ok(());
+    }
+    println!("{:12} {:>10} {:>12}", "DAY (UTC)", "SOURCES", "MESSAGES");
+    for day in &usage.days {
+        println!("{:12} {:>10} {:>12}", day.day, day.sources, day.messages);
+    }
+    Ok(())
+}
+
+fn of_customer(customer: &str) -> Query {
+    let prefix = events::prefix(customer);
+    let name = Some(customer.to_owned()).filter(|_| prefix.is_none());
+    Query { customer: name, prefix, limit: usize::MAX, ..Query::default() }
+}
+
+fn record(audit: &Audit, action: &str, arguments: &Whose) -> anyhow::Result<()> {
+    let whose = json!({ "customer": arguments.customer });
+    audit.record(Actor::own(), action, &whose).map_err(anyhow::Error::msg)
+}
+
+fn ask(arguments: &Whose, request: &Request) -> Result<Value, control::Error> {
+    control::ask("filter", arguments.node.socket.as_deref(), &request.to_json())
+}
+
+fn chunks(keys: HashSet<String>) -> Vec<Vec<String>> {
+    let keys: Vec<String> = keys.into_iter().collect();
+    keys.chunks(KEYS_AT_ONCE).map(<[String]>::to_vec).collect()
+}
+
+fn note_counters(arguments: &Whose) {
+    if arguments.node.config.is_some() {
+        eprintln!("with --config only files are looked at: what a node has counted is not among it");
+    }
 }
 
 fn columns() -> usize {

@@ -136,6 +136,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
         "script": node.scripts.as_ref().map(Keeper::status),
         "customers": node.customers.status(),
         "scanners": scanners,
+        "audit_log": node.privacy.audit_log,
         "events": node.records.as_ref().map(|records| records.writer.status()),
     })
 }

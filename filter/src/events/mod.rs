@@ -3,19 +3,25 @@
 //! Events are no limit: whatever happens to them, messages are judged as before, and their log lines remain.
 
 mod event;
+mod forget;
 mod hash;
 mod schema;
 mod search;
 mod segment;
 mod store;
 mod table;
+mod usage;
 mod writer;
 
 pub use event::{Bypassed, Event, Infection, MAX_LISTED, Outcome, Score, Step};
+pub use forget::{Forgotten, forget};
 pub use hash::Addresses;
-pub use search::{Found, Query, prefix, search};
+#[cfg(test)]
+pub(crate) use schema::TABLE;
+pub use search::{Found, Query, prefix, search, visit};
 pub use store::{Bounds, Store, StoreError, Usage};
 pub use table::table;
+pub use usage::{Day, Days, usage};
 pub use writer::Writer;
 
 use anyhow::Context;
@@ -54,5 +60,7 @@ impl Records {
     }
 }
 
+#[cfg(test)]
+mod measurement;
 #[cfg(test)]
 mod tests;

@@ -44,14 +44,35 @@ pub fn prefix(text: &str) -> Option<IpNet> {
 /// # Errors
 /// If the directory cannot be read.
 pub fn search(directory: &Path, query: &Query) -> std::io::Result<Found> {
-    let mut found = Found::default();
+    let mut events = Vec::new();
+    let unread = visit(directory, query, |event| {
+        events.push(event);
+        Ok(())
+    })?;
+    Ok(Found { events, unread })
+}
+
+/// As [`search`], event by event; what cannot be read is told in the end.
+///
+/// # Errors
+/// If the directory cannot be read, or what `each` says.
+pub fn visit(
+    directory: &Path,
+    query: &Query,
+    mut each: impl FnMut(Event) -> std::io::Result<()>,
+) -> std::io::Result<Vec<String>> {
+    let mut unread = Vec::new();
+    let mut left = query.limit;
     let days = (query.since.map(segment::day), query.until.map(segment::day));
-    for file in segment::list(directory)?.into_iter().rev().filter(|file| !file.damaged) {
-        let left = query.limit - found.events.len();
+    for file in segment::list(directory)?.into_iter().rev() {
         if left == 0 || days.0.is_some_and(|since| file.name.day < since) {
             break;
         }
         if days.1.is_some_and(|until| file.name.day > until) {
+            continue;
+        }
+        if file.damaged {
+            unread.push(format!("{}: damaged", file.path.display()));
             continue;
         }
         let read = segment::read(&file.path).and_then(|database| match database {
@@ -59,11 +80,14 @@ pub fn search(directory: &Path, query: &Query) -> std::io::Result<Found> {
             None => Ok(Vec::new()),
         });
         match read {
-            Ok(events) => found.events.extend(events),
-            Err(cause) => found.unread.push(format!("{}: {cause}", file.path.display())),
+            Ok(events) => {
+                left -= events.len();
+                events.into_iter().try_for_each(&mut each)?;
+            }
+            Err(cause) => unread.push(format!("{}: {cause}", file.path.display())),
         }
     }
-    Ok(found)
+    Ok(unread)
 }
 
 fn find(database: &Connection, query: &Query, limit: usize) -> rusqlite::Result<Vec<Event>> {

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::segment::{self, Name};
 use super::{
-    Addresses, Bounds, Bypassed, Event, Outcome, Query, Score, Step, Store, Usage, Writer, prefix, search,
-    table,
+    Addresses, Bounds, Bypassed, Event, Forgotten, Outcome, Query, Score, Step, Store, Usage, Writer, forget,
+    prefix, search, table, usage,
 };
 
 /// 2026-11-21T00:00:00Z
@@ -191,7 +191,9 @@ fn a_damaged_file_is_moved_aside_and_its_time_comes_as_well() {
         store = Store::open(directory.path(), bounds()).unwrap();
         store.write(&[event(2, NOW)], &[], NOW).unwrap();
         assert_eq!(store.damaged, 1);
-        assert_eq!(ids(directory.path(), &all(10)), ["id2", "id1"]);
+        let found = search(directory.path(), &all(10)).unwrap();
+        assert_eq!(found.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["id2", "id1"]);
+        assert_eq!(found.unread.len(), 1);
         assert_eq!(store.usage().files, 3);
         store.retain(NOW + 60 * DAY);
         assert_eq!(store.usage().files, 1);
@@ -212,11 +214,11 @@ fn a_file_that_is_damaged_while_it_is_written_is_moved_aside() {
     store = Store::open(directory.path(), bounds()).unwrap();
     let more: Vec<Event> = (3000..3500).map(|number| event(number, NOW)).collect();
     store.write(&more, &[], NOW).unwrap();
-    assert_eq!((store.damaged, ids(directory.path(), &all(9999)).len()), (1, 500));
+    assert_eq!((store.damaged, search(directory.path(), &all(9999)).unwrap().events.len()), (1, 500));
     let unread = Name { day: segment::day(NOW) - 1, number: 1 }.path(directory.path());
     fs::write(unread, "damaged before it is read").unwrap();
     let found = search(directory.path(), &all(9999)).unwrap();
-    assert_eq!((found.events.len(), found.unread.len()), (500, 1));
+    assert_eq!((found.events.len(), found.unread.len()), (500, 2));
 }
 
 #[test]
@@ -329,6 +331,57 @@ fn a_table_fits_its_width_and_says_why() {
          too-big; destination: 250 2.0.0 queued as~"
     );
     assert_eq!(table(&[], 80).lines().count(), 1);
+}
+
+#[test]
+fn a_customer_is_forgotten_while_the_node_writes() {
+    let directory = TempDir::new().unwrap();
+    let events: Vec<Event> = (0..60_000).map(|number| event(number, NOW)).collect();
+    let mut store = filled(directory.path(), &events[..20_000]);
+    store.write(&events[20_000..], &[], NOW + DAY).unwrap();
+    let of_c3 = Query { customer: Some("c3".into()), ..all(0) };
+    let forgotten = forget(directory.path(), &of_c3).unwrap();
+    assert_eq!(forgotten, Forgotten { events: 1_200, unread: Vec::new() });
+    assert_eq!(ids(directory.path(), &Query { limit: 10, ..of_c3 }), Vec::<String>::new());
+    store.write(&[event(60_001, NOW)], &[], NOW + DAY).unwrap();
+    assert_eq!(ids(directory.path(), &all(99_999)).len(), 58_801);
+    // Nothing of them is left in the files; 53 and 1003 were his.
+    drop(store);
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let octets = fs::read(entry.unwrap().path()).unwrap();
+        let has = |text: &[u8]| octets.windows(text.len()).any(|some| some == text);
+        assert!(
+            !has(b"<53@customer.test>") && !has(b"<1003@customer.test>") && !has(b"<59953@customer.test>")
+        );
+    }
+    let of_prefix = Query { prefix: prefix("10.1.0.0/25"), ..all(0) };
+    assert_eq!(forget(directory.path(), &of_prefix).unwrap().events, 128 * 240 - 240 * 3 + 1);
+}
+
+#[test]
+fn addresses_are_counted_by_day_and_a_slash_64_is_one() {
+    let directory = TempDir::new().unwrap();
+    let mut store = filled(directory.path(), &(0..700).map(|number| event(number, NOW)).collect::<Vec<_>>());
+    let v6 = |number: u64, address: &str| Event {
+        address: Some(address.parse().unwrap()),
+        ..event(number, NOW + DAY)
+    };
+    let next = [
+        v6(1, "fd01::1"),
+        v6(2, "fd01::2"),
+        v6(3, "fd01:0:0:1::1"),
+        event(4, NOW + DAY),
+        event(4, NOW + DAY),
+    ];
+    store.write(&next, &[], NOW + DAY).unwrap();
+    let seen = |since| -> Vec<(String, usize, u64)> {
+        let days = usage(directory.path(), since).unwrap();
+        assert_eq!(days.unread, Vec::<String>::new());
+        days.days.into_iter().map(|day| (day.day, day.sources, day.messages)).collect()
+    };
+    let (first, second) = (("2026-11-21".to_owned(), 250, 700), ("2026-11-22".to_owned(), 3, 5));
+    assert_eq!(seen(None), [second.clone(), first]);
+    assert_eq!(seen(Some(NOW + DAY)), [second]);
 }
 
 proptest! {

@@ -20,7 +20,7 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes with the tables below.
 const VERSION: i64 = 1;
 
-const TABLES: &str = "
+pub(crate) const TABLES: &str = "
     CREATE TABLE window (namespace TEXT NOT NULL, place INTEGER NOT NULL, seconds INTEGER NOT NULL,
         PRIMARY KEY (namespace, place)) WITHOUT ROWID;
     CREATE TABLE key (namespace TEXT NOT NULL, key TEXT NOT NULL, ends INTEGER NOT NULL, counts BLOB NOT NULL,

@@ -15,6 +15,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 
+#[cfg(test)]
+pub(crate) use file::TABLES;
 pub use file::{File, FileError, SAVE_INTERVAL};
 pub use memory::{Memory, Usage};
 pub use once::Once;

@@ -1,5 +1,7 @@
 //! Counts as the operator sees them, and drops them.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::Moment;
@@ -39,12 +41,13 @@ impl Memory {
         top
     }
 
-    /// What is counted for a key and what is beneath it (`KEY domain`), in every namespace and window.
-    pub fn show(&self, key: &str, now: Moment) -> Vec<Shown> {
+    /// What is counted for these keys and what is beneath them (`KEY domain`), in every namespace and window.
+    pub fn show(&self, keys: &[String], now: Moment) -> Vec<Shown> {
         let mut found = Vec::new();
+        let keys: HashSet<&str> = keys.iter().map(String::as_str).collect();
         for name in self.namespaces() {
             self.visit_all(&name, |windows, one, entry| {
-                if is_of(key, one) {
+                if is_of(&keys, one) {
                     for (window, seconds) in windows.iter().copied().enumerate() {
                         found.extend(shown(&name, one, entry, window, seconds, now));
                     }
@@ -58,14 +61,15 @@ impl Memory {
         found
     }
 
-    /// Drops what is counted for a key and what is beneath it, in one namespace or in all, and in the file with the next
+    /// Drops what is counted for these keys and what is beneath them, in one namespace or in all, and in the file with the next
     /// saving. The number of keys.
-    pub fn clear(&self, namespace: Option<&str>, key: &str) -> usize {
+    pub fn clear(&self, namespace: Option<&str>, keys: &[String]) -> usize {
         let mut cleared = 0;
+        let keys: HashSet<&str> = keys.iter().map(String::as_str).collect();
         for name in self.namespaces().into_iter().filter(|name| namespace.is_none_or(|only| only == &**name))
         {
             self.visit_all(&name, |_, one, entry| {
-                if is_of(key, one) {
+                if is_of(&keys, one) {
                     *entry = Entry::forgotten();
                     cleared += 1;
                 }
@@ -83,8 +87,8 @@ impl Memory {
     }
 }
 
-fn is_of(key: &str, one: &str) -> bool {
-    one.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+fn is_of(keys: &HashSet<&str>, one: &str) -> bool {
+    keys.contains(one) || one.match_indices(' ').any(|(at, _)| keys.contains(&one[..at]))
 }
 
 fn shown(

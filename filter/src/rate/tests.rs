@@ -151,16 +151,24 @@ fn counts_are_shown_and_cleared() {
     assert_eq!(memory.top(Some("minute"), 3, now).len(), 1);
     assert_eq!(memory.top(Some("none"), 3, now), []);
     let of_k7 = |now| {
-        memory.show("k7", now).into_iter().map(|shown| (shown.namespace, shown.count)).collect::<Vec<_>>()
+        memory
+            .show(&["k7".into(), "nobody".into()], now)
+            .into_iter()
+            .map(|shown| (shown.namespace, shown.count))
+            .collect::<Vec<_>>()
     };
     assert_eq!(of_k7(now), [("hour".to_owned(), 1008), ("minute".to_owned(), 5)]);
     count("domain", "k7 example.net", 3600, 2, 1_000_000);
     assert_eq!(of_k7(now).len(), 3);
     assert_eq!(
-        (memory.clear(Some("none"), "k7"), memory.clear(None, "nobody"), memory.clear(Some("hour"), "k7")),
+        (
+            memory.clear(Some("none"), &["k7".into()]),
+            memory.clear(None, &["nobody".into()]),
+            memory.clear(Some("hour"), &["k7".into()])
+        ),
         (0, 0, 1)
     );
     assert_eq!(of_k7(now), [("minute".to_owned(), 5), ("domain".to_owned(), 2)]);
-    assert_eq!((memory.clear(None, "k7"), of_k7(now)), (2 + 1, Vec::new()));
+    assert_eq!((memory.clear(None, &["k7".into()]), of_k7(now)), (2 + 1, Vec::new()));
     assert_eq!(memory.top(None, 1, now)[0].key, "k10099");
 }

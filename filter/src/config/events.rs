@@ -17,7 +17,7 @@ pub struct Events {
     pub directory: PathBuf,
     /// Days that events are kept: a day's file is removed when its last event is so old.
     pub keep_days: u64,
-    /// Bytes of all files; when they are taken the oldest go early. Ten million messages take about 6 GiB.
+    /// Bytes of all files; when they are taken the oldest go early. Ten million messages take about 5 GiB.
     pub max_size: u64,
     /// Whether mail addresses are stored as they are, and not as hashes with a key that never leaves the node. Domains
     /// are stored in any case.

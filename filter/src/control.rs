@@ -74,10 +74,10 @@ pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> 
             Ok(json!({ "address": address }))
         }
         Request::RatesTop { namespace, limit } => {
-            Ok(json!(counters.top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
+            Ok(json!(counters.memory().top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
         }
         Request::RatesShow { keys } => {
-            let mut shown = counters.show(&keys, now);
+            let mut shown = counters.memory().show(&keys, now);
             shown.truncate(MAX_SHOWN);
             Ok(json!(shown))
         }

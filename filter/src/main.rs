@@ -199,6 +199,8 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));
     let sweeping = tokio::spawn(sweep(node.clone()));
+    let connected =
+        node.policy.counters().shared().cloned().map(|shared| tokio::spawn(shared.stay_connected()));
     let refreshing = tokio::spawn(refresh_customers(node.clone()));
     let hangups = service::Hangups::watch().context("cannot watch for signals")?;
     let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
@@ -216,6 +218,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     serving.await.context("the server failed")?;
     sweeping.abort();
+    connected.inspect(tokio::task::JoinHandle::abort);
     refreshing.abort();
     watching.abort();
     if let Some(saving) = saving {
@@ -236,7 +239,7 @@ fn counters_file(path: &Path, node: &Node) -> anyhow::Result<Option<File>> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    let memory = node.policy.counters();
+    let memory = node.policy.counters().memory();
     let file = File::open(path, memory, node.clock.now())?;
     tracing::info!(file = %path.display(), counters = memory.usage().keys, "counts of before");
     Ok(Some(file))
@@ -252,7 +255,7 @@ async fn save_now_and_then(file: Arc<Mutex<File>>, node: Arc<Node>) {
 async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
     let save = move || {
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = file.save(node.policy.counters(), node.clock.now());
+        let saved = file.save(node.policy.counters().memory(), node.clock.now());
         node.counters.saved(saved.is_ok());
         saved
     };
@@ -292,6 +295,6 @@ async fn watch_scripts(node: Arc<Node>, mut hangups: service::Hangups) {
 async fn sweep(node: Arc<Node>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
-        node.policy.counters().sweep(node.clock.now());
+        node.policy.counters().memory().sweep(node.clock.now());
     }
 }

@@ -104,7 +104,8 @@ impl Counters {
 pub fn status(node: &Node, listen: &[String]) -> Value {
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &node.counters;
-    let usage = node.policy.counters().usage();
+    let store = node.policy.counters();
+    let usage = store.memory().usage();
     let scanners: Map<String, Value> =
         node.scanners.counts().map(|(name, counts)| (name.to_string(), json!(counts))).collect();
     json!({
@@ -129,6 +130,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
         },
         "counters": {
             "keys": usage.keys,
+            "shared": store.shared().map(|shared| shared.state()),
             "evicted": usage.evicted,
             "savings": of(&counters.savings),
             "failed_savings": of(&counters.failed_savings),

@@ -8,7 +8,8 @@ use weir_daemon::config::Problems;
 
 use super::positive;
 
-/// What was sent lately, by whom: in memory, and in a file that outlives the process.
+/// What was sent lately, by whom: in memory, and in a file that outlives the process; with several nodes in a store that
+/// they share.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Counters {
@@ -18,11 +19,32 @@ pub struct Counters {
     /// most those of the last 10 seconds. A damaged file stops the start, for nobody knows how much was sent. Empty:
     /// none, and counts end with the process.
     pub file: PathBuf,
+    /// Redis (5 or later) or Valkey that all nodes count in, `redis://[user:password@]host[:port][/database]` or
+    /// `unix:///path`: limits then hold for all nodes together. Not to be reached by others; with `maxmemory-policy
+    /// noeviction`, or limits are loosened when it is full.
+    #[schemars(example = &"redis://10.3.0.20/0")]
+    pub redis: Option<String>,
+    /// What holds when it is away: `local` counts on each node by itself, so that at most limit times nodes pass, `defer`
+    /// defers with 451 whatever is to be counted.
+    pub when_away: WhenStoreAway,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenStoreAway {
+    #[default]
+    Local,
+    Defer,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { max_keys: 1_000_000, file: PathBuf::from("/var/lib/weir/counters.sqlite") }
+        Self {
+            max_keys: 1_000_000,
+            file: PathBuf::from("/var/lib/weir/counters.sqlite"),
+            redis: None,
+            when_away: WhenStoreAway::default(),
+        }
     }
 }
 
@@ -31,6 +53,11 @@ impl Counters {
         positive(problems, "counters.max_keys", self.max_keys as u64);
         if !self.file.as_os_str().is_empty() && !self.file.is_absolute() {
             problems.add("counters.file", "must be an absolute path, or empty");
+        }
+        if let Some(url) = &self.redis
+            && let Err(error) = redis::Client::open(url.as_str())
+        {
+            problems.add("counters.redis", format!("is no address of Redis: {error}"));
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct Limits {
     pub messages_per_minute: u64,
     /// Messages an hour from one source; further ones are deferred with 451.
     pub messages_per_hour: u64,
-    /// Messages a minute from all sources of one customer; further ones are deferred with 451.
+    /// Messages a minute from all sources of one customer (see `[customers]`); further ones are deferred with 451.
     pub customer_messages_per_minute: u64,
     /// Messages an hour from all sources of one customer; further ones are deferred with 451.
     pub customer_messages_per_hour: u64,

@@ -28,7 +28,7 @@ use crate::scan::Address;
 
 pub use clamav::ClamAv;
 pub use content::Content;
-pub use counters::Counters;
+pub use counters::{Counters, WhenStoreAway};
 pub use customers::{Customers, CustomersApi};
 pub use events::Events;
 pub use file_types::{FileTypes, Unscannable};

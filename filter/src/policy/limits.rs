@@ -3,6 +3,7 @@
 use super::text::{self, Filling, Template};
 use super::{Refusal, Settings, Step};
 use crate::config::Texts;
+use crate::customers::Identity;
 use crate::facts::Facts;
 use crate::rate::{Ask, Counters, Moment, Once, Source};
 
@@ -13,6 +14,8 @@ const DAY: u64 = 86_400;
 /// The namespaces, which are the rules' names, too.
 const SOURCE_MINUTE: &str = "outbound-minute";
 const SOURCE_HOUR: &str = "outbound-hour";
+const CUSTOMER_MINUTE: &str = "customer-outbound-minute";
+const CUSTOMER_HOUR: &str = "customer-outbound-hour";
 const RECIPIENTS: &str = "outbound-recipients";
 const DOMAIN: &str = "sender-domain-hour";
 const BULK: &str = "outbound-bulk";
@@ -27,6 +30,7 @@ pub(super) struct Case<'a, C> {
     counters: &'a Once<C>,
     now: Moment,
     source: String,
+    identity: Identity,
 }
 
 /// So many in so long.
@@ -48,7 +52,7 @@ impl<'a, C: Counters> Case<'a, C> {
         now: Moment,
     ) -> Self {
         let source = Source::of(facts.transaction().customer.address).to_string();
-        Self { settings, facts, counters, now, source }
+        Self { settings, facts, counters, now, source, identity: facts.identity() }
     }
 
     /// Whoever sends it is within his limits.
@@ -57,10 +61,28 @@ impl<'a, C: Counters> Case<'a, C> {
         self.suspect().await?;
         self.within(self.of_source(SOURCE_MINUTE, limits.messages_per_minute, MINUTE, "message")).await?;
         self.within(self.of_source(SOURCE_HOUR, limits.messages_per_hour, HOUR, "message")).await?;
+        self.customer().await?;
         let recipients = self.facts.transaction().envelope.recipients.len() as u64;
         let limit = self.of_source(RECIPIENTS, limits.recipients_per_hour, HOUR, "recipient");
         self.within(Limit { weight: recipients.max(1), ..limit }).await?;
         self.of_domain(DOMAIN, limits.sender_domain_messages_per_hour, HOUR, "message").await
+    }
+
+    /// All sources of one customer, or of one prefix, together.
+    async fn customer(&self) -> Step {
+        if matches!(self.identity, Identity::Source(_)) {
+            return Ok(());
+        }
+        let (limits, text) = (&self.settings.limits, &self.settings.texts.customer_limit);
+        let key = self.identity.to_string();
+        for (namespace, count, seconds) in [
+            (CUSTOMER_MINUTE, limits.customer_messages_per_minute, MINUTE),
+            (CUSTOMER_HOUR, limits.customer_messages_per_hour, HOUR),
+        ] {
+            self.within(Limit { namespace, key: &key, count, seconds, weight: 1, what: "message", text })
+                .await?;
+        }
+        Ok(())
     }
 
     /// It is bulk mail: within the limits for that.
@@ -108,7 +130,7 @@ impl<'a, C: Counters> Case<'a, C> {
     /// The sender's domain is what the customer says it is: it is counted beneath him, never in his place. A bounce has none.
     async fn of_domain(&self, namespace: &'static str, count: u64, seconds: u64, what: &'static str) -> Step {
         let Some(domain) = self.facts.transaction().envelope.sender.path.domain() else { return Ok(()) };
-        let key = format!("{} {domain}", self.source);
+        let key = format!("{} {domain}", self.identity);
         let text = &self.settings.texts.limit;
         self.within(Limit { namespace, key: &key, count, seconds, weight: 1, what, text }).await
     }
@@ -118,7 +140,7 @@ impl<'a, C: Counters> Case<'a, C> {
             return Ok(());
         }
         let Limit { namespace, key, count, seconds, weight, .. } = limit;
-        let ask = Ask { namespace, key, limit: count, seconds, weight };
+        let ask = Ask { namespace, key, limit: count, seconds, weight, message: None };
         match self.counters.rate(&self.facts.transaction().id, ask, self.now).await {
             Ok(answer) if answer.within => Ok(()),
             Ok(_) => Err(self.beyond(namespace, limit.text, count, limit.what, seconds)),
@@ -127,7 +149,7 @@ impl<'a, C: Counters> Case<'a, C> {
     }
 
     async fn sum(&self, namespace: &'static str, seconds: u64) -> Result<u64, Refusal> {
-        let ask = Ask { namespace, key: &self.source, limit: 0, seconds, weight: 1 };
+        let ask = Ask { namespace, key: &self.source, limit: 0, seconds, weight: 1, message: None };
         let asked = self.counters.counters().rate(ask, self.now).await;
         asked.map(|answer| answer.sum).map_err(|cause| self.away(&cause))
     }

@@ -1,5 +1,10 @@
+use std::sync::Arc;
+
+use serde_json::Map;
+
 use super::{Policy, Verdict};
 use crate::config::Config;
+use crate::customers::{Customer, Owner};
 use crate::facts::Facts;
 use crate::message::Message;
 use crate::rate::{Memory, Moment};
@@ -187,6 +192,33 @@ async fn without_a_scanner_nothing_is_bulk_mail_and_one_that_is_away_may_defer()
     assert_eq!(text(&away), "451 4.7.1 Temporarily unable to scan your message, try later (ID)");
     // A big message is no failure of the scanner.
     assert_eq!(judge.judge(numbered(2), Scanned::Unscanned(Cause::TooBig)).await, Verdict::Accept);
+}
+
+/// Six addresses, each within its own limit.
+#[tokio::test]
+async fn all_addresses_of_a_customer_are_limited_together() {
+    let customer = Customer { id: "c-7".into(), metadata: Map::new() };
+    let known = Owner { customer: Some(Arc::new(customer)), ..Owner::default() };
+    let prefix = Owner { prefix: Some("10.1.0.0/24".parse().unwrap()), ..Owner::default() };
+    for (owner, expected) in [(known, 500), (prefix, 500), (Owner::default(), 600)] {
+        let judge = Judge::new("");
+        let mut accepted = 0;
+        for number in 0..600u64 {
+            let mut message = numbered(number);
+            message.transaction.customer.address = [10, 1, 0, u8::try_from(number % 6).unwrap()].into();
+            let scanners = Scanners::default();
+            let facts =
+                Facts::new(&message, &scanners).with_owner(owner.clone()).with_spamassassin(found(0.0));
+            let verdict = judge.policy.at_end_of_data(&facts, Moment(START)).await;
+            if verdict == Verdict::Accept {
+                accepted += 1;
+            } else {
+                let expected = "451 4.7.1 Your account may only send 500 messages a minute, try later (ID)";
+                assert_eq!(text(&verdict), expected);
+            }
+        }
+        assert_eq!(accepted, expected);
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::{Ask, File, FileError, Memory, Moment};
 const START: u64 = 1_700_000_000_000;
 
 fn ask<'a>(key: &'a str, limit: u64, seconds: u64) -> Ask<'a> {
-    Ask { namespace: "outbound", key, limit, seconds, weight: 1 }
+    Ask { namespace: "outbound", key, limit, seconds, weight: 1, message: None }
 }
 
 fn sum(memory: &Memory, key: &str, seconds: u64, now: u64) -> u64 {

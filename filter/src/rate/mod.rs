@@ -8,7 +8,9 @@ mod file;
 mod memory;
 mod once;
 mod series;
+mod shared;
 mod shown;
+mod store;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +22,9 @@ pub(crate) use file::TABLES;
 pub use file::{File, FileError, SAVE_INTERVAL};
 pub use memory::{Memory, Usage};
 pub use once::Once;
+pub use shared::{Shared, State};
 pub use shown::Shown;
+pub use store::Store;
 
 /// A window is kept in this many buckets: a refusal lasts at most `seconds / BUCKETS` too long.
 pub const BUCKETS: u64 = 60;
@@ -38,6 +42,8 @@ pub struct Ask<'a> {
     pub limit: u64,
     pub seconds: u64,
     pub weight: u64,
+    /// The message that is counted, where it may be told a second time: to another node after this one has died.
+    pub message: Option<&'a str>,
 }
 
 /// What is answered.

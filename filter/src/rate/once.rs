@@ -39,7 +39,7 @@ impl<C: Counters> Once<C> {
             let sum = self.counters.rate(Ask { limit: 0, ..ask }, now).await?.sum;
             return Ok(Answer { within: true, sum });
         }
-        let answer = self.counters.rate(ask, now).await?;
+        let answer = self.counters.rate(Ask { message: Some(id), ..ask }, now).await?;
         if answer.within {
             self.with(|counted| counted.remember(name, self.capacity));
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Answer, Ask, BUCKETS, Memory, Moment, Once, Source};
 
 fn ask(limit: u64, seconds: u64) -> Ask<'static> {
-    Ask { namespace: "outbound", key: "10.1.0.2", limit, seconds, weight: 1 }
+    Ask { namespace: "outbound", key: "10.1.0.2", limit, seconds, weight: 1, message: None }
 }
 
 fn passes(memory: &Memory, ask: Ask<'_>, now: u64) -> bool {
@@ -136,7 +136,7 @@ proptest! {
 fn counts_are_shown_and_cleared() {
     let memory = Memory::new(100_000);
     let count = |namespace, key: &str, seconds, times: u64, now| {
-        let ask = Ask { namespace, key, limit: u64::MAX, seconds, weight: times };
+        let ask = Ask { namespace, key, limit: u64::MAX, seconds, weight: times, message: None };
         memory.ask(ask, Moment(now));
     };
     for number in 0..25_000_u64 {

@@ -23,13 +23,13 @@ use tracing::{info, warn};
 use weir_daemon::audit::Audit;
 use weir_smtp::Reply;
 
-use crate::config::{Config, Privacy, Spool};
+use crate::config::{self, Config, Privacy, Spool};
 use crate::customers::{Customers, Owner};
 use crate::events::Records;
 use crate::facts::Facts;
 use crate::policy::script::Keeper;
 use crate::policy::{Policy, Verdict};
-use crate::rate::{Clock, Memory, Source};
+use crate::rate::{Clock, Memory, Shared, Source, Store};
 use crate::scan::Scanners;
 use crate::status::Counters;
 use session::{Settings, StartTls};
@@ -55,7 +55,7 @@ pub struct Node {
     pub data_timeout: Duration,
     tls: Option<Tls>,
     pub spool: Arc<Spool>,
-    pub policy: Policy<Memory>,
+    pub policy: Policy<Store>,
     /// Policy that is written in scripts.
     pub scripts: Option<Keeper>,
     pub scanners: Scanners,
@@ -84,7 +84,6 @@ impl Node {
             max_command_line: smtp.max_command_line,
             starttls,
         };
-        let counters = Memory::new(config.counters.max_keys);
         Ok(Self {
             settings: Arc::new(settings),
             proxies: smtp.proxies.clone(),
@@ -93,7 +92,7 @@ impl Node {
             data_timeout: Duration::from_secs(smtp.data_timeout),
             tls: smtp.tls.as_ref().map(Tls::new).transpose()?,
             spool: Arc::new(config.spool.clone()),
-            policy: Policy::new(counters, config),
+            policy: Policy::new(counters(&config.counters)?, config),
             scripts: None,
             scanners: Scanners::new(config),
             customers: Customers::new(&config.customers)?,
@@ -147,6 +146,11 @@ impl Node {
         let address = address.to_canonical();
         self.proxies.iter().any(|prefix| prefix.contains(&address))
     }
+}
+
+fn counters(config: &config::Counters) -> anyhow::Result<Store> {
+    let shared = config.redis.as_deref().map(Shared::new).transpose().context("counters.redis")?;
+    Ok(Store::new(Memory::new(config.max_keys), shared.map(|shared| (shared, config.when_away))))
 }
 
 /// Opens every address, or none.

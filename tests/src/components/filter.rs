@@ -27,6 +27,8 @@ pub struct FilterConfig {
     pub reject_at: f64,
     /// Further lines of the section `[spamassassin]`.
     pub spamd_lines: String,
+    /// Further lines of the section `[counters]`.
+    pub counters_lines: String,
     /// Where it keeps counts; nodes on one host need one each.
     pub counters_file: String,
     /// Where it keeps events; nodes on one host need one each.
@@ -46,6 +48,7 @@ impl FilterConfig {
             spamd: None,
             reject_at: 6.0,
             spamd_lines: String::new(),
+            counters_lines: String::new(),
             counters_file: format!("/var/lib/weir/counters{number}.sqlite"),
             events_directory: format!("/var/lib/weir/events{number}"),
             sections: String::new(),
@@ -72,12 +75,13 @@ impl FilterConfig {
             "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n\
              [policy]\npreset = \"reject\"\nreject_at = {:?}\n\
              [limits]\nmessages_per_minute = {}\nmessages_per_hour = {}\nbulk_messages = 0\n\
-             [counters]\nfile = {:?}\n[events]\ndirectory = {:?}\n{}\n",
+             [counters]\nfile = {:?}\n{}\n[events]\ndirectory = {:?}\n{}\n",
             self.smtp_lines,
             self.reject_at,
             self.messages_per_minute,
             self.messages_per_hour,
             self.counters_file,
+            self.counters_lines,
             self.events_directory,
             self.sections
         );

@@ -14,6 +14,7 @@ mod haproxy;
 mod logs;
 mod name_server;
 mod postfix;
+mod redis;
 mod spamd;
 
 pub use agent::{AgentConfig, Backend, Finished, WeirAgent};
@@ -23,6 +24,7 @@ pub use haproxy::Haproxy;
 pub use logs::{LogLine, log_lines};
 pub use name_server::name_server;
 pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, SECOND_DOMAIN, Stored};
+pub use redis::Redis;
 pub use spamd::{SPAMD_PORT, Spamd};
 
 /// Runs one of weir's programs to its end.

@@ -25,6 +25,7 @@ mod budgets;
 mod coexistence;
 mod configuration;
 mod corpus;
+mod counters;
 mod death;
 mod delivery;
 mod destination_tls;

@@ -185,6 +185,7 @@ async fn rate<W: World>(given: &Arguments, world: &mut W) -> Next {
         limit: asked.limit,
         seconds: asked.seconds,
         weight: asked.weight,
+        message: None,
     };
     match world.rate(ask).await {
         Ok(answer) if asked.limit == 0 => Next::Answered(Ok(Answer::count(answer.sum))),

@@ -60,7 +60,7 @@ impl Node {
         let facts = Facts::new(&message, &scanners)
             .with_spamassassin(Scanned::Unscanned(crate::scan::Cause::NotConfigured));
         let preset = async {
-            let ask = Ask { namespace: "n", key: "k", limit: 100, seconds: 60, weight: 1 };
+            let ask = Ask { namespace: "n", key: "k", limit: 100, seconds: 60, weight: 1, message: None };
             self.counters.rate(&message.transaction.id, ask, NOW).await.unwrap();
             Verdict::Accept
         };
@@ -72,7 +72,7 @@ impl Node {
     }
 
     async fn sum(&self, namespace: &str) -> u64 {
-        let ask = Ask { namespace, key: "k", limit: 0, seconds: 60, weight: 1 };
+        let ask = Ask { namespace, key: "k", limit: 0, seconds: 60, weight: 1, message: None };
         self.counters.counters().rate(ask, NOW).await.unwrap().sum
     }
 

@@ -91,7 +91,7 @@ impl Bench {
     }
 
     fn sum(&self, namespace: &str, key: &str, seconds: u64, at: u64) -> u64 {
-        let ask = Ask { namespace, key, limit: 0, seconds, weight: 1 };
+        let ask = Ask { namespace, key, limit: 0, seconds, weight: 1, message: None };
         self.counters.counters().ask(ask, Moment(START + at * 1000)).sum
     }
 

@@ -1,0 +1,71 @@
+//! Where a node counts: in its own memory, and where there are several nodes in the store that they share.
+
+use std::sync::Arc;
+
+use super::{Answer, Ask, Away, Counters, Memory, Moment, Shared};
+use crate::config::WhenStoreAway;
+
+/// Counts as configured.
+#[derive(Debug)]
+pub struct Store {
+    memory: Memory,
+    shared: Option<(Arc<Shared>, WhenStoreAway)>,
+}
+
+impl Store {
+    pub fn new(memory: Memory, shared: Option<(Arc<Shared>, WhenStoreAway)>) -> Self {
+        Self { memory, shared }
+    }
+
+    /// What this node knows by itself: all there is, or what it counted into the shared store.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref().map(|(shared, _)| shared)
+    }
+
+    /// Forgets what was counted for this key. To be called within a runtime.
+    pub fn forget(&self, key: &str) {
+        self.memory.forget(key);
+        self.forget_shared(None, key);
+    }
+
+    /// Forgets it at an operator's wish, with what is beneath it on this node; how many keys of this node's that were. To be
+    /// called within a runtime.
+    pub fn clear(&self, namespace: Option<&str>, key: &str) -> usize {
+        self.forget_shared(namespace, key);
+        self.memory.clear(namespace, key)
+    }
+
+    /// A shared store is asked in its own time.
+    fn forget_shared(&self, namespace: Option<&str>, key: &str) {
+        let Some((shared, _)) = self.shared.clone() else { return };
+        let (namespace, key) = (namespace.map(str::to_owned), key.to_owned());
+        tokio::spawn(async move {
+            if shared.forget(namespace.as_deref(), &key).await.is_err() {
+                tracing::warn!(key, "the counters' store is away, and keeps what it knows of this key");
+            }
+        });
+    }
+}
+
+impl Counters for Store {
+    async fn rate(&self, ask: Ask<'_>, now: Moment) -> Result<Answer, Away> {
+        let Some((shared, when_away)) = &self.shared else { return Ok(self.memory.ask(ask, now)) };
+        match shared.rate(ask, None).await {
+            Ok(answer) => {
+                if answer.within {
+                    // Without it, a node would begin anew when the store is away.
+                    self.memory.ask(Ask { limit: u64::MAX, ..ask }, now);
+                }
+                Ok(answer)
+            }
+            Err(away) => match when_away {
+                WhenStoreAway::Local => Ok(self.memory.ask(ask, now)),
+                WhenStoreAway::Defer => Err(away),
+            },
+        }
+    }
+}

@@ -21,6 +21,10 @@ pub struct Policy {
     /// SpamAssassin's score from which a message is rejected with 550. Not set: never by `volume`, from 6.0 by `reject`.
     #[schemars(example = &10.0)]
     pub reject_at: Option<f64>,
+    /// rspamd's score from which a message is bulk mail, or likely spam.
+    pub rspamd_bulk_at: f64,
+    /// rspamd's score from which a message is spam.
+    pub rspamd_spam_at: f64,
     /// What a message is that a scanner could not look at, be it too large, be the scanner away: `bulk`, so that nobody is
     /// rid of a limit by making his mail large, or `clean`.
     pub unscanned: Unscanned,
@@ -50,6 +54,8 @@ impl Default for Policy {
             bulk_above: 4.0,
             spam_above: 6.0,
             reject_at: None,
+            rspamd_bulk_at: 6.0,
+            rspamd_spam_at: 15.0,
             unscanned: Unscanned::default(),
         }
     }
@@ -57,7 +63,12 @@ impl Default for Policy {
 
 impl Policy {
     pub(super) fn check(&self, problems: &mut Problems) {
-        let scores = [("bulk_above", self.bulk_above), ("spam_above", self.spam_above)];
+        let scores = [
+            ("bulk_above", self.bulk_above),
+            ("spam_above", self.spam_above),
+            ("rspamd_bulk_at", self.rspamd_bulk_at),
+            ("rspamd_spam_at", self.rspamd_spam_at),
+        ];
         let scores = scores.into_iter().chain(self.reject_at.map(|score| ("reject_at", score)));
         for (key, score) in scores {
             if !score.is_finite() {
@@ -66,6 +77,9 @@ impl Policy {
         }
         if self.spam_above < self.bulk_above {
             problems.add("policy.spam_above", "is below policy.bulk_above: spam is bulk mail, too");
+        }
+        if self.rspamd_spam_at < self.rspamd_bulk_at {
+            problems.add("policy.rspamd_spam_at", "is below policy.rspamd_bulk_at: spam is bulk mail, too");
         }
     }
 }
@@ -90,6 +104,12 @@ pub struct Texts {
     /// 550 5.7.1, for what is spam.
     #[schemars(with = "String")]
     pub spam: Template,
+    /// 554 5.7.1, for what has a virus.
+    #[schemars(with = "String")]
+    pub virus: Template,
+    /// 550 5.7.1, for what has a file that `[file_types]` does not let through.
+    #[schemars(with = "String")]
+    pub file: Template,
     /// 451 4.7.1, when a scanner does not answer and its `when_away` is `defer`.
     #[schemars(with = "String")]
     pub scanner_away: Template,
@@ -107,6 +127,8 @@ impl Default for Texts {
             customer_limit: text("Your account may only send {limit}, try later"),
             suspect: text("You have sent spam and may only send {limit}, try later"),
             spam: text("{reason}"),
+            virus: text("Rejected by virus filter: {reason}"),
+            file: text("Your message has a file that is not let through: {reason}"),
             scanner_away: text("Temporarily unable to scan your message, try later"),
             counters_away: text("Temporarily unable to check your sending rate, try later"),
         }
@@ -120,6 +142,8 @@ impl Texts {
             ("customer_limit", &self.customer_limit),
             ("suspect", &self.suspect),
             ("spam", &self.spam),
+            ("virus", &self.virus),
+            ("file", &self.file),
             ("scanner_away", &self.scanner_away),
             ("counters_away", &self.counters_away),
         ];

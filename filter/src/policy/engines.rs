@@ -1,10 +1,14 @@
-//! What the engines that tell spam say, in words that hold for all of them.
+//! What the engines that tell spam say, in words that hold for all of them; viruses, and files that are not let through.
 
 use super::limits::Case;
 use super::{Refusal, Step};
-use crate::config::{Unscanned, WhenAway};
+use crate::config::{Unscannable, Unscanned, WhenAway};
+use crate::outbreak;
 use crate::rate::Counters;
 use crate::scan::{Cause, Scanned};
+
+/// Characters of what others wrote, a virus' or a file's name, in a reply.
+const MAX_REASON: usize = 200;
 
 /// How sure an engine is that a message is spam.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,22 +21,78 @@ pub(super) enum Level {
     Sure,
 }
 
+/// What all engines together say.
+#[derive(Debug)]
+pub(super) struct Opinions {
+    /// The highest.
+    pub(super) level: Level,
+    /// How many of them call it likely spam at least.
+    pub(super) likely: usize,
+    /// SpamAssassin's.
+    pub(super) score: f64,
+    /// What made them think so, for the customer.
+    pub(super) reason: String,
+}
+
+impl Opinions {
+    fn add(&mut self, level: Level, reason: String) {
+        if level > self.level {
+            (self.level, self.reason) = (level, reason);
+        }
+        self.likely += usize::from(level >= Level::Likely);
+    }
+}
+
 impl<C: Counters> Case<'_, C> {
-    /// SpamAssassin's opinion and score; without an answer the class of what is unscanned.
-    pub(super) async fn spamassassin(&self, sure: impl Fn(f64) -> bool) -> Result<(Level, f64), Refusal> {
-        let policy = &self.settings.policy;
+    /// Asks the engines one after the other, until one is sure. `sure`: what makes SpamAssassin so.
+    pub(super) async fn opinions(&self, sure: impl Fn(f64) -> bool) -> Result<Opinions, Refusal> {
+        let mut opinions = Opinions { level: Level::Clean, likely: 0, score: 0.0, reason: String::new() };
+        let level = self.outbreak().await;
+        opinions.add(level, "the same message comes from many".to_owned());
+        let (level, score) = self.spamassassin(sure).await?;
+        opinions.score = score;
+        opinions.add(level, format!("SpamAssassin score {score:.1}"));
+        if opinions.level < Level::Sure {
+            let (level, score) = self.rspamd().await;
+            opinions.add(level, format!("rspamd score {score:.1}"));
+        }
+        Ok(opinions)
+    }
+
+    async fn outbreak(&self) -> Level {
+        match self.facts.outbreak(self.now).await.map(|finding| finding.level.max(finding.attachment)) {
+            Some(outbreak::Level::Spam) => Level::Sure,
+            Some(outbreak::Level::Bulk) => Level::Likely,
+            Some(outbreak::Level::None) | None => Level::Clean,
+        }
+    }
+
+    async fn spamassassin(&self, sure: impl Fn(f64) -> bool) -> Result<(Level, f64), Refusal> {
         let scanned = self.facts.spamassassin().await;
         if let Scanned::Unscanned(cause) = scanned {
             self.required("spamassassin-away", *cause, self.settings.spamassassin_away)?;
         }
+        let bulk_above = self.settings.policy.bulk_above;
+        Ok((self.level(scanned, sure, |score| score > bulk_above), scanned.score()))
+    }
+
+    async fn rspamd(&self) -> (Level, f64) {
+        let policy = &self.settings.policy;
+        let scanned = self.facts.results().rspamd().await;
+        let (likely, sure) = (policy.rspamd_bulk_at, policy.rspamd_spam_at);
+        (self.level(scanned, |score| score >= sure, |score| score >= likely), scanned.score())
+    }
+
+    fn level(&self, scanned: &Scanned, sure: impl Fn(f64) -> bool, likely: impl Fn(f64) -> bool) -> Level {
         let score = scanned.score();
-        let level = match scanned.found() {
+        match scanned.found() {
             Some(_) if sure(score) => Level::Sure,
-            Some(_) if score > policy.bulk_above => Level::Likely,
-            _ if scanned.is_unscanned() && policy.unscanned == Unscanned::Bulk => Level::Unscanned,
+            Some(_) if likely(score) => Level::Likely,
+            _ if scanned.is_unscanned() && self.settings.policy.unscanned == Unscanned::Bulk => {
+                Level::Unscanned
+            }
             _ => Level::Clean,
-        };
-        Ok((level, score))
+        }
     }
 
     /// A scanner that must answer did.
@@ -44,9 +104,54 @@ impl<C: Counters> Case<'_, C> {
         Ok(())
     }
 
-    pub(super) fn is_spam(&self, score: f64, reject_at: f64) -> Refusal {
+    pub(super) fn is_spam(&self, reason: &str) -> Refusal {
         let texts = &self.settings.texts;
-        let reason = format!("SpamAssassin score {score:.1} is at or above {reject_at:.1}");
-        Refusal::reject("spamassassin", texts.say(&texts.spam, "", &reason))
+        Refusal::reject("spam", texts.say(&texts.spam, "", reason))
     }
+
+    /// No virus is let through; what an engine could not look at is bulk mail.
+    pub(super) async fn viruses(&self) -> Step {
+        let results = self.facts.results();
+        if let Some(infection) = results.infection().await.and_then(|said| said.infection) {
+            let texts = &self.settings.texts;
+            let text = texts.say(&texts.virus, "", &shown(infection));
+            return Err(Refusal::new("virus", 554, "5.7.1", text));
+        }
+        if results.is_unscanned() && self.settings.policy.unscanned == Unscanned::Bulk {
+            return self.bulk().await;
+        }
+        Ok(())
+    }
+
+    /// Nor a file of a kind that is not, or with a name that is not.
+    pub(super) async fn files(&self) -> Step {
+        let Settings { enabled, refused, unscannable } = &self.settings.files;
+        if !enabled {
+            return Ok(());
+        }
+        let Some(files) = self.facts.files().await else { return Ok(()) };
+        let refused = files.first_of(refused);
+        let refused = refused.or_else(|| files.unscannable().filter(|_| *unscannable == Unscannable::Reject));
+        if let Some(file) = refused {
+            let texts = &self.settings.texts;
+            return Err(Refusal::reject("file", texts.say(&texts.file, "", &shown(&file.to_string()))));
+        }
+        if files.unscannable().is_some() && *unscannable == Unscannable::Bulk {
+            return self.bulk().await;
+        }
+        Ok(())
+    }
+}
+
+/// Of `[file_types]`.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) enabled: bool,
+    pub(super) refused: Vec<crate::files::Class>,
+    pub(super) unscannable: Unscannable,
+}
+
+/// What others wrote, on one line and not long.
+fn shown(text: &str) -> String {
+    text.chars().take(MAX_REASON).map(|one| if one.is_control() || one == '{' { '?' } else { one }).collect()
 }

@@ -28,7 +28,7 @@ pub(super) struct Case<'a, C> {
     pub(super) settings: &'a Settings,
     pub(super) facts: &'a Facts<'a>,
     counters: &'a Once<C>,
-    now: Moment,
+    pub(super) now: Moment,
     source: String,
     identity: Identity,
 }

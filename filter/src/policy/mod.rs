@@ -11,6 +11,7 @@ mod volume;
 
 use crate::config::{Config, Limits, Preset, Texts, WhenAway};
 use crate::facts::Facts;
+use crate::files::Class;
 use crate::rate::{Counters, Moment, Once};
 use limits::Case;
 pub use text::Template;
@@ -36,6 +37,7 @@ struct Settings {
     limits: Limits,
     texts: Texts,
     spamassassin_away: WhenAway,
+    files: engines::Settings,
 }
 
 impl<C: Counters> Policy<C> {
@@ -49,6 +51,11 @@ impl<C: Counters> Policy<C> {
                 .as_ref()
                 .map(|section| section.when_away)
                 .unwrap_or_default(),
+            files: engines::Settings {
+                enabled: config.file_types.enabled,
+                refused: config.file_types.refused().chain([Class::BannedName]).collect(),
+                unscannable: config.file_types.unscannable,
+            },
         };
         Self { counters: Once::new(counters, REMEMBERED), settings }
     }

@@ -9,15 +9,17 @@ use crate::rate::Counters;
 pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
     case.sender().await?;
     let policy = &case.settings.policy;
-    let (level, score) = case.spamassassin(|score| score > policy.spam_above).await?;
-    if level > Level::Clean {
+    let opinions = case.opinions(|score| score > policy.spam_above).await?;
+    if opinions.level > Level::Clean {
         case.bulk().await?;
     }
-    if level == Level::Sure {
+    if opinions.level == Level::Sure {
         case.spam().await?;
     }
-    match policy.reject_at {
-        Some(reject_at) if score >= reject_at => Err(case.is_spam(score, reject_at)),
-        Some(_) | None => Ok(()),
+    if let Some(reject_at) = policy.reject_at.filter(|reject_at| opinions.score >= *reject_at) {
+        let score = opinions.score;
+        return Err(case.is_spam(&format!("SpamAssassin score {score:.1} is at or above {reject_at:.1}")));
     }
+    case.viruses().await?;
+    case.files().await
 }

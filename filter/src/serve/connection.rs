@@ -170,9 +170,11 @@ impl Connection {
             Ok(body) => {
                 let message = Message { transaction, body };
                 let mut facts = Facts::new(&message, &node.scanners).with_owner(owner);
-                if node.privacy.keeps_content_closed(message.transaction.customer.address) {
-                    facts = facts.closed();
-                }
+                facts = if node.privacy.keeps_content_closed(message.transaction.customer.address) {
+                    facts.closed()
+                } else {
+                    facts.with_inside(&node.inside)
+                };
                 let verdict = node.verdict(&facts).await;
                 judging.seen(node, &message, &facts, verdict).await
             }

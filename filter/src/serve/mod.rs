@@ -27,6 +27,7 @@ use crate::config::{self, Config, Privacy, Spool};
 use crate::customers::{Customers, Owner};
 use crate::events::Records;
 use crate::facts::Facts;
+use crate::inside::Inside;
 use crate::policy::script::Keeper;
 use crate::policy::{Policy, Verdict};
 use crate::rate::{Clock, Memory, Shared, Source, Store};
@@ -59,6 +60,7 @@ pub struct Node {
     /// Policy that is written in scripts.
     pub scripts: Option<Keeper>,
     pub scanners: Scanners,
+    pub inside: Inside,
     pub customers: Customers,
     pub clock: Clock,
     pub counters: Counters,
@@ -95,6 +97,7 @@ impl Node {
             policy: Policy::new(counters(&config.counters)?, config),
             scripts: None,
             scanners: Scanners::new(config),
+            inside: Inside::new(config),
             customers: Customers::new(&config.customers)?,
             clock: Clock::start(),
             counters: Counters::default(),

@@ -32,11 +32,11 @@ impl Store {
         self.forget_shared(None, key);
     }
 
-    /// Forgets it at an operator's wish, with what is beneath it on this node; how many keys of this node's that were. To be
-    /// called within a runtime.
-    pub fn clear(&self, namespace: Option<&str>, key: &str) -> usize {
-        self.forget_shared(namespace, key);
-        self.memory.clear(namespace, key)
+    /// Forgets these at an operator's wish, on this node with what is beneath them; how many keys of this node's that were.
+    /// To be called within a runtime.
+    pub fn clear(&self, namespace: Option<&str>, keys: &[String]) -> usize {
+        keys.iter().for_each(|key| self.forget_shared(namespace, key));
+        self.memory.clear(namespace, keys)
     }
 
     /// A shared store is asked in its own time.

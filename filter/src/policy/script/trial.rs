@@ -216,8 +216,14 @@ mod tests {
         let now = Clock::start().now();
         let mut file = rate::File::open(&path, &memory, now).unwrap();
         for _ in 0..100 {
-            let ask =
-                Ask { namespace: "outbound-minute", key: "10.1.0.2", limit: 100, seconds: 60, weight: 1, message: None };
+            let ask = Ask {
+                namespace: "outbound-minute",
+                key: "10.1.0.2",
+                limit: 100,
+                seconds: 60,
+                weight: 1,
+                message: None,
+            };
             memory.ask(ask, now);
         }
         file.save(&memory, now).unwrap();

@@ -21,6 +21,8 @@ pub struct Facts<'m> {
     owner: Owner,
     results: Results<'m>,
     inside: Option<&'m Inside>,
+    /// Nobody is to look at what the customer writes.
+    closed: bool,
     content: OnceCell<Arc<Opened>>,
     files: OnceCell<Files>,
     outbreak: OnceCell<Option<Finding>>,
@@ -33,6 +35,7 @@ impl<'m> Facts<'m> {
             owner: Owner::default(),
             results: Results::new(message, scanners),
             inside: None,
+            closed: false,
             content: OnceCell::new(),
             files: OnceCell::new(),
             outbreak: OnceCell::new(),
@@ -73,9 +76,18 @@ impl<'m> Facts<'m> {
         Self { inside: Some(inside), ..self }
     }
 
+    /// What can be asked of its inside, by whoever may look.
+    pub fn inside(&self) -> Option<&'m Inside> {
+        self.inside
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Its headers and parts. None where nobody may look.
     pub async fn content(&self) -> Option<&Arc<Opened>> {
-        let inside = self.inside?;
+        let inside = self.inside.filter(|_| !self.closed)?;
         Some(self.content.get_or_init(|| inside.read(self.message)).await)
     }
 
@@ -103,10 +115,16 @@ impl<'m> Facts<'m> {
         self.results.spamassassin().await
     }
 
+    /// Files in archives within each other up to this depth.
+    pub async fn files_to(&self, depth: usize) -> Option<Files> {
+        let (inside, content) = (self.inside?, self.content().await?);
+        Some(inside.inspector().look_to(&self.transaction().id, Arc::clone(content), depth).await)
+    }
+
     /// Nobody is to look at the message: no scanner is asked.
     #[must_use]
     pub fn closed(self) -> Self {
-        Self { results: self.results.closed(), ..self }
+        Self { results: self.results.closed(), closed: true, ..self }
     }
 
     /// What SpamAssassin said before, in place of asking it: messages that are judged again, and tests.

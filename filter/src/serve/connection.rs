@@ -169,12 +169,11 @@ impl Connection {
         match body.finish().await {
             Ok(body) => {
                 let message = Message { transaction, body };
-                let mut facts = Facts::new(&message, &node.scanners).with_owner(owner);
-                facts = if node.privacy.keeps_content_closed(message.transaction.customer.address) {
-                    facts.closed()
-                } else {
-                    facts.with_inside(&node.inside)
-                };
+                let mut facts =
+                    Facts::new(&message, &node.scanners).with_owner(owner).with_inside(&node.inside);
+                if node.privacy.keeps_content_closed(message.transaction.customer.address) {
+                    facts = facts.closed();
+                }
                 let verdict = node.verdict(&facts).await;
                 judging.seen(node, &message, &facts, verdict).await
             }

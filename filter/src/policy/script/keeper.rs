@@ -40,7 +40,7 @@ impl Keeper {
         let section = &config.script;
         let replies = Replies::of(config);
         let samples = Samples::new(section.samples.as_deref())?;
-        let why = |scanner| cannot_ask(scanners, scanner).map(|why| (scanner, why));
+        let why = |scanner| cannot_ask(scanners, config.outbreak.enabled, scanner).map(|why| (scanner, why));
         let missing = SCANNERS.into_iter().filter_map(why).collect();
         let loading = Loading { bounds: section.bounds(), replies, samples, missing };
         let mut keeper = Self {

@@ -95,7 +95,9 @@ impl<'a, C: Counters> Live<'a, C> {
         script: &'a str,
         now: Moment,
     ) -> Self {
-        let head = facts.body().head(HEADER).await.unwrap_or_else(|cause| {
+        // Nobody reads what is closed to him: it has no fields.
+        let length = if facts.is_closed() { 0 } else { HEADER };
+        let head = facts.body().head(length).await.unwrap_or_else(|cause| {
             tracing::warn!(id = facts.transaction().id, %cause, "header not read");
             Bytes::new()
         });
@@ -130,6 +132,11 @@ impl<'a, C: Counters> Live<'a, C> {
         let (user, _) = user.split_once(')')?;
         (!user.is_empty()).then(|| user.to_owned())
     }
+}
+
+/// Whether this node tells outbreaks.
+pub(super) fn outbreaks(facts: &Facts<'_>) -> bool {
+    facts.inside().is_some_and(|inside| inside.outbreaks().is_some())
 }
 
 /// Up to its empty line, so that no part is read.
@@ -188,14 +195,14 @@ impl<C: Counters> World for Live<'_, C> {
     fn has(&self, scanner: &str) -> bool {
         match self.recorded {
             Some(_) => SCANNERS.contains(&scanner),
-            None => recorded::is_there(self.facts.results().scanners(), scanner),
+            None => recorded::is_there(self.facts.results().scanners(), outbreaks(self.facts), scanner),
         }
     }
 
     async fn scan(&mut self, scanner: &str, depth: Option<u64>) -> Result<Answer, String> {
         match self.recorded {
             Some(recorded) => recorded.scan(scanner, depth),
-            None => recorded::scan(self.facts, scanner).await,
+            None => recorded::scan(self.facts, scanner, depth, self.now).await,
         }
     }
 

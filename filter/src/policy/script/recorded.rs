@@ -1,7 +1,10 @@
 //! What scanners say of a message, as scripts see it: from the scanners, or as it was recorded.
 
 use super::Answer;
+use super::live::outbreaks;
 use crate::facts::Facts;
+use crate::files::{Files, Found};
+use crate::rate::Moment;
 use crate::scan::{Cause, Finding, Report, Scanned, Scanners};
 
 /// The scanners that a script can name.
@@ -54,13 +57,18 @@ impl Recorded {
     }
 }
 
-/// What the scanners of this node say.
-pub(super) async fn scan(facts: &Facts<'_>, scanner: &str) -> Result<Answer, String> {
+/// What the scanners of this node say. `depth`: archives within each other that are opened.
+pub(super) async fn scan(
+    facts: &Facts<'_>,
+    scanner: &str,
+    depth: Option<u64>,
+    now: Moment,
+) -> Result<Answer, String> {
     if !SCANNERS.contains(&scanner) {
         return Err(unknown(scanner));
     }
     let results = facts.results();
-    if !is_there(results.scanners(), scanner) {
+    if !is_there(results.scanners(), outbreaks(facts), scanner) {
         return Err(missing(scanner));
     }
     match scanner {
@@ -74,13 +82,35 @@ pub(super) async fn scan(facts: &Facts<'_>, scanner: &str) -> Result<Answer, Str
             }
             Ok(finding(&engines))
         }
+        "outbreak" => Ok(match facts.outbreak(now).await {
+            Some(finding) => level(finding.level.max(finding.attachment).number(), None),
+            None => level(0, Some(unseen(facts))),
+        }),
+        "filetype" => Ok(match depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)) {
+            None => seen(facts, facts.files().await),
+            Some(depth) => seen(facts, facts.files_to(depth).await.as_ref()),
+        }),
         _ => Err(missing(scanner)),
     }
 }
 
+fn unseen(facts: &Facts<'_>) -> &'static str {
+    if facts.is_closed() { Cause::Privacy.name() } else { Cause::Failed.name() }
+}
+
+fn seen(facts: &Facts<'_>, found: Option<&Files>) -> Answer {
+    let Some(found) = found else { return files(std::iter::empty(), Some(unseen(facts))) };
+    let file =
+        |found: &Found| File { name: found.path.clone(), class: found.class.name().to_owned(), depth: 0 };
+    let all: Vec<File> = found.found().iter().map(file).collect();
+    files(all.iter(), found.unscannable().map(|found| found.class.name()))
+}
+
 /// Whether scripts can ask this scanner on this node.
-pub(super) fn is_there(scanners: &Scanners, scanner: &str) -> bool {
+pub(super) fn is_there(scanners: &Scanners, outbreaks: bool, scanner: &str) -> bool {
     match scanner {
+        "outbreak" => outbreaks,
+        "filetype" => true,
         "icap" => scanners.engines().len() > 0,
         "spamassassin" | "rspamd" | "clamav" => scanners.has(scanner),
         _ => false,
@@ -88,11 +118,11 @@ pub(super) fn is_there(scanners: &Scanners, scanner: &str) -> bool {
 }
 
 /// Why a script that asks this scanner by its name would fail on this node, unless it asks with `has` before.
-pub(super) fn cannot_ask(scanners: &Scanners, scanner: &str) -> Option<String> {
+pub(super) fn cannot_ask(scanners: &Scanners, outbreaks: bool, scanner: &str) -> Option<String> {
     if !SCANNERS.contains(&scanner) {
         return Some(unknown(scanner));
     }
-    (!is_there(scanners, scanner)).then(|| missing(scanner))
+    (!is_there(scanners, outbreaks, scanner)).then(|| missing(scanner))
 }
 
 fn missing(scanner: &str) -> String {
@@ -162,10 +192,11 @@ mod tests {
         let config: Config = weir_daemon::config::parse("filter.toml", text).unwrap();
         let scanners = Scanners::new(&config);
         let there: Vec<&str> =
-            SCANNERS.into_iter().filter(|name| cannot_ask(&scanners, name).is_none()).collect();
-        assert_eq!(there, ["spamassassin", "clamav"]);
-        assert!(cannot_ask(&scanners, "icap").unwrap().starts_with("icap is not on this node"));
-        assert!(cannot_ask(&scanners, "spamd").unwrap().contains("is none of spamassassin, "));
+            SCANNERS.into_iter().filter(|name| cannot_ask(&scanners, false, name).is_none()).collect();
+        assert_eq!(there, ["spamassassin", "clamav", "filetype"]);
+        assert!(cannot_ask(&scanners, true, "outbreak").is_none());
+        assert!(cannot_ask(&scanners, false, "icap").unwrap().starts_with("icap is not on this node"));
+        assert!(cannot_ask(&scanners, false, "spamd").unwrap().contains("is none of spamassassin, "));
     }
 
     #[test]

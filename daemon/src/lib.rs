@@ -2,6 +2,7 @@
 //! shutdown, privileges, times, the audit log, the control socket, and what their doctors look at and say.
 
 pub mod audit;
+pub mod channel;
 pub mod config;
 pub mod control;
 pub mod finding;

@@ -1,12 +1,14 @@
 //! What the operator can ask of a running node, over the control socket.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use weir_daemon::audit::Actor;
 
+use crate::blocks::Who;
 use crate::serve::Node;
 use crate::status::status;
 
@@ -38,6 +40,17 @@ pub enum Request {
         namespace: Option<String>,
         keys: Vec<String>,
     },
+    /// Refuses this customer's or prefix's mail for so many seconds, here and at the agents.
+    Block {
+        who: Who,
+        seconds: u64,
+        #[serde(default)]
+        reason: String,
+    },
+    Unblock {
+        who: Who,
+    },
+    Blocks {},
 }
 
 impl Request {
@@ -49,9 +62,11 @@ impl Request {
     /// What it is called in the audit log; questions that change nothing are not in it.
     fn action(&self) -> Option<&'static str> {
         match self {
-            Self::Status {} | Self::RatesTop { .. } | Self::RatesShow { .. } => None,
+            Self::Status {} | Self::RatesTop { .. } | Self::RatesShow { .. } | Self::Blocks {} => None,
             Self::CustomerChanged { .. } => Some("customer-changed"),
             Self::RatesClear { .. } => Some("rates clear"),
+            Self::Block { .. } => Some("block"),
+            Self::Unblock { .. } => Some("unblock"),
         }
     }
 }
@@ -68,6 +83,19 @@ pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> 
     let (counters, now) = (node.policy.counters(), node.clock.now());
     match asked {
         Request::Status {} => Ok(status(node, listen)),
+        Request::Block { who, seconds, reason } => {
+            let (customers, duration) = (&node.customers, Duration::from_secs(seconds));
+            let blocked = node.blocks.block(customers, &who, duration, &reason, "operator");
+            blocked.map_err(|error| error.to_string())?;
+            let told = node.blocks.for_agents(customers).blocks;
+            let prefixes = told.into_iter().find(|block| block.who == who.to_string());
+            Ok(json!({ "who": who, "prefixes": prefixes.map(|block| block.prefixes) }))
+        }
+        Request::Unblock { who } => {
+            node.blocks.unblock(&who).map_err(|error| error.to_string())?;
+            Ok(json!({ "who": who }))
+        }
+        Request::Blocks {} => Ok(node.blocks.list(&node.customers)),
         Request::CustomerChanged { address } => {
             node.customer_changed(address);
             tracing::info!(%address, "another customer's from now on: its counts are dropped");

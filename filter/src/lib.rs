@@ -15,11 +15,15 @@
 //! | [`events`] | what was judged, kept for a while |
 //! | [`scan`] | scanners, with their limits in one place |
 //! | [`customers`] | whose address it is |
+//! | [`blocks`] | who is blocked |
+//! | [`channel`] | what agents and the node say to each other beside mail |
 //! | [`bounded`] | what is remembered of the last so many |
 //! | [`config`], [`control`], [`status`], [`doctor`] | what the operator says and sees |
 
+pub mod blocks;
 pub mod body;
 pub mod bounded;
+pub mod channel;
 pub mod config;
 pub mod content;
 pub mod control;

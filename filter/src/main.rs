@@ -1,5 +1,6 @@
 //! The command line of weir-filter.
 
+mod blocking;
 mod rates;
 mod reading;
 mod trying;
@@ -90,6 +91,12 @@ enum Command {
     /// Show what is counted of senders, or drop it.
     #[command(subcommand)]
     Rates(rates::Rates),
+    /// Refuse a customer's mail, or a prefix's, for a while: here and in the kernel of every agent.
+    Block(blocking::Block),
+    /// End a block.
+    Unblock(blocking::Unblock),
+    /// List who is blocked.
+    Blocks(blocking::Blocks),
     /// Print an annotated configuration file with every key.
     #[command(hide = true)]
     ExampleConfig,
@@ -136,6 +143,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Forget(arguments) => reading::forget(&arguments),
         Command::Usage(arguments) => reading::usage(&arguments),
         Command::Rates(command) => rates::rates(command),
+        Command::Block(arguments) => blocking::block(arguments),
+        Command::Unblock(arguments) => blocking::unblock(arguments),
+        Command::Blocks(arguments) => blocking::blocks(&arguments),
         Command::ExampleConfig => {
             print!("{}", reference::example::<Config>());
             Ok(())
@@ -185,7 +195,9 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
-    let listeners = serve::listen(&config.smtp.listen).await?;
+    let listeners = serve::listen(&config.smtp.listen, "smtp.listen").await?;
+    let channel = config.channel.as_ref().map_or(&[][..], |channel| &channel.listen);
+    let channel = serve::listen(channel, "channel.listen").await?;
     let mut node = Node::new(config)?.with_scripts(config).await?;
     node.records = Records::open(&config.events)?;
     let node = Arc::new(node);
@@ -204,6 +216,9 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let refreshing = tokio::spawn(refresh_customers(node.clone()));
     let hangups = service::Hangups::watch().context("cannot watch for signals")?;
     let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
+    for listener in channel {
+        tokio::spawn(weir_filter::channel::serve(node.clone(), listener));
+    }
     let (last, saving) = match file {
         None => (None, None),
         Some(file) => {
@@ -266,12 +281,16 @@ async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
     }
 }
 
-/// The file of customers, as often as it may change.
+/// The file of customers, as often as it may change, and blocks that are over.
 async fn refresh_customers(node: Arc<Node>) {
     loop {
         tokio::time::sleep(READ_INTERVAL).await;
         let node = node.clone();
-        if let Err(failure) = tokio::task::spawn_blocking(move || node.customers.refresh()).await {
+        let work = move || {
+            node.customers.refresh();
+            node.blocks.sweep();
+        };
+        if let Err(failure) = tokio::task::spawn_blocking(work).await {
             tracing::error!(%failure, "customers not read again: a defect of weir-filter");
         }
     }

@@ -103,6 +103,19 @@ const COUNTERS: Place = Place {
     ],
 };
 
+const BLOCKS: Place = Place {
+    title: "Blocks (fields of an entry)",
+    place: "memory, and `blocks.file`; agents are told",
+    kept: "until the block is over, a year at most",
+    deleted: "`weir-filter unblock CUSTOMER|PREFIX`, not `weir-filter forget`: who is blocked stays so",
+    fields: &[
+        field("until", "when it is over", "to end it then"),
+        field("reason", "why, as the customer is told", EXPLAIN),
+        field("by", "operator, or a rule's name", EXPLAIN),
+        field("seen", "addresses of the customer that mail came from since", "to stop them at the agents"),
+    ],
+};
+
 const AUDIT: Place = Place {
     title: "Audit log (fields of a line)",
     place: "`privacy.audit_log`",
@@ -119,7 +132,7 @@ const AUDIT: Place = Place {
     ],
 };
 
-const PLACES: [Place; 4] = [EVENTS, WINDOWS, COUNTERS, AUDIT];
+const PLACES: [Place; 5] = [EVENTS, WINDOWS, COUNTERS, BLOCKS, AUDIT];
 
 /// `docs/privacy.md`.
 pub fn document() -> String {
@@ -149,6 +162,9 @@ Message-ID here, and do not count as bulk mail for that.
 
 Log lines on standard error say the same as an event, without sender, recipients and their hashes; how long they are kept is the
 service manager's business.
+
+Where `[channel]` is set, the node remembers the last 100,000 accepted messages, in memory only, until their agent reports what the
+destination answered: id, customer or address, and the sender's domain. The answers become counts (`delivery-failures` and the like).
 
 `weir-filter export --customer NAME|PREFIX` prints all that is stored of a customer as JSON, `weir-filter forget --customer
 NAME|PREFIX` removes it: events (what is deleted is overwritten in the files) and counters. Both are written to the audit log, with the

@@ -1,6 +1,7 @@
 //! `filter.toml`: every key, its default and the reason for it. The example file and the reference
 //! are generated from these types. One file a section.
 
+mod channel;
 mod clamav;
 mod content;
 mod counters;
@@ -26,6 +27,7 @@ use weir_daemon::config::{Check, Problems};
 
 use crate::scan::Address;
 
+pub use channel::{Blocks, Channel};
 pub use clamav::ClamAv;
 pub use content::Content;
 pub use counters::{Counters, WhenStoreAway};
@@ -59,6 +61,9 @@ pub struct Config {
     pub counters: Counters,
     #[serde(default)]
     pub customers: Customers,
+    #[serde(default)]
+    pub blocks: Blocks,
+    pub channel: Option<Channel>,
     pub spamassassin: Option<SpamAssassin>,
     pub rspamd: Option<Rspamd>,
     pub clamav: Option<ClamAv>,
@@ -141,6 +146,10 @@ impl Check for Config {
         self.events.check(problems);
         self.privacy.check(problems);
         self.outbreak.check(problems);
+        self.blocks.check(problems);
+        if let Some(channel) = &self.channel {
+            channel.check(&self.smtp, problems);
+        }
         positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");

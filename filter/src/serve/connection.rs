@@ -166,6 +166,10 @@ impl Connection {
             return judging.unseen(node, &transaction, None, Verdict::Refuse(refusal));
         }
         let owner = node.owner_of(transaction.customer.address).await;
+        if let Some(text) = node.blocks.of(transaction.customer.address, &owner) {
+            let refusal = Refusal::new("blocked", 554, "5.7.1", text);
+            return judging.unseen(node, &transaction, Some(&owner), Verdict::Refuse(refusal));
+        }
         match body.finish().await {
             Ok(body) => {
                 let message = Message { transaction, body };
@@ -175,6 +179,10 @@ impl Connection {
                     facts = facts.closed();
                 }
                 let verdict = node.verdict(&facts).await;
+                if verdict == Verdict::Accept && node.channel.is_some() {
+                    let Transaction { id, envelope, .. } = facts.transaction();
+                    node.judged.note(id, facts.identity(), envelope.sender.path.domain().as_deref());
+                }
                 judging.seen(node, &message, &facts, verdict).await
             }
             Err(cause) => {

@@ -24,7 +24,7 @@ async fn start(sections: &str) -> Running {
     let text = format!("[smtp]\nlisten = [\"127.0.0.1:0\"]\nproxies = [\"127.0.0.1/32\"]\n{sections}");
     let config: Config = weir_daemon::config::parse("test", &text).unwrap();
     let node = Arc::new(Node::new(&config).unwrap());
-    let listeners = listen(&config.smtp.listen).await.unwrap();
+    let listeners = listen(&config.smtp.listen, "smtp.listen").await.unwrap();
     let address = listeners[0].local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(serve(node.clone(), listeners, stopped, LONG));

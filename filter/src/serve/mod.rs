@@ -6,7 +6,7 @@ mod parameters;
 mod reception;
 pub mod session;
 mod stream;
-mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +23,8 @@ use tracing::{info, warn};
 use weir_daemon::audit::Audit;
 use weir_smtp::Reply;
 
+use crate::blocks::Blocks;
+use crate::channel::{Channel, Judged};
 use crate::config::{self, Config, Privacy, Spool};
 use crate::customers::{Customers, Owner};
 use crate::events::Records;
@@ -62,6 +64,10 @@ pub struct Node {
     pub scanners: Scanners,
     pub inside: Inside,
     pub customers: Customers,
+    pub blocks: Blocks,
+    /// Messages whose outcome is not known yet.
+    pub judged: Judged,
+    pub channel: Option<Channel>,
     pub clock: Clock,
     pub counters: Counters,
     /// Where events go; none where nothing is kept.
@@ -86,6 +92,9 @@ impl Node {
             max_command_line: smtp.max_command_line,
             starttls,
         };
+        let channel = config.channel.as_ref();
+        let channel = channel.map(|section| Channel::new(section, &smtp.proxies, smtp.tls.as_ref()));
+        let blocks_file = Some(config.blocks.file.as_path()).filter(|path| !path.as_os_str().is_empty());
         Ok(Self {
             settings: Arc::new(settings),
             proxies: smtp.proxies.clone(),
@@ -99,6 +108,9 @@ impl Node {
             scanners: Scanners::new(config),
             inside: Inside::new(config),
             customers: Customers::new(&config.customers)?,
+            blocks: Blocks::open(blocks_file, &config.blocks.contact).context("blocks.file")?,
+            judged: Judged::default(),
+            channel: channel.transpose()?,
             clock: Clock::start(),
             counters: Counters::default(),
             records: None,
@@ -111,7 +123,7 @@ impl Node {
     pub async fn owner_of(&self, address: IpAddr) -> Owner {
         let found = self.customers.of(address).await;
         if found.changed {
-            self.forget_counts(address);
+            self.forget(address);
         }
         found.owner
     }
@@ -119,10 +131,11 @@ impl Node {
     /// The address is another customer's from now on: nothing that was before is his doing.
     pub fn customer_changed(&self, address: IpAddr) {
         self.customers.forget(address);
-        self.forget_counts(address);
+        self.forget(address);
     }
 
-    fn forget_counts(&self, address: IpAddr) {
+    fn forget(&self, address: IpAddr) {
+        self.blocks.forget(address);
         self.policy.counters().forget(&Source::of(address).to_string());
     }
 
@@ -156,15 +169,15 @@ fn counters(config: &config::Counters) -> anyhow::Result<Store> {
     Ok(Store::new(Memory::new(config.max_keys), shared.map(|shared| (shared, config.when_away))))
 }
 
-/// Opens every address, or none.
+/// Opens every address of this `key` of the configuration, or none.
 ///
 /// # Errors
 /// Which address cannot be listened on, and why.
-pub async fn listen(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+pub async fn listen(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
         let listener = TcpListener::bind(address).await;
-        listeners.push(listener.with_context(|| format!("cannot listen on {address} (smtp.listen)"))?);
+        listeners.push(listener.with_context(|| format!("cannot listen on {address} ({key})"))?);
     }
     Ok(listeners)
 }

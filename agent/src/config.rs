@@ -1,6 +1,7 @@
 //! `agent.toml`: every key, its default and the reason for it. The example file and the reference
 //! in docs/ are generated from these types.
 
+mod channel;
 mod check;
 mod customers;
 mod node;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::channel::Channel;
 pub use self::customers::{Customers, Limit, LimitOverride, Limits, WhenBeyond};
 pub use self::node::{Node, Place};
 
@@ -114,6 +116,9 @@ pub struct Filter {
     /// TLS to the nodes, for those that are not on the same wire. Without this table they are spoken to in clear.
     #[serde(default)]
     pub tls: Option<NodeTls>,
+    /// The channel beside mail. Without it nodes block nobody here, and learn of no outcome.
+    #[serde(default)]
+    pub channel: Option<Channel>,
     /// Test nodes that are asked, too, about messages that have their verdict. Nothing comes of their answers but log lines
     /// (`message mirrored`) and counts, and nobody waits for them.
     #[serde(default)]

@@ -20,6 +20,12 @@ pub struct Counters {
     pub overload_customer: AtomicU64,
     /// Connections answered 421 because `relay.max_buffered` was reached.
     pub overload_buffered: AtomicU64,
+    /// Connections of customers that filter nodes block: answered 554, and closed without a word because that was said
+    /// less than a second before.
+    pub blocked_told: AtomicU64,
+    pub blocked_untold: AtomicU64,
+    /// Sessions that were open when their customer was blocked.
+    pub blocked_ended: AtomicU64,
     pub accepted: AtomicU64,
     pub deferred: AtomicU64,
     pub rejected: AtomicU64,

@@ -147,6 +147,8 @@ pub enum Failure {
     /// All sessions together hold as much as they may.
     BuffersFull,
     Stopping,
+    /// The provider has blocked the customer.
+    Blocked,
 }
 
 impl Failure {
@@ -174,6 +176,7 @@ impl Failure {
             | Self::SessionTooLong
             | Self::ChunkUnreadable
             | Self::CustomerOverload
+            | Self::Blocked
             | Self::TooManyErrors => Side::Customer,
             Self::SpoolFull | Self::Overload | Self::BuffersFull | Self::Stopping => Side::Agent,
         }
@@ -200,6 +203,7 @@ impl Failure {
             Self::EarlyTalker => (554, "5.5.1"),
             Self::DestinationGarbage => (421, "4.5.0"),
             Self::TooManyErrors | Self::CustomerOverload => (421, "4.7.0"),
+            Self::Blocked => (421, "4.7.1"),
             Self::ChunkUnreadable => (421, "4.5.2"),
             Self::FilterUnavailable
             | Self::FilterFailed
@@ -248,6 +252,7 @@ impl fmt::Display for Failure {
             Self::Overload => f.write_str("too many connections, try later"),
             Self::BuffersFull => f.write_str("too much mail under way, try later"),
             Self::Stopping => f.write_str("service is stopping, try again"),
+            Self::Blocked => f.write_str("your mail is blocked by your provider"),
         }
     }
 }

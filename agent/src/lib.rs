@@ -3,6 +3,7 @@
 
 mod bare_line_ends;
 mod buffers;
+mod channel;
 mod charge;
 pub mod config;
 pub mod control;

@@ -10,23 +10,25 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use tracing::warn;
+use tracing::{info, warn};
 
 use weir_daemon::service;
+use weir_smtp::Reply;
 
 use self::ending::{Ending, note_panic};
 use self::entrance::{Before, Entrance};
 use self::estate::{Estate, Farewell, Turn};
 use self::status::control_socket;
 use self::watch::{Problems, SharedSteering, background, watch_policy, watch_switches};
+use crate::channel::{self as channels, Turned};
 use crate::charge::Charge;
-use crate::config::Config;
+use crate::config::{Backend, Config};
 use crate::counters::Counters;
 use crate::descriptors;
 use crate::drive::drive;
@@ -39,6 +41,7 @@ use crate::places::{Place, Places};
 use crate::policy::{Policy, Release};
 use crate::privileges::Starter;
 use crate::pulse::{BEAT, Pulse};
+use crate::relay::record::SessionId;
 use crate::reload::Reload;
 use crate::shared::Shared;
 use crate::steer::{Claim, Known, Pair, Plan, Steering};
@@ -59,6 +62,7 @@ pub(crate) struct Agent {
     pub release: Arc<Release>,
     pub modes: Arc<Modes>,
     pub charge: Arc<Charge>,
+    steers: bool,
     places: Arc<Places>,
     problems: Problems,
     predecessor: Arc<Mutex<Option<Arc<Predecessor>>>>,
@@ -86,10 +90,16 @@ impl Agent {
             policy,
             release,
             charge: Arc::default(),
+            steers: config.steering.backend != Backend::External,
             places,
             problems: Problems::default(),
             predecessor: Arc::default(),
         }
+    }
+
+    /// Whether it changes what the kernel does with packets.
+    pub(crate) fn steers(&self) -> bool {
+        self.steers
     }
 
     /// The agent before this one, as long as it is there.
@@ -149,6 +159,7 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     background.spawn(reload.run(hangups));
     background.spawn(watch_switches(agent.clone()));
     background.spawn(watch_policy(agent.clone(), wanted));
+    channels::watch(&agent, &mut background);
     let (farewell, handed_over) = mpsc::unbounded_channel();
     let turn = Turn::default();
     let estate = Estate::new(&config, &plan, &agent, farewell, turn.clone());
@@ -194,6 +205,9 @@ async fn begin(
     // Files are read only now: an agent before this one has written what it knows.
     let shared = Arc::new(Shared::new(config, names, wanting)?);
     let (policy, release) = (Arc::new(Policy::of(config)), Arc::new(Release::of(config)));
+    if config.steering.backend != Backend::External {
+        policy.remember_nodes_blocks(shared.blocked.rules());
+    }
     entrance.accepts(&policy)?;
     let listener = entrance.listener(config.steering.listen_port)?;
     let pulse = Arc::new(Pulse::default());
@@ -281,6 +295,10 @@ async fn accept(
 impl Door<'_> {
     fn take(&self, accepted: Accepted, sessions: &mut JoinSet<()>) {
         let shared = self.shared;
+        if let Some(turned) = shared.blocked.turns_away(accepted.customer.ip(), Instant::now()) {
+            refuse_blocked(&accepted, shared, turned);
+            return;
+        }
         match admit(&accepted, shared, &self.room, sessions.len()) {
             Ok(place) => {
                 Counters::add(&shared.counters.sessions);
@@ -294,6 +312,21 @@ impl Door<'_> {
             Err(failure) => turn_away(&accepted, failure),
         }
     }
+}
+
+/// At the banner, with the reason (RFC 5321 section 3.1); or without a word, if that was just said.
+fn refuse_blocked(accepted: &Accepted, shared: &Shared, turned: Turned) {
+    let (customer, destination) = (accepted.customer, accepted.destination);
+    let Some(text) = turned.text else {
+        Counters::add(&shared.counters.blocked_untold);
+        return;
+    };
+    Counters::add(&shared.counters.blocked_told);
+    let id = SessionId::new(rand::random());
+    info!(%id, %customer, %destination, %text, "connection of a blocked customer refused");
+    let reply = Reply::enhanced(554, "5.7.1", format!("{text} ({id})"));
+    // A customer that cannot take one line at once is turned away without it.
+    let _ = accepted.stream.try_write(&reply.to_bytes());
 }
 
 /// A place for the session, or why there is none.

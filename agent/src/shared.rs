@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::Buffers;
+use crate::channel::{self, Blocked, Link, Outcomes};
 use crate::config::{Config, WhenTlsWanted};
 use crate::counters::Counters;
 use crate::mirrors::{self, Mirrors};
@@ -43,6 +44,10 @@ pub struct Shared {
     pub wanted_tls: WantedTls,
     pub bare_line_ends: BareLineEnds,
     pub refusals: Refusals,
+    /// By filter nodes.
+    pub blocked: Blocked,
+    pub links: Vec<Arc<Link>>,
+    pub outcomes: Outcomes,
     pub return_path: Arc<ReturnPath>,
     pub suspects: Suspects,
     masqueraded: RwLock<Prefixes>,
@@ -59,6 +64,7 @@ impl Shared {
         wanting: mpsc::Sender<Pair>,
     ) -> anyhow::Result<Self> {
         let node_tls = config.filter.tls.as_ref().map(tls::Nodes::new).transpose()?;
+        let links = channel::links(config.filter.channel.as_ref())?;
         let settings = Arc::new(Settings::new(config, hostname().into()));
         let max_wait = Duration::from_secs(config.filter.max_wait);
         let pool = Arc::new(Pool::new(&names.sites(), node_tls.clone(), max_wait));
@@ -82,6 +88,9 @@ impl Shared {
                 WhenTlsWanted::Exempt => WantedTls::telling(wanting),
             },
             refusals: Refusals::of(config),
+            blocked: Blocked::of(config),
+            outcomes: Outcomes::new(links.iter().map(|link| (link.host, link.queue.clone())).collect()),
+            links,
             return_path: Arc::new(ReturnPath::new(Instant::now())),
             suspects: Suspects::default(),
             masqueraded: RwLock::new(Prefixes::new(&config.customers.masqueraded)),

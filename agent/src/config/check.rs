@@ -8,7 +8,9 @@ use weir_daemon::config::{Check, Problems};
 
 use crate::interfaces::is_pattern;
 
-use super::{Backend, Config, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted, customers};
+use super::{
+    Backend, Config, Filter, Mirror, Node, Place, Relay, Spool, Steering, WhenTlsWanted, channel, customers,
+};
 
 /// Linux's IFNAMSIZ, without the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
@@ -24,6 +26,9 @@ impl Check for Config {
         check_steering(&self.steering, problems);
         customers::check(self, problems);
         check_filter(&self.filter, problems);
+        if let Some(channel) = &self.filter.channel {
+            channel::check(channel, problems);
+        }
         check_relay(&self.relay, problems);
         check_spool(&self.spool, problems);
         if self.relay.wanted_tls == WhenTlsWanted::Exempt && self.steering.backend == Backend::External {

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use self::leg::{Event, LegSocket};
 use crate::buffers::Hold;
 use crate::config::Mode;
+use crate::counters::Counters;
 use crate::failure::{Cause, Failure};
 use crate::nodes::needs::Needs;
 use crate::nodes::{Asked, Chosen, NodeId, Waiting};
@@ -39,14 +40,24 @@ pub async fn drive(
     mut cut: watch::Receiver<bool>,
 ) {
     let mut room = shared.buffers.watch();
+    let mut blocks = shared.blocked.watch();
     let mut driver = Driver::new(accepted, shared);
-    let (mut stopping, mut cutting) = (false, false);
+    let (mut stopping, mut cutting, mut blocked) = (false, false, driver.is_blocked());
     loop {
         driver.perform().await;
         if driver.session.is_over() {
             break;
         }
         driver.treat();
+        if blocks.has_changed().unwrap_or(false) {
+            blocks.mark_unchanged();
+            blocked = blocked || driver.is_blocked();
+        }
+        // A message that the destination has whole is no more to be stopped: its answer is waited for.
+        if blocked && !driver.session.is_committed() {
+            driver.tell(Input::Blocked);
+            continue;
+        }
         if cutting && !driver.session.is_committed() {
             driver.tell(Input::Cut);
             continue;
@@ -56,6 +67,7 @@ pub async fn drive(
             () = poll_fn(|cx| driver.poll_legs(cx)) => {}
             () = sleep_until(until) => driver.tell(Input::Timeout),
             _ = room.changed() => {}
+            _ = blocks.changed() => blocks.mark_changed(),
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 driver.tell(Input::Stop);
@@ -128,6 +140,17 @@ impl Driver {
 
     fn tell(&mut self, input: Input<'_>) {
         self.session.handle(input, Instant::now());
+    }
+
+    fn is_blocked(&self) -> bool {
+        let customer = self.customer_address;
+        let blocked = self.shared.blocked.of_customer(customer.ip());
+        if let Some(text) = &blocked {
+            Counters::add(&self.shared.counters.blocked_ended);
+            let destination = self.destination_address;
+            info!(%customer, %destination, %text, "session ended: the customer is blocked");
+        }
+        blocked.is_some()
     }
 
     /// Tells the engine if its customer is treated otherwise now.
@@ -425,6 +448,13 @@ impl Driver {
         self.shared.counters.count(record);
         self.shared.bare_line_ends.note(self.customer_address.ip(), record);
         self.shared.refusals.note(self.customer_address.ip(), record);
+        let judged_by = record.node.and_then(|node| self.shared.pool.address(node));
+        self.shared.outcomes.note(
+            self.customer_address.ip(),
+            self.destination_address.get(),
+            judged_by,
+            record,
+        );
         self.shared.suspects.note(self.customer_address.ip(), record, Instant::now());
         let node = record.node.map(|node| self.node_name(node));
         let failures = record.node_failures.iter();

@@ -13,7 +13,7 @@ use tracing::{error, warn};
 
 /// What `read` makes of the file's content. A file that cannot be read is set aside, and the answer is the same as
 /// where there is none.
-pub(super) fn load<D: DeserializeOwned, T: Default>(
+pub(crate) fn load<D: DeserializeOwned, T: Default>(
     path: &Path,
     read: impl FnOnce(D) -> Result<T, String>,
 ) -> T {
@@ -60,7 +60,7 @@ fn aside(path: &Path) -> PathBuf {
 }
 
 /// Replaces the file; when this returns, the new one is on the disk.
-pub(super) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     // Readable for its owner alone.

@@ -7,7 +7,7 @@
 
 mod automatic;
 mod error;
-mod file;
+pub(crate) mod file;
 mod prefix_rules;
 mod refusals;
 mod release;
@@ -29,7 +29,7 @@ use crate::config::{Backend, Config};
 use crate::prefixes::Prefixes;
 use crate::reminder::Reminder;
 use crate::source::Source;
-use crate::steer::{BootTime, MAX_EXEMPT, Pair, Steering, Terms};
+use crate::steer::{BootTime, MAX_EXEMPT, Pair, Rules, Steering, Terms};
 
 use prefix_rules::PrefixRules;
 use rules::Kept;
@@ -91,6 +91,8 @@ pub struct Policy {
 struct State {
     pairs: Pairs,
     rules: PrefixRules,
+    /// Blocks of filter nodes, which are kept elsewhere.
+    by_nodes: Rules,
     /// Whose mail is intercepted.
     customers: Prefixes,
     /// Where the file of the last run is, if it could not be read.

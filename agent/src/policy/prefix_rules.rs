@@ -66,11 +66,37 @@ impl Policy {
         if rules.remove(&prefix).is_none() {
             return Err(PolicyError::NoRule { kind, prefix });
         }
-        locked(steering).set_rules(kind, &terms(&rules))?;
+        locked(steering).set_rules(kind, &terms(&state, kind, &rules))?;
         state.rules.insert(kind, rules);
         note_end(kind, &prefix, "the operator has ended it");
         self.save_or_warn(&mut state);
         Ok(())
+    }
+
+    /// Has these customers be blocked as filter nodes say, in the place of those that they said before.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn block_for_nodes(
+        &self,
+        steering: &Mutex<Box<dyn Steering>>,
+        blocks: Rules,
+    ) -> Result<(), PolicyError> {
+        let mut state = self.lock();
+        let earlier = std::mem::replace(&mut state.by_nodes, blocks);
+        let none = BTreeMap::new();
+        let rules = state.rules.get(&RuleKind::Blocked).unwrap_or(&none);
+        let all = terms(&state, RuleKind::Blocked, rules);
+        let outcome = locked(steering).set_rules(RuleKind::Blocked, &all);
+        if outcome.is_err() {
+            state.by_nodes = earlier;
+        }
+        outcome.map_err(PolicyError::from)
+    }
+
+    /// Before the start: who is blocked by filter nodes, as far as was known.
+    pub fn remember_nodes_blocks(&self, blocks: Rules) {
+        self.lock().by_nodes = blocks;
     }
 
     /// All rules for prefixes, those that are over left out.
@@ -92,7 +118,13 @@ impl Policy {
 
     /// The rules, as the kernel needs to know them.
     pub fn rules_in_force(&self) -> BTreeMap<RuleKind, Rules> {
-        self.lock().rules.iter().map(|(kind, rules)| (*kind, terms(rules))).collect()
+        let (state, none) = (self.lock(), BTreeMap::new());
+        let of = |kind| terms(&state, kind, state.rules.get(&kind).unwrap_or(&none));
+        RuleKind::ALL
+            .into_iter()
+            .map(|kind| (kind, of(kind)))
+            .filter(|(_, rules)| !rules.is_empty())
+            .collect()
     }
 
     /// How many rules of a kind there are.
@@ -109,7 +141,7 @@ impl Policy {
             if over.is_empty() {
                 continue;
             }
-            if let Err(error) = locked(steering).set_rules(kind, &terms(&rest)) {
+            if let Err(error) = locked(steering).set_rules(kind, &terms(state, kind, &rest)) {
                 warn!(%error, "what is left of rules that are over could not be removed");
                 continue;
             }
@@ -126,10 +158,10 @@ impl Policy {
         kind: RuleKind,
         rules: BTreeMap<IpNet, PrefixRule>,
     ) -> Result<(), PolicyError> {
-        locked(steering).set_rules(kind, &terms(&rules))?;
+        locked(steering).set_rules(kind, &terms(state, kind, &rules))?;
         let earlier = state.rules.insert(kind, rules).unwrap_or_default();
         if let Err(error) = self.save(state) {
-            locked(steering).set_rules(kind, &terms(&earlier))?;
+            locked(steering).set_rules(kind, &terms(state, kind, &earlier))?;
             state.rules.insert(kind, earlier);
             return Err(error);
         }
@@ -137,9 +169,17 @@ impl Policy {
     }
 }
 
-fn terms(rules: &BTreeMap<IpNet, PrefixRule>) -> Rules {
-    let terms = |rule: &PrefixRule| RuleTerms { until: rule.until, refusal: rule.refusal };
-    rules.iter().map(|(prefix, rule)| (*prefix, terms(rule))).collect()
+/// With what filter nodes say of customers: a prefix that both block is so as long as either says, and as the operator says.
+fn terms(state: &State, kind: RuleKind, rules: &BTreeMap<IpNet, PrefixRule>) -> Rules {
+    let mut all = match kind {
+        RuleKind::Blocked => state.by_nodes.clone(),
+        RuleKind::ExemptCustomer | RuleKind::ExemptDestination => Rules::new(),
+    };
+    for (prefix, rule) in rules {
+        let until = all.get(prefix).map_or(rule.until, |other| other.until.max(rule.until));
+        all.insert(*prefix, RuleTerms { until, refusal: rule.refusal });
+    }
+    all
 }
 
 fn check(state: &State, kind: RuleKind, prefix: &IpNet) -> Result<(), PolicyError> {
@@ -192,6 +232,7 @@ pub fn refusal_name(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Drop => "drop",
         Refusal::Reset => "reset",
+        Refusal::Tell => "tell",
     }
 }
 

@@ -53,6 +53,7 @@ enum Line {
 enum HowRefused {
     Drop,
     Reset,
+    Tell,
 }
 
 impl From<HowRefused> for Refusal {
@@ -60,6 +61,7 @@ impl From<HowRefused> for Refusal {
         match how {
             HowRefused::Drop => Self::Drop,
             HowRefused::Reset => Self::Reset,
+            HowRefused::Tell => Self::Tell,
         }
     }
 }
@@ -69,6 +71,7 @@ impl From<Refusal> for HowRefused {
         match refusal {
             Refusal::Drop => Self::Drop,
             Refusal::Reset => Self::Reset,
+            Refusal::Tell => Self::Tell,
         }
     }
 }

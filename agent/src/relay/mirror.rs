@@ -106,7 +106,7 @@ impl Mirror {
             Input::NotAsked(why) => judgement.not_asked(why),
             Input::Spooled(Leg::Filter, octets) => judgement.spooled(octets, wire),
             Input::Timeout => self.timed_out(now),
-            Input::ReplayFailed | Input::Cut => {
+            Input::ReplayFailed | Input::Cut | Input::Blocked => {
                 judgement.abandon(wire);
                 self.cut = true;
             }

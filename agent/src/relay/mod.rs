@@ -82,6 +82,8 @@ pub enum Input<'a> {
     Stop,
     /// The daemon can't wait any longer.
     Cut,
+    /// The customer is blocked from now on.
+    Blocked,
 }
 
 /// What the session is about.
@@ -245,6 +247,7 @@ impl Session {
             Input::Treat(treatment) => self.treatment = treatment,
             Input::Stop => self.stopping = true,
             Input::Cut => self.cut_short(Failure::Stopping, now),
+            Input::Blocked => self.cut_short(Failure::Blocked, now),
         }
     }
 

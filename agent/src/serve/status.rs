@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use weir_daemon::control as socket;
 
 use super::Agent;
+use crate::channel;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::privileges;
@@ -79,6 +80,7 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
             "mirror": shared.mirrors.status(),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, policy, backend),
+            "channel": channel::status(&shared.links, &shared.blocked),
             "policy_problem": policy.problem(),
             "return_path": shared.return_path.status(Instant::now()),
             "exempt_pairs": policy.count(),

@@ -140,12 +140,33 @@ fn decide_segment<H: Host>(
     // With or without a listener, and whatever else is said of him: that somebody is blocked does not end with the
     // agent, nor with a release.
     if let Some(refusal) = host.is_blocked(flow) {
-        return refuse(refusal, Verdict::BlockedDropped, Verdict::BlockedReset);
+        return decide_blocked(packet, refusal, host);
     }
     if let Some(straight) = decide_straight(flow, generation, policy, host) {
         return straight;
     }
     decide_interception(packet, policy, without_listener, host)
+}
+
+/// What becomes of a blocked customer's new connection. His tokens are those of the limits, which are not looked at while he is
+/// blocked.
+#[inline(always)]
+fn decide_blocked<H: Host>(packet: &Packet, refusal: Refusal, host: &H) -> Verdict {
+    match refusal {
+        Refusal::Drop => Verdict::BlockedDropped,
+        Refusal::Reset => Verdict::BlockedReset,
+        Refusal::Tell => {
+            if !host.is_alive() || !host.take_token(&Policy::TOLD, &packet.flow) {
+                return Verdict::BlockedDropped;
+            }
+            match host.assign_listener(packet, Handshake::Syn) {
+                ListenerAssignment::Done => Verdict::BlockedTold,
+                ListenerAssignment::NoListener
+                | ListenerAssignment::Refused
+                | ListenerAssignment::NoCookie => Verdict::BlockedDropped,
+            }
+        }
+    }
 }
 
 /// What becomes of a customer's new connection that is to be intercepted.
@@ -167,12 +188,12 @@ fn decide_interception<H: Host>(
     }
     // They are there to protect the agent, and nobody else.
     if policy.has_limits() && host.has_listener() {
-        let refusal = if policy.resets() { Refusal::Reset } else { Refusal::Drop };
+        let resets = policy.resets();
         if !policy.allows(host.connections(flow)) {
-            return refuse(refusal, Verdict::TooManyDropped, Verdict::TooManyReset);
+            return if resets { Verdict::TooManyReset } else { Verdict::TooManyDropped };
         }
         if policy.limits_rate() && !host.take_token(policy, flow) {
-            return refuse(refusal, Verdict::TooFastDropped, Verdict::TooFastReset);
+            return if resets { Verdict::TooFastReset } else { Verdict::TooFastDropped };
         }
     }
     // Closed is closed: there the agent takes all.
@@ -206,14 +227,6 @@ fn decide_straight<H: Host>(flow: &Flow, generation: u32, policy: &Policy, host:
         return Some(Verdict::ExemptDestination);
     }
     if host.is_exempt(flow) { Some(Verdict::Exempt) } else { None }
-}
-
-#[inline(always)]
-const fn refuse(refusal: Refusal, dropped: Verdict, reset: Verdict) -> Verdict {
-    match refusal {
-        Refusal::Drop => dropped,
-        Refusal::Reset => reset,
-    }
 }
 
 /// Packets in which a SYN to port 25 could hide: passed on, they would reach the destination unjudged, or in spite of

@@ -53,6 +53,9 @@ impl Policy {
 
     pub const EXEMPT: Self = Self { exempt: 1, ..Self::STEERED };
 
+    /// How often a blocked customer is told why.
+    pub const TOLD: Self = Self::limited(0, 1, 1, false);
+
     /// Without limits.
     pub const STEERED: Self = Self { exempt: 0, connections: 0, interval: 0, burst: 0, resets: 0 };
 

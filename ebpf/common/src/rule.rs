@@ -37,6 +37,8 @@ pub enum Refusal {
     Drop,
     /// The customer is told at once.
     Reset,
+    /// The connection goes to the agent, which says why; one a second of a source, and the others are dropped.
+    Tell,
 }
 
 /// Until when a rule holds, and how often it did. Words only, so that agent and program agree on its bytes.
@@ -45,8 +47,8 @@ pub enum Refusal {
 pub struct Rule {
     /// The second of CLOCK_BOOTTIME at which it ends.
     until: u32,
-    /// For a blocked customer: 1 where his SYN is answered with a reset.
-    resets: u32,
+    /// For a blocked customer: 1 where his SYN is answered with a reset, 2 where the agent tells him.
+    how: u32,
     /// SYNs for which it was applied.
     applied: Cell<u32>,
 }
@@ -56,16 +58,17 @@ impl Rule {
     pub const WORDS: usize = 3;
 
     pub const fn new(until: u32, refusal: Refusal) -> Self {
-        let resets = match refusal {
+        let how = match refusal {
             Refusal::Drop => 0,
             Refusal::Reset => 1,
+            Refusal::Tell => 2,
         };
-        Self { until, resets, applied: Cell::new(0) }
+        Self { until, how, applied: Cell::new(0) }
     }
 
     /// As it is in the map.
     pub const fn words(&self) -> [u32; Self::WORDS] {
-        [self.until, self.resets, self.applied.get()]
+        [self.until, self.how, self.applied.get()]
     }
 
     /// How often the rule with these words was applied.
@@ -87,6 +90,10 @@ impl Rule {
 
     #[inline(always)]
     pub const fn refusal(&self) -> Refusal {
-        if self.resets == 0 { Refusal::Drop } else { Refusal::Reset }
+        match self.how {
+            0 => Refusal::Drop,
+            1 => Refusal::Reset,
+            _ => Refusal::Tell,
+        }
     }
 }

@@ -66,11 +66,13 @@ pub enum Verdict {
     NestedTagsDropped = 29,
     /// New connection of a customer to the gateway itself, with IP options or a routing header: it may be told to go on.
     SourceRouteDropped = 30,
+    /// New connection of a blocked customer, given to the listener so that he is told why.
+    BlockedTold = 31,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Unrelated,
         Self::NotOurs,
         Self::Established,
@@ -102,10 +104,11 @@ impl Verdict {
         Self::TooFastReset,
         Self::NestedTagsDropped,
         Self::SourceRouteDropped,
+        Self::BlockedTold,
     ];
 
     /// Number of counters.
-    pub const COUNT: u32 = 31;
+    pub const COUNT: u32 = 32;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -116,7 +119,11 @@ impl Verdict {
     #[inline(always)]
     pub const fn action(self) -> Action {
         match self {
-            Self::Established | Self::IcmpError | Self::NewConnection | Self::SynCookie => Action::Steer,
+            Self::Established
+            | Self::IcmpError
+            | Self::NewConnection
+            | Self::SynCookie
+            | Self::BlockedTold => Action::Steer,
             Self::Unrelated
             | Self::NotOurs
             | Self::OutsidePrefixes
@@ -179,6 +186,7 @@ impl Verdict {
             Self::TooFastReset => "too_fast_reset",
             Self::NestedTagsDropped => "nested_tags_dropped",
             Self::SourceRouteDropped => "source_route_dropped",
+            Self::BlockedTold => "blocked_told",
         }
     }
 }

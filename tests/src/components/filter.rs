@@ -75,7 +75,8 @@ impl FilterConfig {
             "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n\
              [policy]\npreset = \"reject\"\nreject_at = {:?}\n\
              [limits]\nmessages_per_minute = {}\nmessages_per_hour = {}\nbulk_messages = 0\n\
-             [counters]\nfile = {:?}\n{}\n[events]\ndirectory = {:?}\n{}\n",
+             [counters]\nfile = {:?}\n{}\n[events]\ndirectory = {:?}\n\
+             [blocks]\nfile = {:?}\ncontact = \"abuse@provider.test\"\n{}\n",
             self.smtp_lines,
             self.reject_at,
             self.messages_per_minute,
@@ -83,6 +84,7 @@ impl FilterConfig {
             self.counters_file,
             self.counters_lines,
             self.events_directory,
+            self.counters_file.replace("counters", "blocks"),
             self.sections
         );
         if let Some(spamd) = self.spamd {
@@ -124,6 +126,11 @@ impl WeirFilter {
     pub fn check(host: &Host, config: &str) -> Result<Finished> {
         host.write("/etc/weir/filter.toml", config)?;
         super::run_to_end(host, "weir-filter", &["check", "--config", "/etc/weir/filter.toml"])
+    }
+
+    /// Its command line, to the end.
+    pub fn command(host: &Host, arguments: &[&str]) -> Result<Finished> {
+        super::run_to_end(host, "weir-filter", arguments)
     }
 
     /// What it says of a configuration with which it does not start.

@@ -22,6 +22,7 @@ macro_rules! on_both_back_ends {
 mod around;
 mod blocked;
 mod budgets;
+mod channel;
 mod coexistence;
 mod configuration;
 mod corpus;

@@ -139,6 +139,15 @@ fn a_cut_and_a_time_limit_say_why() {
     assert_eq!(cut.codes().last(), Some(&421));
     assert_eq!(cut.logs[0].failure, Some(Failure::Stopping));
 
+    let mut blocked = world(vec![Some(node())]);
+    blocked.say(ENVELOPE).say(b"half a line").run(false);
+    while !blocked.session.is_over() {
+        blocked.session.handle(Input::Blocked, blocked.now);
+        blocked.run(false);
+    }
+    assert_eq!((blocked.codes().last(), blocked.delivered().len()), (Some(&421), 0));
+    assert_eq!(blocked.logs[0].failure, Some(Failure::Blocked));
+
     let mut idle = world(vec![Some(node())]);
     idle.say(ENVELOPE).say(b"half a line").run(true);
     assert_eq!(idle.codes().last(), Some(&421));

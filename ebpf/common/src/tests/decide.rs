@@ -322,6 +322,29 @@ fn a_heart_that_was_silent_too_long_has_stopped() {
 }
 
 #[test]
+fn a_blocked_customer_is_told_by_the_agent_if_there_is_one_and_not_too_often() {
+    let syn = segment(40_000, 25, SYN);
+    let blocked = Kernel { blocked: Some(Refusal::Tell), token: true, ..KERNEL };
+    assert_eq!(from_customer(&syn, blocked), [Verdict::BlockedTold; 2]);
+    for other in [
+        Kernel { token: false, ..blocked },
+        Kernel { alive: false, ..blocked },
+        Kernel { listener: ListenerAssignment::NoListener, ..blocked },
+        Kernel { listener: ListenerAssignment::Refused, ..blocked },
+    ] {
+        assert_eq!(from_customer(&syn, other), [Verdict::BlockedDropped; 2]);
+    }
+}
+
+/// One a second, whatever bucket an earlier policy has left.
+#[test]
+fn tokens_of_a_blocked_customer() {
+    let (second, mut full) = (1_000_000_000, 0);
+    let mut take = |now| Policy::TOLD.take_token(&mut full, now);
+    assert!(take(10 * second) && !take(10 * second + 1) && !take(11 * second - 1) && take(11 * second));
+}
+
+#[test]
 fn blocked_customers() {
     let syn = segment(40_000, 25, SYN);
     for (refusal, verdict) in
@@ -457,12 +480,14 @@ fn kernels() -> impl Iterator<Item = Kernel> {
     ];
     const POLICIES: [Policy; 4] =
         [Policy::STEERED, Policy::EXEMPT, Policy::limited(1, 1, 1, false), Policy::limited(1, 1, 1, true)];
-    (0u32..1 << 11).flat_map(|bits| {
+    // The last bit is one more way to be blocked.
+    (0u32..1 << 12).filter(|bits| bits >> 11 == 0 || bits & 3 == 3).flat_map(|bits| {
         let bit = |index: u32| bits >> index & 1 == 1;
-        let blocked = match (bit(0), bit(1)) {
-            (false, _) => None,
-            (true, false) => Some(Refusal::Drop),
-            (true, true) => Some(Refusal::Reset),
+        let blocked = match (bit(0), bit(1), bit(11)) {
+            (false, ..) => None,
+            (true, false, _) => Some(Refusal::Drop),
+            (true, true, false) => Some(Refusal::Reset),
+            (true, true, true) => Some(Refusal::Tell),
         };
         let kernel = Kernel {
             blocked,
@@ -522,8 +547,13 @@ fn assert_holds(packet: &Packet, side: Side, policy: WithoutListener, kernel: &K
     assert!(!refused || opens || hides, "{}", why());
     assert!(action != Action::Reset || opens, "{}", why());
     let on_its_way = opens && !kernel.opening && kernel.route == Route::Forwarded;
-    if kernel.blocked.is_some() && (on_its_way || hides) {
-        assert!(refused, "{}", why());
+    if let Some(refusal) = kernel.blocked
+        && (on_its_way || hides)
+    {
+        let there = kernel.alive && kernel.listener == ListenerAssignment::Done;
+        let told = refusal == Refusal::Tell && on_its_way && there && kernel.token;
+        assert_eq!(verdict == Verdict::BlockedTold, told, "{}", why());
+        assert!(refused || told, "{}", why());
     }
     if !on_its_way || kernel.blocked.is_some() {
         return;

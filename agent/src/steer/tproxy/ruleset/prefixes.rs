@@ -51,7 +51,8 @@ impl Set {
     fn has(self, refusal: Refusal) -> bool {
         match self {
             Self::BlockedDropped => refusal == Refusal::Drop,
-            Self::BlockedReset => refusal == Refusal::Reset,
+            // There is no way to count out who is told.
+            Self::BlockedReset => matches!(refusal, Refusal::Reset | Refusal::Tell),
             Self::ExemptCustomer | Self::ExemptDestination => true,
         }
     }

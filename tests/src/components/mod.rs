@@ -9,22 +9,28 @@ use crate::wait::PATIENCE;
 
 mod agent;
 mod authority;
+mod c_icap;
+mod clamd;
 mod filter;
 mod haproxy;
 mod logs;
 mod name_server;
 mod postfix;
 mod redis;
+mod rspamd;
 mod spamd;
 
 pub use agent::{AgentConfig, Backend, Finished, WeirAgent};
 pub use authority::Authority;
+pub use c_icap::{CIcap, ICAP_PORT};
+pub use clamd::{CLAMD_PORT, CLAMD_SOCKET, Clamd, eicar};
 pub use filter::{FilterConfig, PORT as FILTER_PORT, WeirFilter};
 pub use haproxy::Haproxy;
 pub use logs::{LogLine, log_lines};
 pub use name_server::name_server;
 pub use postfix::{CUSTOMER_DOMAIN, MAIL_LOG, Postfix, Queued, SECOND_DOMAIN, Stored};
 pub use redis::Redis;
+pub use rspamd::{RSPAMD_PORT, Rspamd};
 pub use spamd::{SPAMD_PORT, Spamd};
 
 /// Runs one of weir's programs to its end.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 
 use crate::lab::{Host, Process};
 use crate::wait::{PATIENCE, wait_until};
@@ -12,7 +13,7 @@ use crate::wait::{PATIENCE, wait_until};
 pub const SPAMD_PORT: u16 = 783;
 
 pub struct Spamd {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
 }
 
@@ -34,11 +35,16 @@ impl Spamd {
             anyhow::ensure!(process.exited()?.is_none(), "spamd ended:\n{}", process.output());
             Ok(host.in_network(|| ping(address)).unwrap_or(false))
         })?;
-        Ok(Self { _process: process, address })
+        Ok(Self { process, address })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Also to its children, which scan.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        self.process.signal_all(signal)
     }
 }
 

@@ -72,6 +72,12 @@ impl Process {
         kill(pid, signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
+    /// To the process and its children.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        let group = Pid::from_raw(i32::try_from(self.pid())?);
+        killpg(group, signal).with_context(|| format!("send {signal} to {} and its children", self.name))
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;

@@ -58,6 +58,7 @@ mod release;
 mod reload;
 mod remains;
 mod return_path;
+mod scanners;
 mod scope;
 mod scripts;
 mod session;

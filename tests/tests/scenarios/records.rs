@@ -79,3 +79,42 @@ fn a_message_is_found_and_outlives_the_node() -> Result<()> {
         agent.stop()
     })
 }
+
+/// A customer's events and counts are shown, exported and forgotten, and who did it is written down.
+#[test]
+fn a_customer_is_shown_exported_and_forgotten() -> Result<()> {
+    Lab::run("records-forget", NarrowLink::Nowhere, |lab| {
+        let filter = WeirFilter::start(&lab.filter, 0, &FilterConfig::node(0))?;
+        let start = |family: Family| Server::start(&lab.internet, family.destination(), Script::default());
+        let _destinations = [start(Family::V4)?, start(Family::V6)?];
+        let mut agent = AgentConfig::new(Backend::Ebpf);
+        agent.nodes.truncate(1);
+        let agent = WeirAgent::start(&lab.gateway, &agent)?;
+        for family in Family::BOTH {
+            ensure!(send(lab, family)? == 250, "{family:?}");
+        }
+        wait_log(&lab.filter, &[], 2)?;
+        let ask = |arguments: &[&str]| WeirFilter::ask(&lab.filter, arguments);
+        let customer = Family::V4.customer().to_string();
+        let top = ask(&["rates", "top"])?;
+        ensure!(top.contains(&customer) && top.contains("fd01::/64"), "{top}");
+        ensure!(ask(&["usage"])?.lines().count() == 2, "{}", ask(&["usage"])?);
+        let exported: Value = serde_json::from_str(&ask(&["export", "--customer", &customer])?)?;
+        ensure!(exported["events"].as_array().is_some_and(|events| events.len() == 1), "{exported}");
+        ensure!(exported["counters"][0]["key"] == customer, "{exported}");
+        let forgotten = ask(&["forget", "--customer", &customer])?;
+        ensure!(forgotten.starts_with(&format!("{customer}: 1 events and ")), "{forgotten}");
+        ensure!(wait_log(&lab.filter, &[], 1)?[0]["address"] == Family::V6.customer().to_string());
+        ensure!(ask(&["rates", "show", &customer])?.contains("nothing is counted"));
+        ask(&["rates", "clear", "fd01::/64"])?;
+        ensure!(ask(&["rates", "top"])?.contains("nothing is counted"));
+        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir/filter-audit.jsonl"))?;
+        let actions: Vec<Value> = audit.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let actions: Vec<_> =
+            actions.iter().map(|line| (line["action"].as_str(), line["uid"].as_u64())).collect();
+        let expected = ["export", "forget", "rates clear", "rates clear"];
+        ensure!(actions == expected.map(|action| (Some(action), Some(0))), "{audit}");
+        filter.stop()?;
+        agent.stop()
+    })
+}

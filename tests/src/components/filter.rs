@@ -105,8 +105,13 @@ pub struct WeirFilter {
 impl WeirFilter {
     /// Starts node `node` and waits until it says that it is ready.
     pub fn start(host: &Host, node: u8, config: &FilterConfig) -> Result<Self> {
+        Self::start_as(host, node, &config.to_toml())
+    }
+
+    /// With this configuration.
+    pub fn start_as(host: &Host, node: u8, text: &str) -> Result<Self> {
         let path = format!("/etc/weir/filter{node}.toml");
-        host.write(&path, config.to_toml())?;
+        host.write(&path, text)?;
         let mut command = Command::new(paths::program("weir-filter")?);
         command.args(["run", "--config", &path]);
         let mut process = host.spawn(&format!("weir-filter{node}"), command)?;

@@ -50,6 +50,7 @@ mod node_tls;
 mod nodes;
 mod on_the_way;
 mod prefixes;
+mod presets;
 mod pressure;
 mod privileges;
 mod recipients;

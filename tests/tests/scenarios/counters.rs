@@ -42,15 +42,18 @@ fn say_who(client: &mut Client, literal: &str) -> Result<()> {
 }
 
 /// All senders at once, one after the other to each node, so many messages each: how many passed. `who` is whose the
-/// message with this number is; it is said anew where it changes.
+/// message with this number is; a connection is for one customer.
 fn send(lab: &Lab, each: u32, who: impl Fn(u32) -> String + Sync) -> Result<u32> {
     let passed = AtomicU32::new(0);
     let sender = |number: u32| -> Result<()> {
-        let mut client = connect(lab, u8::try_from(number % 2)?)?;
-        let mut said = String::new();
+        let node = u8::try_from(number % 2)?;
+        let mut said = who(number * each);
+        let mut client = connect(lab, node)?;
+        say_who(&mut client, &said)?;
         for message in 0..each {
             let literal = who(number * each + message);
             if literal != said {
+                client = connect(lab, node)?;
                 say_who(&mut client, &literal)?;
                 said = literal;
             }

@@ -47,6 +47,15 @@ fn attached(interface: &str) -> usize {
     }
 }
 
+/// What has let go of a link by its file is told so a moment later.
+fn becomes(holds: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    holds()
+}
+
 /// As an operator's hand does.
 fn take_off(interface: &str) {
     if has_links() {
@@ -206,7 +215,7 @@ fn patterns_stand_for_what_comes_and_goes() {
         let side = |steering: &Ebpf, name: &str| {
             let index = interface_index(name).unwrap();
             let found = steering.attachments.iter().find(|attachment| attachment.index() == index);
-            assert_eq!(attached(name), usize::from(found.is_some()), "{name}");
+            assert!(becomes(|| attached(name) == usize::from(found.is_some())), "{name}: {}", attached(name));
             found.map(Attachment::side)
         };
         use weir_ebpf_common::Side::{Customer, Internet};

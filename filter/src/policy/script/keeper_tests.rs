@@ -97,10 +97,7 @@ async fn a_changed_script_is_taken_and_a_broken_one_is_not() {
             "function data(message) return message.sender_domain:lower() end",
             "script.luau: sample plain.eml (no sender, clean): script.luau:1: attempt to index nil",
         ),
-        (
-            "function data() while scan('outbreak').level == 100 do end end",
-            "script.luau:1: scan: outbreak is not on this node",
-        ),
+        ("function data() return scan('icap').infected end", "script.luau:1: scan: icap is not on this node"),
         (
             "function data() while true do end end",
             "script.luau: sample plain.eml (one recipient, clean): used more than 100 ms",

@@ -47,13 +47,13 @@ fn attached(interface: &str) -> usize {
     }
 }
 
-/// What has let go of a link by its file is told so a moment later.
-fn becomes(holds: impl Fn() -> bool) -> bool {
+/// So many programs are on the interface; a moment later, when a child of another test had a copy of a link's descriptor.
+fn assert_attached(interface: &str, count: usize) {
     let end = Instant::now() + Duration::from_secs(10);
-    while !holds() && Instant::now() < end {
+    while attached(interface) != count && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }
-    holds()
+    assert_eq!(attached(interface), count, "{interface}");
 }
 
 /// As an operator's hand does.
@@ -107,14 +107,14 @@ fn programs_that_another_agent_holds_are_taken_off() {
         };
         let _held = hold();
         let mut steering = install(plan.clone());
-        assert_eq!([attached("cust0"), attached("inet0")], [1, 1]);
+        ["cust0", "inet0"].iter().for_each(|interface| assert_attached(interface, 1));
         assert_eq!(settled(&mut steering), NOTHING);
         steering.remove().unwrap();
         drop(steering);
-        assert_eq!([attached("cust0"), attached("inet0")], [0, 0]);
+        ["cust0", "inet0"].iter().for_each(|interface| assert_attached(interface, 0));
         let _held = hold();
         let report = crate::steer::cleanup::remove_all(&plan.pin_directory).unwrap();
-        assert_eq!([attached("cust0"), attached("inet0")], [0, 0], "{report}");
+        ["cust0", "inet0"].iter().for_each(|interface| assert_attached(interface, 0));
         assert_eq!(report.removed.len(), 2, "{report}");
     });
 }
@@ -132,10 +132,11 @@ fn a_program_that_somebody_takes_off_is_put_back() {
             let files = pinned();
             for interface in ["cust0", "inet0"] {
                 take_off(interface);
-                assert_eq!(attached(interface), 0);
+                assert_attached(interface, 0);
                 let problems = settled(&mut steering);
                 assert!(problems[0].contains("detached") && problems[0].contains("put back"), "{problems:?}");
-                assert_eq!((attached(interface), problems.len()), (1, 1));
+                assert_attached(interface, 1);
+                assert_eq!(problems.len(), 1);
                 assert_eq!(settled(&mut steering), NOTHING);
             }
             assert_eq!(pinned(), files);
@@ -143,7 +144,7 @@ fn a_program_that_somebody_takes_off_is_put_back() {
             assert_eq!(files.len(), if outlives && has_links() { 2 } else { 0 });
             steering.remove().unwrap();
             drop(steering);
-            assert_eq!(attached("cust0"), usize::from(outlives));
+            assert_attached("cust0", usize::from(outlives));
             super::remove_pins("/sys/fs/bpf/weir".as_ref()).unwrap();
         }
     });
@@ -164,7 +165,8 @@ fn a_filter_that_somebody_removes_is_missed() {
             steering.attachments.push(filter);
             let problems = settled(&mut steering);
             assert!(problems[0].contains("detached from cust0"), "{problems:?}");
-            assert_eq!((attached("cust0"), settled(&mut steering)), (1, NOTHING));
+            assert_attached("cust0", 1);
+            assert_eq!(settled(&mut steering), NOTHING);
         }
     });
 }
@@ -187,7 +189,8 @@ fn an_interface_that_is_made_anew_is_steered_again() {
                 ip("link add cust0 type veth peer name cust0-peer");
                 ip("link set cust0 up");
                 assert_eq!(settled(&mut steering), ["interface cust0 was made anew: steered again"]);
-                assert_eq!((attached("cust0"), settled(&mut steering)), (1, NOTHING));
+                assert_attached("cust0", 1);
+                assert_eq!(settled(&mut steering), NOTHING);
                 if policy == WhenAgentDies::Closed {
                     assert_eq!(pinned(), link_files(&[("inet0", "internet"), ("cust0", "customer")]));
                 }
@@ -197,7 +200,7 @@ fn an_interface_that_is_made_anew_is_steered_again() {
             settled(&mut steering);
             steering.remove().unwrap();
             drop(steering);
-            assert_eq!(attached("cust0"), usize::from(policy == WhenAgentDies::Closed));
+            assert_attached("cust0", usize::from(policy == WhenAgentDies::Closed));
             super::remove_pins("/sys/fs/bpf/weir".as_ref()).unwrap();
         }
     });
@@ -215,7 +218,7 @@ fn patterns_stand_for_what_comes_and_goes() {
         let side = |steering: &Ebpf, name: &str| {
             let index = interface_index(name).unwrap();
             let found = steering.attachments.iter().find(|attachment| attachment.index() == index);
-            assert!(becomes(|| attached(name) == usize::from(found.is_some())), "{name}: {}", attached(name));
+            assert_attached(name, usize::from(found.is_some()));
             found.map(Attachment::side)
         };
         use weir_ebpf_common::Side::{Customer, Internet};

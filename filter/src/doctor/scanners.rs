@@ -23,7 +23,7 @@ const CLAMAV: &str = "clamav";
 const ICAP: &str = "icap";
 
 /// A scanner that is silent for so long will not do for messages either.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Hits on every message that weir shows to a SpamAssassin with weir's configuration (packaging/spamassassin/weir.cf).
 const MARK: &str = "WEIR_RULES";

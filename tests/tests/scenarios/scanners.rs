@@ -51,7 +51,7 @@ fn the_doctor_asks_each_of_them() -> Result<()> {
         let rspamd = Rspamd::start(&lab.filter, address)?;
         let config = FilterConfig::node(0).asking(spamd.address()).to_toml();
         let engines = format!(
-            "[rspamd]\naddress = \"{}\"\n[clamav]\naddress = \"unix:{CLAMD_SOCKET}\"\ntimeout = 5\n[icap]\ntimeout = 5\n\
+            "[rspamd]\naddress = \"{}\"\n[clamav]\naddress = \"unix:{CLAMD_SOCKET}\"\n[icap]\n\
              engines = [{{ name = \"one\", address = \"{}\", service = \"virus_scan\" }}]\n",
             rspamd.address(),
             icap.address()

@@ -221,6 +221,22 @@ async fn all_addresses_of_a_customer_are_limited_together() {
     }
 }
 
+/// Nobody may look at them, which is no reason to take them for bulk mail.
+#[tokio::test]
+async fn content_that_is_closed_is_not_bulk_mail() {
+    for preset in ["volume", "reject"] {
+        let judge = Judge::new(&format!(
+            "[policy]\npreset = \"{preset}\"\n[limits]\nbulk_messages = 1\n\
+             [spamassassin]\naddress = \"127.0.0.1:1\"\n[clamav]\naddress = \"127.0.0.1:1\"\n"
+        ));
+        for number in 0..3 {
+            let (message, scanners) = (numbered(number), Scanners::default());
+            let facts = Facts::new(&message, &scanners).closed();
+            assert_eq!(judge.policy.at_end_of_data(&facts, Moment(START)).await, Verdict::Accept, "{preset}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn recipients_are_counted_by_their_number_and_sender_domains_beneath_their_source() {
     let with = |id: u64, sender: &[u8], recipients: usize| {

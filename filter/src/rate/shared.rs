@@ -53,6 +53,8 @@ pub struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     here: AtomicBool,
+    /// Said in the log: once, each time it goes; and of one that was never there.
+    missed: AtomicBool,
     failures: AtomicU64,
     emptied: AtomicU64,
 }
@@ -100,10 +102,7 @@ impl Shared {
         loop {
             match self.connect().await {
                 Ok(()) => self.until_away().await,
-                Err(cause) if self.counts.here.swap(false, Ordering::Relaxed) => {
-                    warn!(%cause, "the counters' store is away");
-                }
-                Err(_) => {}
+                Err(cause) => self.lost(&cause),
             }
             sleep(PAUSE).await;
         }
@@ -118,6 +117,7 @@ impl Shared {
         // So that the first question needs no second.
         self.script.load_async(&mut connection).await.map_err(|cause| cause.to_string())?;
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        self.counts.missed.store(false, Ordering::Relaxed);
         if !self.counts.here.swap(true, Ordering::Relaxed) {
             info!("the counters' store is there");
         }
@@ -144,7 +144,8 @@ impl Shared {
 
     fn lost(&self, cause: &dyn std::fmt::Display) {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if self.counts.here.swap(false, Ordering::Relaxed) {
+        self.counts.here.store(false, Ordering::Relaxed);
+        if !self.counts.missed.swap(true, Ordering::Relaxed) {
             warn!(%cause, "the counters' store is away");
         }
     }

@@ -122,7 +122,7 @@ impl<F> Scanned<F> {
 
     /// The class `unscanned`: what the scanner would have said of the whole is not known. Not where it was not to look.
     pub fn is_unscanned(&self) -> bool {
-        self.unscanned().is_some_and(|cause| cause != Cause::Privacy)
+        self.unscanned().is_some_and(Cause::is_a_gap)
     }
 }
 
@@ -161,6 +161,11 @@ impl Cause {
             Self::Failed => "failed",
             Self::BreakerOpen => "breaker-open",
         }
+    }
+
+    /// Whether what the scanner would have said is missed: not where it was not to look.
+    pub fn is_a_gap(self) -> bool {
+        !matches!(self, Self::NotConfigured | Self::Privacy)
     }
 
     /// Whether the scanner should have answered.

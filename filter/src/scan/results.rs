@@ -138,7 +138,7 @@ impl<'m> Results<'m> {
 
     /// The class `unscanned`: one of those that were asked has not seen all of the message.
     pub fn is_unscanned(&self) -> bool {
-        self.known().any(|said| said.unscanned.is_some())
+        self.known().any(|said| said.unscanned.is_some_and(Cause::is_a_gap))
     }
 }
 

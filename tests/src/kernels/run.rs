@@ -34,17 +34,15 @@ pub(crate) fn run(kernels: &[String], only: &[String], limit: Duration, write: b
         let _ = fs::remove_dir_all(&logs);
         fs::create_dir_all(&logs)?;
         let mut column = Column { kernel: name.clone(), ..Column::default() };
+        let keeping = write.then_some(directory.as_path());
         let outcome = if name == HOST {
-            on_host(&mut column, &tests, &logs)
+            on_host(&mut column, &tests, &logs, keeping)
         } else {
-            in_guest(&mut column, &tests, limit, &logs)
+            in_guest(&mut column, &tests, limit, &logs, keeping)
         };
         if let Err(error) = outcome {
             eprintln!("{name}: {error:#}");
             column.broken = Some(error.root_cause().to_string());
-        }
-        if write {
-            keep(&column, &directory)?;
         }
         columns.push(column);
     }
@@ -63,25 +61,37 @@ pub(crate) fn run(kernels: &[String], only: &[String], limit: Duration, write: b
     Ok(failed == 0)
 }
 
-fn on_host(column: &mut Column, tests: &[Test], logs: &Path) -> Result<()> {
+fn on_host(column: &mut Column, tests: &[Test], logs: &Path, keeping: Option<&Path>) -> Result<()> {
     let version = nix::sys::utsname::uname().context("uname")?;
     column.what = format!("Linux {}, this machine's own, {}", version.release().to_string_lossy(), today()?);
     column.findings = inside::findings()?;
-    inside::perform_all(tests, 1, |record| take(column, record, tests.len(), logs))
+    inside::perform_all(tests, 1, |record| take(column, record, tests.len(), logs, keeping))
 }
 
-fn in_guest(column: &mut Column, tests: &[Test], limit: Duration, logs: &Path) -> Result<()> {
+fn in_guest(
+    column: &mut Column,
+    tests: &[Test],
+    limit: Duration,
+    logs: &Path,
+    keeping: Option<&Path>,
+) -> Result<()> {
     let kernel = Kernel::find(&column.kernel)?;
     column.what = format!("Linux {}, Debian {}, {}", kernel.version(), kernel.package, today()?);
     let plan = Value::Array(tests.iter().map(Test::to_json).collect()).to_string();
     eprintln!("{}: starting Linux {} in a virtual machine", column.kernel, kernel.version());
     let mut guest = Guest::start(&kernel, &plan, limit, logs)?;
-    follow(column, &mut guest, tests.len(), logs)
+    follow(column, &mut guest, tests.len(), logs, keeping)
         .with_context(|| format!("the end of its console:\n{}", guest.console()))
         .map_err(|error| error.context(format!("after {} of {} tests", column.records.len(), tests.len())))
 }
 
-fn follow(column: &mut Column, guest: &mut Guest, all: usize, logs: &Path) -> Result<()> {
+fn follow(
+    column: &mut Column,
+    guest: &mut Guest,
+    all: usize,
+    logs: &Path,
+    keeping: Option<&Path>,
+) -> Result<()> {
     loop {
         let Some(line) = guest.line(TEST_LIMIT + PATIENCE)? else {
             bail!("the virtual machine ended before its tests did");
@@ -96,13 +106,13 @@ fn follow(column: &mut Column, guest: &mut Guest, all: usize, logs: &Path) -> Re
             ensure!(column.records.len() == all, "{} of {all} tests were run", column.records.len());
             return Ok(());
         } else {
-            take(column, Record::from_json(&value)?, all, logs)?;
+            take(column, Record::from_json(&value)?, all, logs, keeping)?;
         }
     }
 }
 
-/// Says what came of a test, and keeps it.
-fn take(column: &mut Column, record: Record, all: usize, logs: &Path) -> Result<()> {
+/// Says what came of a test, and keeps it: a run can be broken off.
+fn take(column: &mut Column, record: Record, all: usize, logs: &Path, keeping: Option<&Path>) -> Result<()> {
     let word = match &record.outcome {
         Outcome::Passed => "ok".to_owned(),
         Outcome::Failed => "FAILED".to_owned(),
@@ -120,7 +130,7 @@ fn take(column: &mut Column, record: Record, all: usize, logs: &Path) -> Result<
         eprintln!("    ({})", log.display());
     }
     column.records.push(record);
-    Ok(())
+    keeping.map_or(Ok(()), |directory| keep(column, directory))
 }
 
 /// Beside what was found before by tests that were not run this time.

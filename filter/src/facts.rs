@@ -12,6 +12,7 @@ use crate::files::Files;
 use crate::inside::Inside;
 use crate::message::{Message, Transaction};
 use crate::outbreak::Finding;
+use crate::outside::Outside;
 use crate::rate::Moment;
 use crate::scan::{Results, Scanned, Scanners};
 
@@ -21,6 +22,7 @@ pub struct Facts<'m> {
     owner: Owner,
     results: Results<'m>,
     inside: Option<&'m Inside>,
+    outside: Option<&'m Outside>,
     /// Nobody is to look at what the customer writes.
     closed: bool,
     content: OnceCell<Arc<Opened>>,
@@ -35,6 +37,7 @@ impl<'m> Facts<'m> {
             owner: Owner::default(),
             results: Results::new(message, scanners),
             inside: None,
+            outside: None,
             closed: false,
             content: OnceCell::new(),
             files: OnceCell::new(),
@@ -81,13 +84,24 @@ impl<'m> Facts<'m> {
         self.inside
     }
 
+    /// Lets others be asked about it.
+    #[must_use]
+    pub fn with_outside(self, outside: &'m Outside) -> Self {
+        Self { outside: Some(outside), ..self }
+    }
+
+    /// Who can be asked about it.
+    pub fn outside(&self) -> Option<&'m Outside> {
+        self.outside
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// Its headers and parts. None where nobody may look.
     pub async fn content(&self) -> Option<&Arc<Opened>> {
-        let inside = self.inside.filter(|_| !self.closed)?;
+        let inside = self.inside.filter(|_| !self.closed && !self.results.is_spared())?;
         Some(self.content.get_or_init(|| inside.read(self.message)).await)
     }
 

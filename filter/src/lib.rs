@@ -15,6 +15,11 @@
 //! | [`events`] | what was judged, kept for a while |
 //! | [`scan`] | scanners, with their limits in one place |
 //! | [`customers`] | whose address it is |
+//! | [`dns`] | names and lists in the DNS |
+//! | [`envelope`] | whether HELO and envelope are as they should be |
+//! | [`maps`] | what the operator says of senders, recipients and customers |
+//! | [`outside`] | the three above, as this node is configured |
+//! | [`together`] | several questions at the same time |
 //! | [`blocks`] | who is blocked |
 //! | [`channel`] | what agents and the node say to each other beside mail |
 //! | [`bounded`] | what is remembered of the last so many |
@@ -28,16 +33,21 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod customers;
+pub mod dns;
 pub mod doctor;
+pub mod envelope;
 pub mod events;
 pub mod facts;
 pub mod files;
 pub mod inside;
+pub mod maps;
 pub mod message;
 pub mod outbreak;
+pub mod outside;
 pub mod policy;
 pub mod privacy;
 pub mod rate;
 pub mod scan;
 pub mod serve;
 pub mod status;
+pub mod together;

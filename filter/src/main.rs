@@ -22,6 +22,7 @@ use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
 use weir_filter::doctor;
 use weir_filter::events::Records;
+use weir_filter::outside::Outside;
 use weir_filter::policy::script::Keeper;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::{Address, Scanners};
@@ -121,6 +122,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor { config, json } => return examine(&config, json),
         Command::Check { config } => {
             let read: Config = config::load(&config)?;
+            Outside::new(&read)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(Keeper::new(&read, &Scanners::new(&read)))?;
             println!("{}: no problems", config.display());
@@ -213,7 +215,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let sweeping = tokio::spawn(sweep(node.clone()));
     let connected =
         node.policy.counters().shared().cloned().map(|shared| tokio::spawn(shared.stay_connected()));
-    let refreshing = tokio::spawn(refresh_customers(node.clone()));
+    let refreshing = tokio::spawn(refresh_files(node.clone()));
     let hangups = service::Hangups::watch().context("cannot watch for signals")?;
     let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
     for listener in channel {
@@ -281,17 +283,18 @@ async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
     }
 }
 
-/// The file of customers, as often as it may change, and blocks that are over.
-async fn refresh_customers(node: Arc<Node>) {
+/// The files of customers and maps, as often as they may change, and blocks that are over.
+async fn refresh_files(node: Arc<Node>) {
     loop {
         tokio::time::sleep(READ_INTERVAL).await;
         let node = node.clone();
         let work = move || {
             node.customers.refresh();
+            node.outside.maps().refresh();
             node.blocks.sweep();
         };
         if let Err(failure) = tokio::task::spawn_blocking(work).await {
-            tracing::error!(%failure, "customers not read again: a defect of weir-filter");
+            tracing::error!(%failure, "files not read again: a defect of weir-filter");
         }
     }
 }

@@ -95,7 +95,8 @@ const COUNTERS: Place = Place {
         field("namespace", "name of a rule", "limits"),
         field(
             "key",
-            "a customer, an IPv4 address or an IPv6 /64; with it a sender's domain where that is limited",
+            "a customer, an IPv4 address or an IPv6 /64; with it a sender's domain where that is limited, or the keyed hash of a bounce's \
+             recipient (`policy.dsn_bypass_above`), whose key no restart outlives",
             "limits",
         ),
         field("ends", "when nothing is left of it", "to forget it then"),

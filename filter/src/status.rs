@@ -141,6 +141,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
         "outcomes": node.judged.status(),
         "channel": node.channel.as_ref().map(crate::channel::Channel::status),
         "scanners": scanners,
+        "outside": node.outside.status(),
         "audit_log": node.privacy.audit_log,
         "events": node.records.as_ref().map(|records| records.writer.status()),
     })

@@ -6,10 +6,13 @@ mod clamav;
 mod content;
 mod counters;
 mod customers;
+mod dns;
+mod envelope;
 mod events;
 mod file_types;
 mod icap;
 mod limits;
+mod maps;
 mod outbreak;
 mod policy;
 mod privacy;
@@ -32,10 +35,13 @@ pub use clamav::ClamAv;
 pub use content::Content;
 pub use counters::{Counters, WhenStoreAway};
 pub use customers::{Customers, CustomersApi};
+pub use dns::{Dns, DnsList};
+pub use envelope::{Check as CheckMode, Envelope};
 pub use events::Events;
 pub use file_types::{FileTypes, Unscannable};
 pub use icap::{Engine, Icap};
 pub use limits::Limits;
+pub use maps::{MapFile, Maps};
 pub use outbreak::Outbreak;
 pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use privacy::Privacy;
@@ -74,6 +80,12 @@ pub struct Config {
     pub file_types: FileTypes,
     #[serde(default)]
     pub outbreak: Outbreak,
+    #[serde(default)]
+    pub maps: Maps,
+    #[serde(default)]
+    pub envelope: Envelope,
+    #[serde(default)]
+    pub dns: Dns,
     #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
@@ -146,6 +158,8 @@ impl Check for Config {
         self.events.check(problems);
         self.privacy.check(problems);
         self.outbreak.check(problems);
+        self.maps.check(problems);
+        self.dns.check(problems);
         self.blocks.check(problems);
         if let Some(channel) = &self.channel {
             channel.check(&self.smtp, problems);

@@ -28,6 +28,12 @@ pub struct Policy {
     /// What a message is that a scanner could not look at, be it too large, be the scanner away: `bulk`, so that nobody is
     /// rid of a limit by making his mail large, or `clean`.
     pub unscanned: Unscanned,
+    /// Bounces (messages without a sender) to one recipient in `dsn_bypass_seconds` above which SpamAssassin and rspamd are
+    /// spared further ones: only if all of its recipients get so many, and never a virus engine. What is spared counts as
+    /// `unscanned` says. 0: all are scanned.
+    pub dsn_bypass_above: u64,
+    /// Seconds in which bounces are counted.
+    pub dsn_bypass_seconds: u64,
 }
 
 /// Which policy of those that come with weir.
@@ -57,6 +63,8 @@ impl Default for Policy {
             rspamd_bulk_at: 6.0,
             rspamd_spam_at: 15.0,
             unscanned: Unscanned::default(),
+            dsn_bypass_above: 0,
+            dsn_bypass_seconds: 300,
         }
     }
 }
@@ -75,6 +83,7 @@ impl Policy {
                 problems.add(&format!("policy.{key}"), "must be a finite number");
             }
         }
+        super::seconds(problems, "policy.dsn_bypass_seconds", self.dsn_bypass_seconds);
         if self.spam_above < self.bulk_above {
             problems.add("policy.spam_above", "is below policy.bulk_above: spam is bulk mail, too");
         }
@@ -110,6 +119,15 @@ pub struct Texts {
     /// 550 5.7.1, for what has a file that `[file_types]` does not let through.
     #[schemars(with = "String")]
     pub file: Template,
+    /// 451 4.7.1 or 550 5.7.1, for what a map in `[maps]` refuses.
+    #[schemars(with = "String")]
+    pub refused: Template,
+    /// 550, for what does not pass a check in `[envelope]`.
+    #[schemars(with = "String")]
+    pub envelope: Template,
+    /// 451 4.7.1 or 550 5.7.1, for what a list in `dns.lists` has.
+    #[schemars(with = "String")]
+    pub listed: Template,
     /// 451 4.7.1, when a scanner does not answer and its `when_away` is `defer`.
     #[schemars(with = "String")]
     pub scanner_away: Template,
@@ -129,6 +147,9 @@ impl Default for Texts {
             spam: text("{reason}"),
             virus: text("Rejected by virus filter: {reason}"),
             file: text("Your message has a file that is not let through: {reason}"),
+            refused: text("{reason}"),
+            envelope: text("{reason}"),
+            listed: text("Your mail is not taken: {reason}"),
             scanner_away: text("Temporarily unable to scan your message, try later"),
             counters_away: text("Temporarily unable to check your sending rate, try later"),
         }
@@ -144,6 +165,9 @@ impl Texts {
             ("spam", &self.spam),
             ("virus", &self.virus),
             ("file", &self.file),
+            ("refused", &self.refused),
+            ("envelope", &self.envelope),
+            ("listed", &self.listed),
             ("scanner_away", &self.scanner_away),
             ("counters_away", &self.counters_away),
         ];

@@ -18,7 +18,7 @@ use crate::config::Customers as Config;
 pub const READ_INTERVAL: Duration = Duration::from_secs(2);
 
 /// By what a file is known to have changed: inode, size and time of the last change.
-type Stamp = (u64, u64, i64, i64);
+pub(crate) type Stamp = (u64, u64, i64, i64);
 
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -122,7 +122,7 @@ fn with_file(configured: &Table, path: &Path) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
     Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
 }

@@ -22,6 +22,7 @@ use owners::Owners;
 
 pub(crate) use api::ADDRESS;
 pub use file::READ_INTERVAL;
+pub(crate) use file::{Stamp, stamp};
 pub use table::{Table, TableError};
 
 /// Characters of a customer's id.

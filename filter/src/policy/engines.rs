@@ -73,18 +73,34 @@ impl<C: Counters> Case<'_, C> {
             self.required("spamassassin-away", *cause, self.settings.spamassassin_away)?;
         }
         let bulk_above = self.settings.policy.bulk_above;
-        Ok((self.level(scanned, sure, |score| score > bulk_above), scanned.score()))
+        let score = scanned.found().map_or(0.0, |report| report.score + self.said.score);
+        let likely = |score| score > bulk_above;
+        let mut level = self.level(scanned, score, &sure, likely);
+        // Senders and recipients can be anybody: whose score is lowered for them has the limits of bulk mail all the same.
+        if self.said.lowered_by_envelope
+            && self.level(scanned, scanned.score(), &sure, likely) >= Level::Likely
+            && self.settings.policy.unscanned == Unscanned::Bulk
+        {
+            level = level.max(Level::Unscanned);
+        }
+        Ok((level, score))
     }
 
     async fn rspamd(&self) -> (Level, f64) {
         let policy = &self.settings.policy;
         let scanned = self.facts.results().rspamd().await;
         let (likely, sure) = (policy.rspamd_bulk_at, policy.rspamd_spam_at);
-        (self.level(scanned, |score| score >= sure, |score| score >= likely), scanned.score())
+        let score = scanned.score();
+        (self.level(scanned, score, |score| score >= sure, |score| score >= likely), score)
     }
 
-    fn level(&self, scanned: &Scanned, sure: impl Fn(f64) -> bool, likely: impl Fn(f64) -> bool) -> Level {
-        let score = scanned.score();
+    fn level(
+        &self,
+        scanned: &Scanned,
+        score: f64,
+        sure: impl Fn(f64) -> bool,
+        likely: impl Fn(f64) -> bool,
+    ) -> Level {
         match scanned.found() {
             Some(_) if sure(score) => Level::Sure,
             Some(_) if likely(score) => Level::Likely,
@@ -152,6 +168,6 @@ pub(super) struct Settings {
 }
 
 /// What others wrote, on one line and not long.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(MAX_REASON).map(|one| if one.is_control() || one == '{' { '?' } else { one }).collect()
 }

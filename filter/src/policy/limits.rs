@@ -5,6 +5,7 @@ use super::{Refusal, Settings, Step};
 use crate::config::Texts;
 use crate::customers::Identity;
 use crate::facts::Facts;
+use crate::maps::Said;
 use crate::rate::{Ask, Counters, Moment, Once, Source};
 
 const MINUTE: u64 = 60;
@@ -31,6 +32,8 @@ pub(super) struct Case<'a, C> {
     pub(super) now: Moment,
     source: String,
     identity: Identity,
+    /// What the operator's maps say.
+    pub(super) said: Said,
 }
 
 /// So many in so long.
@@ -52,7 +55,8 @@ impl<'a, C: Counters> Case<'a, C> {
         now: Moment,
     ) -> Self {
         let source = Source::of(facts.transaction().customer.address).to_string();
-        Self { settings, facts, counters, now, source, identity: facts.identity() }
+        let said = facts.outside().map(|outside| outside.maps().of(facts)).unwrap_or_default();
+        Self { settings, facts, counters, now, source, identity: facts.identity(), said }
     }
 
     /// Whoever sends it is within his limits.
@@ -141,11 +145,20 @@ impl<'a, C: Counters> Case<'a, C> {
         }
         let Limit { namespace, key, count, seconds, weight, .. } = limit;
         let ask = Ask { namespace, key, limit: count, seconds, weight, message: None };
-        match self.counters.rate(&self.facts.transaction().id, ask, self.now).await {
-            Ok(answer) if answer.within => Ok(()),
-            Ok(_) => Err(self.beyond(namespace, limit.text, count, limit.what, seconds)),
-            Err(cause) => Err(self.away(&cause)),
+        if self.counted(ask).await? {
+            return Ok(());
         }
+        Err(self.beyond(namespace, limit.text, count, limit.what, seconds))
+    }
+
+    /// Whether the message is within a limit, and counted.
+    pub(super) async fn counted(&self, ask: Ask<'_>) -> Result<bool, Refusal> {
+        let answer = self.counters.rate(&self.facts.transaction().id, ask, self.now).await;
+        answer.map(|answer| answer.within).map_err(|cause| self.away(&cause))
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     async fn sum(&self, namespace: &'static str, seconds: u64) -> Result<u64, Refusal> {

@@ -3,6 +3,7 @@
 
 mod engines;
 mod limits;
+mod outside;
 mod reject;
 pub mod script;
 mod text;
@@ -10,6 +11,7 @@ mod verdict;
 mod volume;
 
 use crate::config::{Config, Limits, Preset, Texts, WhenAway};
+use crate::events::Addresses;
 use crate::facts::Facts;
 use crate::files::Class;
 use crate::rate::{Counters, Moment, Once};
@@ -38,6 +40,8 @@ struct Settings {
     texts: Texts,
     spamassassin_away: WhenAway,
     files: engines::Settings,
+    /// What becomes of mail addresses in keys, for they are stored.
+    addresses: Addresses,
 }
 
 impl<C: Counters> Policy<C> {
@@ -56,6 +60,7 @@ impl<C: Counters> Policy<C> {
                 refused: config.file_types.refused().chain([Class::BannedName]).collect(),
                 unscannable: config.file_types.unscannable,
             },
+            addresses: Addresses::keyed(&rand::random()),
         };
         Self { counters: Once::new(counters, REMEMBERED), settings }
     }
@@ -83,5 +88,7 @@ impl<C: Counters> Policy<C> {
     }
 }
 
+#[cfg(test)]
+mod outside_tests;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,11 @@ const REJECT_AT: f64 = 6.0;
 const AGREED: usize = 2;
 
 pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
+    case.maps()?;
     case.sender().await?;
+    case.envelope().await?;
+    case.lists().await?;
+    case.bounces().await?;
     case.viruses().await?;
     case.files().await?;
     let reject_at = case.settings.policy.reject_at.unwrap_or(REJECT_AT);

@@ -58,17 +58,17 @@ impl Judge {
     }
 }
 
-fn found(score: f64) -> Scanned {
+pub(super) fn found(score: f64) -> Scanned {
     Scanned::Found(Report { score, symbols: String::new() })
 }
 
-fn numbered(number: u64) -> Message {
+pub(super) fn numbered(number: u64) -> Message {
     let mut message = message();
     message.transaction.id = number.to_string();
     message
 }
 
-fn text(verdict: &Verdict) -> String {
+pub(super) fn text(verdict: &Verdict) -> String {
     verdict.reply("ID").to_string()
 }
 

@@ -7,7 +7,11 @@ use super::limits::Case;
 use crate::rate::Counters;
 
 pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
+    case.maps()?;
     case.sender().await?;
+    case.envelope().await?;
+    case.lists().await?;
+    case.bounces().await?;
     let policy = &case.settings.policy;
     let opinions = case.opinions(|score| score > policy.spam_above).await?;
     if opinions.level > Level::Clean {

@@ -234,7 +234,12 @@ impl Tally {
     fn of(&self, cause: Cause) -> &AtomicU64 {
         match cause {
             // Nobody is asked who is not there.
-            Cause::NotConfigured | Cause::Privacy | Cause::Failed => &self.failed,
+            Cause::NotConfigured
+            | Cause::Privacy
+            | Cause::Allowed
+            | Cause::Map
+            | Cause::Bounce
+            | Cause::Failed => &self.failed,
             Cause::TooBig => &self.too_big,
             Cause::Busy => &self.busy,
             Cause::TimedOut => &self.timed_out,

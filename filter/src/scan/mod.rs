@@ -139,6 +139,12 @@ pub enum Cause {
     NotConfigured,
     /// Nobody is to look at what this customer writes (`privacy.no_content`).
     Privacy,
+    /// A list or a map says that this customer's mail needs none.
+    Allowed,
+    /// A map says so of the sender or the recipients, who can be anybody.
+    Map,
+    /// One of many bounces to the same recipients.
+    Bounce,
     TooBig,
     /// It did not get its turn in time, or would not have.
     Busy,
@@ -155,6 +161,9 @@ impl Cause {
         match self {
             Self::NotConfigured => "not-configured",
             Self::Privacy => "privacy",
+            Self::Allowed => "allowed",
+            Self::Map => "map",
+            Self::Bounce => "bounce",
             Self::TooBig => "too-big",
             Self::Busy => "busy",
             Self::TimedOut => "timed-out",
@@ -163,9 +172,10 @@ impl Cause {
         }
     }
 
-    /// Whether what the scanner would have said is missed: not where it was not to look.
+    /// Whether what the scanner would have said is missed: not where it was not to look, for a reason that no customer can
+    /// bring about.
     pub fn is_a_gap(self) -> bool {
-        !matches!(self, Self::NotConfigured | Self::Privacy)
+        !matches!(self, Self::NotConfigured | Self::Privacy | Self::Allowed)
     }
 
     /// Whether the scanner should have answered.
@@ -238,6 +248,11 @@ impl Scanners {
     /// The names of the engines, as the configuration has them.
     pub fn engines(&self) -> impl ExactSizeIterator<Item = &str> {
         self.icap.iter().map(|engine| engine.name.as_str())
+    }
+
+    /// What counts call the engine with this place among [`Self::engines`].
+    fn name_of(&self, place: usize) -> Option<&str> {
+        self.icap.get(place).map(|engine| engine.scanner.name())
     }
 
     /// The engine with this place among [`Self::engines`].

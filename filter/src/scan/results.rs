@@ -1,14 +1,14 @@
 //! What scanners say of one message: each is asked when somebody first wants to know, and once.
 
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use tokio::sync::OnceCell;
 
 use super::{Cause, Finding, Report, Scanned, Scanners};
 use crate::message::Message;
+use crate::together::together;
 
 /// Asked together, they all have to be done in the time for the verdict, which begins with this.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub struct Results<'m> {
     until: Instant,
     /// Nobody is to look at the message.
     closed: bool,
+    /// Why those that give scores are not asked.
+    spared_scores: OnceLock<Cause>,
+    /// Why none is.
+    spared: OnceLock<Cause>,
     spamassassin: OnceCell<Scanned>,
     rspamd: OnceCell<Scanned>,
     clamav: OnceCell<Scanned<Finding>>,
@@ -42,6 +46,8 @@ impl<'m> Results<'m> {
             scanners,
             until: scanners.deadline(),
             closed: false,
+            spared_scores: OnceLock::new(),
+            spared: OnceLock::new(),
             spamassassin: OnceCell::new(),
             rspamd: OnceCell::new(),
             clamav: OnceCell::new(),
@@ -55,9 +61,36 @@ impl<'m> Results<'m> {
         Self { closed: true, ..self }
     }
 
+    /// SpamAssassin and rspamd are not asked from now on; for the first reason that is given.
+    pub fn spare_scores(&self, cause: Cause) {
+        let _: Result<(), Cause> = self.spared_scores.set(cause);
+    }
+
+    /// No scanner is asked from now on; for the first reason that is given.
+    pub fn spare(&self, cause: Cause) {
+        let _: Result<(), Cause> = self.spared.set(cause);
+    }
+
+    /// Nobody is to look at what is in the message.
+    pub fn is_spared(&self) -> bool {
+        self.spared.get().is_some()
+    }
+
     /// What a scanner says, if it may be asked.
-    async fn unless_closed<F>(&self, asking: impl Future<Output = Scanned<F>>) -> Scanned<F> {
-        if self.closed { Scanned::Unscanned(Cause::Privacy) } else { asking.await }
+    async fn unless_spared<F>(
+        &self,
+        scanner: &str,
+        scores: Option<&Cause>,
+        asking: impl Future<Output = Scanned<F>>,
+    ) -> Scanned<F> {
+        if self.closed {
+            return Scanned::Unscanned(Cause::Privacy);
+        }
+        match self.spared.get().or(scores) {
+            Some(cause) if self.scanners.has(scanner) => Scanned::Unscanned(*cause),
+            Some(_) => Scanned::Unscanned(Cause::NotConfigured),
+            None => asking.await,
+        }
     }
 
     pub fn scanners(&self) -> &'m Scanners {
@@ -66,7 +99,10 @@ impl<'m> Results<'m> {
 
     pub async fn spamassassin(&self) -> &Scanned {
         self.spamassassin
-            .get_or_init(|| self.unless_closed(self.scanners.spamassassin(self.message, self.until)))
+            .get_or_init(|| {
+                let asking = self.scanners.spamassassin(self.message, self.until);
+                self.unless_spared("spamassassin", self.spared_scores.get(), asking)
+            })
             .await
     }
 
@@ -81,11 +117,20 @@ impl<'m> Results<'m> {
     }
 
     pub async fn rspamd(&self) -> &Scanned {
-        self.rspamd.get_or_init(|| self.unless_closed(self.scanners.rspamd(self.message, self.until))).await
+        self.rspamd
+            .get_or_init(|| {
+                let asking = self.scanners.rspamd(self.message, self.until);
+                self.unless_spared("rspamd", self.spared_scores.get(), asking)
+            })
+            .await
     }
 
     pub async fn clamav(&self) -> &Scanned<Finding> {
-        self.clamav.get_or_init(|| self.unless_closed(self.scanners.clamav(self.message, self.until))).await
+        self.clamav
+            .get_or_init(|| {
+                self.unless_spared("clamav", None, self.scanners.clamav(self.message, self.until))
+            })
+            .await
     }
 
     /// The engine of this name in `[icap]`. None: there is none.
@@ -99,7 +144,11 @@ impl<'m> Results<'m> {
         place: usize,
         cell: &'r OnceCell<Scanned<Finding>>,
     ) -> &'r Scanned<Finding> {
-        cell.get_or_init(|| self.unless_closed(self.scanners.icap(place, self.message, self.until))).await
+        cell.get_or_init(|| {
+            let name = self.scanners.name_of(place).unwrap_or_default();
+            self.unless_spared(name, None, self.scanners.icap(place, self.message, self.until))
+        })
+        .await
     }
 
     /// Asks ClamAV and every engine of `[icap]`, all at the same time. What each said is in [`Self::known`]; this is the first
@@ -114,7 +163,7 @@ impl<'m> Results<'m> {
         let clamav: Asking<'_> = Box::pin(async {
             self.clamav().await;
         });
-        all(std::iter::once(clamav).chain(engines).collect()).await;
+        together(std::iter::once(clamav).chain(engines)).await;
         self.known().find(|said| said.infection.is_some())
     }
 
@@ -143,15 +192,6 @@ impl<'m> Results<'m> {
 }
 
 type Asking<'r> = Pin<Box<dyn Future<Output = ()> + Send + 'r>>;
-
-/// Does them all at the same time, to the end.
-async fn all(mut asking: Vec<Asking<'_>>) {
-    poll_fn(|context| {
-        asking.retain_mut(|one| one.as_mut().poll(context).is_pending());
-        if asking.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
 
 #[cfg(test)]
 mod tests {

@@ -173,8 +173,8 @@ impl Connection {
         match body.finish().await {
             Ok(body) => {
                 let message = Message { transaction, body };
-                let mut facts =
-                    Facts::new(&message, &node.scanners).with_owner(owner).with_inside(&node.inside);
+                let facts = Facts::new(&message, &node.scanners).with_owner(owner);
+                let mut facts = facts.with_inside(&node.inside).with_outside(&node.outside);
                 if node.privacy.keeps_content_closed(message.transaction.customer.address) {
                     facts = facts.closed();
                 }

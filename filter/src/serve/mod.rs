@@ -30,6 +30,7 @@ use crate::customers::{Customers, Owner};
 use crate::events::Records;
 use crate::facts::Facts;
 use crate::inside::Inside;
+use crate::outside::Outside;
 use crate::policy::script::Keeper;
 use crate::policy::{Policy, Verdict};
 use crate::rate::{Clock, Memory, Shared, Source, Store};
@@ -63,6 +64,7 @@ pub struct Node {
     pub scripts: Option<Keeper>,
     pub scanners: Scanners,
     pub inside: Inside,
+    pub outside: Outside,
     pub customers: Customers,
     pub blocks: Blocks,
     /// Messages whose outcome is not known yet.
@@ -107,6 +109,7 @@ impl Node {
             scripts: None,
             scanners: Scanners::new(config),
             inside: Inside::new(config),
+            outside: Outside::new(config)?,
             customers: Customers::new(&config.customers)?,
             blocks: Blocks::open(blocks_file, &config.blocks.contact).context("blocks.file")?,
             judged: Judged::default(),

@@ -18,9 +18,9 @@ pub const OK: i32 = 0;
 /// Where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// TCX, before all others that are there.
+    /// Before all others that are there; on a kernel without TCX a filter before weir's.
     First,
-    /// TCX, behind all others that are there.
+    /// Behind all others that are there; on a kernel without TCX a filter right behind weir's.
     Last,
     /// A filter of the clsact qdisc, with this priority.
     Filter(u16),
@@ -37,6 +37,12 @@ impl OtherProgram {
             let program: &mut SchedClassifier =
                 ebpf.program_mut("other").context("the program")?.try_into()?;
             program.load()?;
+            let bit_number = u16::try_from(bit.trailing_zeros())?;
+            let place = match place {
+                Place::First if !has_tcx() => Place::Filter(24 - bit_number),
+                Place::Last if !has_tcx() => Place::Filter(26 + bit_number),
+                place => place,
+            };
             let options = match place {
                 Place::First => TcAttachOptions::TcxOrder(LinkOrder::first()),
                 Place::Last => TcAttachOptions::TcxOrder(LinkOrder::last()),
@@ -54,6 +60,11 @@ impl OtherProgram {
             Ok(Self(ebpf))
         })
     }
+}
+
+/// Linux 6.6 and newer.
+pub fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
 /// `skb->mark |= bit; return answer;`

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{CUSTOMER_INTERFACE, Family, Host, INTERNET_INTERFACE, Lab, NarrowLink};
-use weir_tests::other_program::{OK, OtherProgram, Place, UNSPEC};
+use weir_tests::other_program::{OK, OtherProgram, Place, UNSPEC, has_tcx};
 use weir_tests::probe::{HAM, Way, way};
 use weir_tests::smtp::Client;
 use weir_tests::wait::{PATIENCE, wait_until};
@@ -77,7 +77,12 @@ fn other_tc_programs(backend: Backend) -> Result<()> {
         attach(Place::Last, BITS[3], OK)?;
         goes(lab, Way::Intercepted, &[BITS[0], BITS[3]], "one behind, that passes all for good")?;
         let problems = WeirAgent::status(&lab.gateway)?["problems"].clone();
-        ensure!(problems.as_array().is_some_and(Vec::is_empty), "{problems}");
+        if has_tcx() || backend == Backend::Tproxy {
+            ensure!(problems.as_array().is_some_and(Vec::is_empty), "{problems}");
+        } else {
+            println!("lacks: TCX: filters with a lower priority run before weir's, which says so");
+            ensure!(problems.to_string().contains("another filter was put before"), "{problems}");
+        }
         agent.stop()?;
         goes(lab, Way::Straight, &[BITS[0], BITS[3]], "after weir")
     })
@@ -102,6 +107,10 @@ fn a_program_put_before_weirs(backend: Backend) -> Result<()> {
         if backend == Backend::Ebpf {
             wait_until("the agent to notice", PATIENCE, is_said)?;
             goes(lab, Way::Straight, &BITS[1..2], "one before, that passes all for good")?;
+            if !has_tcx() {
+                println!("lacks: TCX: a start cannot go before filters with a lower priority");
+                return agent.stop();
+            }
         } else {
             goes(lab, Way::Intercepted, &BITS[1..2], "nftables comes later")?;
         }
@@ -110,7 +119,9 @@ fn a_program_put_before_weirs(backend: Backend) -> Result<()> {
         goes(lab, Way::Intercepted, &BITS[1..2], "after a restart")?;
         ensure!(!is_said()?, "it is first again");
         drop(passes);
-        goes(lab, Way::Intercepted, &BITS[..1], "without the other")?;
+        if has_tcx() {
+            goes(lab, Way::Intercepted, &BITS[..1], "without the other")?;
+        }
         agent.stop()
     })
 }

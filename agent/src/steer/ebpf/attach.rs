@@ -136,14 +136,30 @@ impl Attachment {
         }
     }
 
-    /// How many programs of others were put before the one with this number. They may do no harm, but if they do nothing
-    /// else will tell.
-    pub(super) fn others_before(&self, program: u32) -> usize {
-        let attached = match &self.hold {
-            Hold::Link(_) => query::programs(self.index).unwrap_or_default(),
-            Hold::Filter(..) => Vec::new(),
-        };
-        attached.iter().position(|other| *other == program).unwrap_or(0)
+    /// What of others runs before the program with this number, if anything does. It may do no harm, but if it does
+    /// nothing else will tell.
+    pub(super) fn others_before(&self, program: u32) -> Option<String> {
+        let interface = &self.interface;
+        match &self.hold {
+            Hold::Link(_) => {
+                let attached = query::programs(self.index).unwrap_or_default();
+                let before =
+                    attached.iter().position(|other| *other == program).filter(|before| *before > 0)?;
+                Some(format!(
+                    "another program was put before the steering program on {interface} ({before} in all): what that \
+                     lets pass for good is not intercepted; restart the agent, which goes before it"
+                ))
+            }
+            Hold::Filter(..) => {
+                let before =
+                    clsact::filters_before(self.index, PRIORITY).ok().filter(|before| *before > 0)?;
+                Some(format!(
+                    "another filter was put before the steering program on {interface} ({before} in all): what that \
+                     lets pass for good is not intercepted; give it a tc priority (pref) above {PRIORITY}, which is \
+                     weir's"
+                ))
+            }
+        }
     }
 
     /// Whether the program with this number, which the attachment is of, still runs there. What cannot be found out is

@@ -18,6 +18,15 @@ pub(super) fn has_filter(index: u32, priority: u16, handle: u32) -> io::Result<b
     Ok(filters(&mut Netlink::open()?, index, TcHandle::MIN_INGRESS)?.iter().any(is_it))
 }
 
+/// How many filters run before those with this priority.
+pub(super) fn filters_before(index: u32, priority: u16) -> io::Result<usize> {
+    let is_before = |header: &&TcHeader| {
+        // The kernel tells of a priority and of each filter in it.
+        u32::from(header.handle) != 0 && header.info >> 16 < u32::from(priority)
+    };
+    Ok(filters(&mut Netlink::open()?, index, TcHandle::MIN_INGRESS)?.iter().filter(is_before).count())
+}
+
 /// Removes it, when no filter of anybody is in it: it was made for ours.
 pub(super) fn remove_if_empty(index: u32) -> io::Result<()> {
     let mut netlink = Netlink::open()?;

@@ -380,14 +380,8 @@ impl Steering for Ebpf {
             self.repair_interfaces(&links, &mut problems);
         }
         for attachment in &self.attachments {
-            let before = self.program.id(attachment.side()).map_or(0, |id| attachment.others_before(id));
-            if before > 0 {
-                problems.push(format!(
-                    "another program was put before the steering program on {} ({before} in all): what that lets pass \
-                     for good is not intercepted; restart the agent, which goes before it",
-                    attachment.interface()
-                ));
-            }
+            let program = self.program.id(attachment.side());
+            problems.extend(program.and_then(|program| attachment.others_before(program)));
         }
         match self.program.count(Verdict::LoopedBackDropped) {
             Ok(count) => {

@@ -38,6 +38,9 @@ enum Part {
         /// A handful of tests
         #[arg(long, conflicts_with = "only")]
         quick: bool,
+        /// Without those that have passed on a kernel by the last --write, to go on with a run that was broken off
+        #[arg(long)]
+        rest: bool,
         /// After so many minutes a kernel is given up, and what is not done is an error
         #[arg(long, default_value_t = 120)]
         minutes: u64,
@@ -64,11 +67,11 @@ fn main() -> ExitCode {
 fn perform(part: Part) -> Result<bool> {
     match part {
         Part::Inside => inside::run().map(|()| true),
-        Part::Run { kernel, only, quick, minutes, write } => {
+        Part::Run { kernel, only, quick, rest, minutes, write } => {
             let all = NAMES.into_iter().chain([HOST]).map(str::to_owned).collect();
             let kernels: Vec<String> = if kernel.is_empty() { all } else { kernel };
             let only = if quick { plan::QUICK.map(str::to_owned).to_vec() } else { only };
-            run::run(&kernels, &only, Duration::from_secs(60 * minutes), write)
+            run::run(&kernels, &only, rest, Duration::from_secs(60 * minutes), write)
         }
     }
 }

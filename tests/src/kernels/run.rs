@@ -20,12 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(200);
 
 const SHOWN_LINES: usize = 15;
 
-pub(crate) fn run(kernels: &[String], only: &[String], limit: Duration, write: bool) -> Result<bool> {
+/// `rest`: without what has passed before.
+pub(crate) fn run(
+    kernels: &[String],
+    only: &[String],
+    rest: bool,
+    limit: Duration,
+    write: bool,
+) -> Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "the tests make network namespaces: run it as root");
     for name in kernels.iter().filter(|name| *name != HOST) {
         Kernel::find(name)?;
     }
-    let tests = plan::tests(only)?;
+    let all = plan::tests(only)?;
     let directory = kernel::directory()?;
     let mut columns = Vec::new();
     for name in kernels {
@@ -34,6 +41,8 @@ pub(crate) fn run(kernels: &[String], only: &[String], limit: Duration, write: b
         let _ = fs::remove_dir_all(&logs);
         fs::create_dir_all(&logs)?;
         let mut column = Column { kernel: name.clone(), ..Column::default() };
+        let passed = if rest { passed(&directory, name)? } else { Vec::new() };
+        let tests: Vec<Test> = all.iter().filter(|test| !passed.contains(&test.name)).cloned().collect();
         let keeping = write.then_some(directory.as_path());
         let outcome = if name == HOST {
             on_host(&mut column, &tests, &logs, keeping)
@@ -131,6 +140,14 @@ fn take(column: &mut Column, record: Record, all: usize, logs: &Path, keeping: O
     }
     column.records.push(record);
     keeping.map_or(Ok(()), |directory| keep(column, directory))
+}
+
+/// What has passed on this kernel, or was found to be lacking, by the last that was kept.
+fn passed(directory: &Path, kernel: &str) -> Result<Vec<String>> {
+    let Ok(text) = fs::read_to_string(result_of(directory, kernel)) else { return Ok(Vec::new()) };
+    let records = Column::from_json(&serde_json::from_str(&text)?)?.records;
+    let passed = records.into_iter().filter(|record| record.outcome != Outcome::Failed);
+    Ok(passed.map(|record| record.test).collect())
 }
 
 /// Beside what was found before by tests that were not run this time.

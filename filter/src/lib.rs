@@ -18,7 +18,8 @@
 //! | [`dns`] | names and lists in the DNS |
 //! | [`envelope`] | whether HELO and envelope are as they should be |
 //! | [`maps`] | what the operator says of senders, recipients and customers |
-//! | [`outside`] | the three above, as this node is configured |
+//! | [`fetch`] | HTTP requests of scripts |
+//! | [`outside`] | the four above, as this node is configured |
 //! | [`together`] | several questions at the same time |
 //! | [`blocks`] | who is blocked |
 //! | [`channel`] | what agents and the node say to each other beside mail |
@@ -38,6 +39,7 @@ pub mod doctor;
 pub mod envelope;
 pub mod events;
 pub mod facts;
+pub mod fetch;
 pub mod files;
 pub mod inside;
 pub mod maps;

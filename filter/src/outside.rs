@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{CheckMode as Mode, Config, Envelope};
 use crate::dns::{Dns, List, Listing};
 use crate::envelope::{self, Check, Fault};
+use crate::fetch::Fetcher;
 use crate::maps::Maps;
 use crate::message::Transaction;
 use crate::together::together;
@@ -16,6 +17,7 @@ pub struct Outside {
     dns: Dns,
     lists: Vec<List>,
     maps: Maps,
+    fetcher: Fetcher,
     envelope: Envelope,
     /// Messages that did not pass a check, in the order of [`Check::ALL`].
     faults: [AtomicU64; Check::ALL.len()],
@@ -29,6 +31,7 @@ impl Outside {
             dns: Dns::new(&config.dns)?,
             lists: config.dns.lists.iter().map(List::new).collect(),
             maps: Maps::new(&config.maps)?,
+            fetcher: Fetcher::new(&config.script.http_hosts, config.script.http_ca_file.as_deref())?,
             envelope: config.envelope,
             faults: Default::default(),
         })
@@ -36,6 +39,11 @@ impl Outside {
 
     pub fn dns(&self) -> &Dns {
         &self.dns
+    }
+
+    /// HTTP for scripts.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
     }
 
     pub fn maps(&self) -> &Maps {
@@ -92,6 +100,12 @@ impl Outside {
             .zip(&self.faults)
             .map(|(check, count)| (check.name().replace('-', "_"), count.load(Relaxed).into()))
             .collect();
-        json!({ "dns": self.dns.status(), "lists": lists, "maps": self.maps.status(), "envelope": faults })
+        json!({
+            "dns": self.dns.status(),
+            "lists": lists,
+            "maps": self.maps.status(),
+            "envelope": faults,
+            "http": self.fetcher.status(),
+        })
     }
 }

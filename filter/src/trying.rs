@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use weir_daemon::config;
 use weir_filter::config::Config;
+use weir_filter::outside::Outside;
 use weir_filter::policy::script::{Bounds, File, Recorded, Replies, SCANNERS, Trial};
 
 #[derive(Debug, Args)]
@@ -49,6 +50,10 @@ pub struct Try {
     /// A scanner that does not answer.
     #[arg(long, value_name = "SCANNER", value_parser = SCANNERS)]
     away: Vec<String>,
+    /// Ask the name servers and HTTP services of the configuration, in the name of this message. Without it nobody is asked, and
+    /// nobody knows.
+    #[arg(long, requires = "config")]
+    ask: bool,
     /// Steps and verdict as JSON.
     #[arg(long)]
     json: bool,
@@ -81,15 +86,18 @@ pub fn execute(given: Try) -> anyhow::Result<()> {
             outbreak: given.outbreak,
             files: given.files,
             away: given.away,
+            listed: None,
         },
         bounds: Bounds::default(),
         replies: Replies::default(),
+        outside: None,
         counters: None,
     };
     if let Some(path) = &given.config {
         let config: Config = config::load(path)?;
         trial.bounds = config.script.bounds();
         trial.replies = Replies::of(&config);
+        trial.outside = given.ask.then(|| Outside::new(&config)).transpose()?;
         trial.counters = Some(config.counters.file).filter(|file| !file.as_os_str().is_empty());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

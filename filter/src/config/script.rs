@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_daemon::config::Problems;
 
+use crate::fetch::Host;
 use crate::policy::Template;
 use crate::policy::script::{Bounds, Replies};
 
@@ -35,6 +36,13 @@ pub struct Script {
     pub max_memory: usize,
     /// Seconds from a call to its verdict, scanners not counted.
     pub max_seconds: u64,
+    /// Where `http` may ask: `host` (at the port of the scheme) or `host:port`. The provider's own services: what a script says
+    /// there may come from customers. Empty: nowhere.
+    #[schemars(example = ["api.example:8080"])]
+    pub http_hosts: Vec<String>,
+    /// For https: a file in PEM with the authorities that are trusted.
+    #[schemars(example = &"/etc/ssl/certs/ca-certificates.crt")]
+    pub http_ca_file: Option<PathBuf>,
     /// How a script's refusals are written: `{reason}` is the script's text, `{limit}` the limit that it names, `{contact}`
     /// and `{id}` are as in `[texts]`. Of what it becomes 10 lines of 400 characters are said.
     #[schemars(with = "String")]
@@ -61,6 +69,8 @@ impl Default for Script {
             max_cpu_ms: u64::try_from(bounds.cpu.as_millis()).unwrap_or(u64::MAX),
             max_memory: bounds.memory,
             max_seconds: bounds.wall.as_secs(),
+            http_hosts: Vec::new(),
+            http_ca_file: None,
             reply: replies.template,
         }
     }
@@ -75,7 +85,17 @@ const MOST_SECONDS: u64 = 50;
 
 impl Script {
     pub(super) fn check(&self, problems: &mut Problems) {
-        let paths = [("file", &self.file), ("candidate", &self.candidate), ("samples", &self.samples)];
+        let paths = [
+            ("file", &self.file),
+            ("candidate", &self.candidate),
+            ("samples", &self.samples),
+            ("http_ca_file", &self.http_ca_file),
+        ];
+        for (index, host) in self.http_hosts.iter().enumerate() {
+            if Host::parse(host).is_none() {
+                problems.add(&format!("script.http_hosts[{index}]"), "must be host or host:port");
+            }
+        }
         for (key, path) in paths {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 problems.add(&format!("script.{key}"), "must be an absolute path");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::name::{is_name, reversed};
 use super::values::{Values, is_error};
-use super::{Answer, Dns, Kind, Seldom};
+use super::{Answer, Dns, Kind};
 use crate::config::DnsList;
 
 /// What stands before the zone.
@@ -56,7 +56,6 @@ pub struct List {
     values: Vec<Values>,
     action: Use,
     counts: Counts,
-    complained: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +75,18 @@ impl List {
             values: config.values.clone(),
             action: config.action,
             counts: Counts::default(),
-            complained: Seldom::default(),
+        }
+    }
+
+    /// One of addresses that the configuration does not name: every answer means listed.
+    pub fn of_zone(zone: &str) -> Self {
+        Self {
+            name: zone.to_owned(),
+            zone: zone.trim_end_matches('.').to_owned(),
+            asks: Asks::Address,
+            values: vec![Values::all()],
+            action: Use::Allow,
+            counts: Counts::default(),
         }
     }
 
@@ -109,7 +119,7 @@ impl List {
             Ok(None) => Listing::NotListed,
             Err(error) => {
                 self.counts.errors.fetch_add(1, Relaxed);
-                if self.complained.is_time() {
+                if dns.list_complained.is_time() {
                     let list = &self.name;
                     tracing::warn!(list, answer = %error, "a DNS list answers with an error: it says nothing of anybody");
                 }

@@ -146,6 +146,8 @@ pub struct Dns {
     failed: Mutex<Bounded<(String, Kind), Instant>>,
     counts: Counts,
     complained: Seldom,
+    /// Of errors that lists answer with.
+    list_complained: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -172,6 +174,7 @@ impl Dns {
             failed: Mutex::new(Bounded::new(MAX_FAILED)),
             counts: Counts::default(),
             complained: Seldom::default(),
+            list_complained: Seldom::default(),
         })
     }
 

@@ -18,6 +18,11 @@ pub struct Values {
 }
 
 impl Values {
+    /// 127.0.0.0/8
+    pub fn all() -> Self {
+        Self { text: "127.0.0.0/8".into(), octets: [127..=127, 0..=255, 0..=255, 0..=255] }
+    }
+
     pub fn contains(&self, answer: Ipv4Addr) -> bool {
         self.octets.iter().zip(answer.octets()).all(|(range, octet)| range.contains(&octet))
     }

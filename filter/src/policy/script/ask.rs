@@ -55,6 +55,10 @@ impl Arguments {
         text(self.value(at), name)
     }
 
+    pub(super) fn maybe_text(&self, at: usize, name: &str) -> Result<Option<String>, String> {
+        if self.value(at).is_nil() { Ok(None) } else { self.text(at, name).map(Some) }
+    }
+
     fn key(&self, at: usize, name: &str) -> Result<String, String> {
         let text = self.text(at, name)?;
         if text.is_empty() {
@@ -112,7 +116,7 @@ impl Arguments {
     }
 
     /// By name; none where they are not given.
-    fn options(&self, at: usize) -> Result<Vec<(String, Value)>, String> {
+    pub(super) fn options(&self, at: usize) -> Result<Vec<(String, Value)>, String> {
         let Some(options) = self.table(at, "options")? else { return Ok(Vec::new()) };
         let pairs = options.pairs::<Value, Value>().take(MAX_OPTIONS);
         pairs
@@ -140,7 +144,7 @@ impl Arguments {
     }
 }
 
-fn text(value: &Value, name: &str) -> Result<String, String> {
+pub(super) fn text(value: &Value, name: &str) -> Result<String, String> {
     match value {
         Value::String(text) => {
             let octets = text.as_bytes();
@@ -153,7 +157,7 @@ fn text(value: &Value, name: &str) -> Result<String, String> {
     }
 }
 
-fn whole(value: &Value, name: &str, most: u64) -> Result<u64, String> {
+pub(super) fn whole(value: &Value, name: &str, most: u64) -> Result<u64, String> {
     let number = match value {
         Value::Number(number) if number.fract() == 0.0 => format!("{number:.0}").parse().ok(),
         Value::Integer(number) => u64::try_from(*number).ok(),

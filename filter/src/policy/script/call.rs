@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::ask::Arguments;
 use super::machine::{Machine, Step};
-use super::{Answer, Context, Script, ScriptError, World, reply};
+use super::{Answer, Context, Question, Script, ScriptError, World, reply};
 use crate::policy::{Refusal, Verdict};
 use crate::rate;
 
@@ -110,7 +110,7 @@ impl Script {
                 watch.scanning += asked.elapsed();
                 next
             } else {
-                let answer = timeout(left, answer(&function, &given, world)).await;
+                let answer = timeout(left, answer(&function, &given, world, left)).await;
                 answer.map_err(|_| ScriptError::Time(self.bounds.wall))?
             };
             let answer = match next {
@@ -150,7 +150,7 @@ async fn scan<W: World>(given: &Arguments, world: &mut W) -> Next {
     Next::Answered(scanned)
 }
 
-async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W) -> Next {
+async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W, left: Duration) -> Next {
     let result = match function {
         "rate" => return rate(given, world).await,
         "accept" => return Next::Ended(Verdict::Accept),
@@ -159,6 +159,10 @@ async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W) -> N
         "has" => given.text(0, "scanner").map(|scanner| Answer::Truth(world.has(&scanner))),
         "headers" => match given.text(0, "name") {
             Ok(name) => world.headers(&name).await,
+            Err(what) => Err(what),
+        },
+        "dns" | "dnsbl" | "dnswl" | "http" => match Question::new(function, given) {
+            Ok(question) => world.ask(question, left).await,
             Err(what) => Err(what),
         },
         "log" => given.text(0, "text").map(|text| {

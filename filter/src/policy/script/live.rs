@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::recorded::{self, Recorded, SCANNERS};
-use super::{Answer, Replies, World};
+use super::{Answer, Question, Replies, World, network};
 use crate::content::{Content, Limits, Watch};
 use crate::facts::Facts;
 use crate::message::Transaction;
@@ -16,7 +17,7 @@ use crate::rate::{self, Ask, Away, Counters, Moment, Once, Source};
 const HEADER: u64 = 64 * 1024;
 
 /// Reading a header takes no longer; what is read then is taken.
-const HEADER_TIME: std::time::Duration = std::time::Duration::from_millis(100);
+const HEADER_TIME: Duration = Duration::from_millis(100);
 
 /// Values of one field that a script is given.
 const MAX_VALUES: usize = 100;
@@ -225,6 +226,13 @@ impl<C: Counters> World for Live<'_, C> {
     async fn headers(&mut self, name: &str) -> Result<Answer, String> {
         let values = self.header.headers().all(name).take(MAX_VALUES);
         Ok(Answer::List(values.map(Answer::text).collect()))
+    }
+
+    async fn ask(&mut self, question: Question, left: Duration) -> Result<Answer, String> {
+        match self.facts.outside() {
+            Some(outside) => network::ask(outside, self.transaction(), question, left).await,
+            None => Ok(question.unasked(self.recorded.and_then(|recorded| recorded.listed))),
+        }
     }
 
     fn stat(&mut self, namespace: &str, key: &str) {

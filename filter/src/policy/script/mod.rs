@@ -14,6 +14,7 @@ mod live;
 mod machine;
 mod meter;
 mod names;
+mod network;
 mod recorded;
 mod reply;
 mod samples;
@@ -33,6 +34,7 @@ pub use error::{LoadError, ScriptError};
 pub use keeper::Keeper;
 pub use live::{Asked, Counting, Live, Stats};
 use machine::{Machines, Step};
+pub use network::Question;
 pub use recorded::{File, Recorded, SCANNERS};
 pub use reply::Replies;
 pub use samples::Samples;
@@ -52,7 +54,10 @@ pub enum Context {
 }
 
 /// What a script may call, beside Luau's own library.
-const FUNCTIONS: [&str; 9] = ["accept", "defer", "has", "headers", "log", "rate", "reject", "scan", "stat"];
+const FUNCTIONS: [&str; 13] = [
+    "accept", "defer", "dns", "dnsbl", "dnswl", "has", "headers", "http", "log", "rate", "reject", "scan",
+    "stat",
+];
 
 /// What one call may take.
 #[derive(Debug, Clone, Copy)]

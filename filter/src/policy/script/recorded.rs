@@ -33,6 +33,8 @@ pub struct Recorded {
     pub files: Vec<File>,
     /// Scanners that are as if they could not be reached.
     pub away: Vec<String>,
+    /// What lists and names in the DNS say where nobody is asked: everything is there, or nothing. None: nobody knows.
+    pub listed: Option<bool>,
 }
 
 impl Recorded {

@@ -110,9 +110,9 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
 fn results() -> Vec<(&'static str, Recorded)> {
     let executable = File { name: "a.pdf".into(), class: "executable".into(), depth: 0 };
     vec![
-        ("clean", Recorded::default()),
+        ("clean", Recorded { listed: Some(false), ..Recorded::default() }),
         ("bulk", Recorded { score: 4.5, outbreak: 50, ..Recorded::default() }),
-        ("spam", Recorded { score: 12.0, outbreak: 100, ..Recorded::default() }),
+        ("spam", Recorded { score: 12.0, outbreak: 100, listed: Some(true), ..Recorded::default() }),
         ("virus", Recorded { virus: Some("Sample".into()), ..Recorded::default() }),
         ("executable", Recorded { files: vec![executable], ..Recorded::default() }),
         (

@@ -17,6 +17,7 @@ use crate::body::Body;
 use crate::customers::{Customer as Known, Owner};
 use crate::facts::Facts;
 use crate::message::{Customer, Message, Transaction};
+use crate::outside::Outside;
 use crate::policy::Verdict;
 use crate::rate::{self, Clock, Memory, Moment, Once};
 use crate::scan::Scanners;
@@ -42,6 +43,8 @@ pub struct Trial {
     pub recorded: Recorded,
     pub bounds: Bounds,
     pub replies: Replies,
+    /// Who is asked for names, lists and over HTTP; none: nobody.
+    pub outside: Option<Outside>,
     /// Of a node, whose counts are read from a copy of it.
     pub counters: Option<PathBuf>,
 }
@@ -70,7 +73,10 @@ impl Trial {
         let counters = Once::new(memory, 1);
         let scanners = Scanners::default();
         let customer = self.customer.clone().map(|id| Arc::new(Known { id, metadata: Map::new() }));
-        let facts = Facts::new(&message, &scanners).with_owner(Owner { customer, ..Owner::default() });
+        let mut facts = Facts::new(&message, &scanners).with_owner(Owner { customer, ..Owner::default() });
+        if let Some(outside) = &self.outside {
+            facts = facts.with_outside(outside);
+        }
         let counting = Counting::Store(&counters, "");
         let mut world = Live::new(&facts, counting, &self.replies, script.name(), now).await;
         (world.recorded, world.shown, world.silent) = (Some(&self.recorded), Some(Vec::new()), true);
@@ -192,6 +198,7 @@ mod tests {
             recorded: Recorded { score, ..Recorded::default() },
             bounds: Bounds::default(),
             replies: Replies::default(),
+            outside: None,
             counters: counters.map(Path::to_owned),
         }
     }

@@ -1,6 +1,8 @@
 //! What a script can find out and do: the live node, or recorded results for samples and `weir-filter try`.
 
-use super::{Answer, Replies};
+use std::time::Duration;
+
+use super::{Answer, Question, Replies};
 use crate::rate;
 
 /// What is around one call of a script.
@@ -28,6 +30,13 @@ pub trait World: Send {
 
     /// The values of all header fields of this name, in their order.
     fn headers(&mut self, name: &str) -> impl Future<Output = Result<Answer, String>> + Send;
+
+    /// Asks others; `left`: for how long the script can wait. The error says why it may not ask that.
+    fn ask(
+        &mut self,
+        question: Question,
+        left: Duration,
+    ) -> impl Future<Output = Result<Answer, String>> + Send;
 
     fn stat(&mut self, namespace: &str, key: &str);
 

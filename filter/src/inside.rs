@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::content::{self, Opened, Reader, off_thread};
 use crate::files::{Files, Inspector};
 use crate::message::Message;
-use crate::outbreak::{Engine, Finding, Memory, Signature, Who};
+use crate::outbreak::{Engine, Finding, Memory, Nodes, Signature, Who};
 use crate::rate::Moment;
 
 /// For the signature of one message, which takes milliseconds.
@@ -20,11 +20,13 @@ const SIGNING: Duration = Duration::from_secs(5);
 pub struct Inside {
     reader: Reader,
     inspector: Inspector,
-    outbreaks: Option<Engine<Memory>>,
+    outbreaks: Option<Engine<Nodes>>,
 }
 
 impl Inside {
-    pub fn new(config: &Config) -> Self {
+    /// # Errors
+    /// If the address of the store that nodes share is none.
+    pub fn new(config: &Config) -> Result<Self, redis::RedisError> {
         let section = &config.content;
         let limits = content::Limits {
             octets: usize::try_from(section.max_size).unwrap_or(usize::MAX - 1),
@@ -33,13 +35,18 @@ impl Inside {
         };
         let engine = || {
             let memory = Memory::new(config.outbreak.max_messages, config.outbreak.rule());
-            Engine::new(memory, rand::random(), config.outbreak.exempt())
+            let store = config.counters.redis.as_deref().filter(|_| config.outbreak.shared);
+            Ok::<_, redis::RedisError>(Engine::new(
+                Nodes::new(memory, store)?,
+                rand::random(),
+                config.outbreak.exempt(),
+            ))
         };
-        Self {
+        Ok(Self {
             reader: Reader::new(limits, section.memory, Duration::from_secs(section.timeout)),
             inspector: Inspector::new(&config.file_types),
-            outbreaks: config.outbreak.enabled.then(engine),
-        }
+            outbreaks: config.outbreak.enabled.then(engine).transpose()?,
+        })
     }
 
     pub fn reader(&self) -> &Reader {
@@ -50,7 +57,7 @@ impl Inside {
         &self.inspector
     }
 
-    pub fn outbreaks(&self) -> Option<&Engine<Memory>> {
+    pub fn outbreaks(&self) -> Option<&Engine<Nodes>> {
         self.outbreaks.as_ref()
     }
 

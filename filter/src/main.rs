@@ -215,6 +215,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let sweeping = tokio::spawn(sweep(node.clone()));
     let connected =
         node.policy.counters().shared().cloned().map(|shared| tokio::spawn(shared.stay_connected()));
+    let telling = tokio::spawn(tell_outbreaks(node.clone()));
     let refreshing = tokio::spawn(refresh_files(node.clone()));
     let hangups = service::Hangups::watch().context("cannot watch for signals")?;
     let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
@@ -236,6 +237,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     serving.await.context("the server failed")?;
     sweeping.abort();
     connected.inspect(tokio::task::JoinHandle::abort);
+    telling.abort();
     refreshing.abort();
     watching.abort();
     if let Some(saving) = saving {
@@ -280,6 +282,12 @@ async fn save(file: Arc<Mutex<File>>, node: Arc<Node>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "counts not saved"),
         Err(failure) => tracing::error!(%failure, "counts not saved: a defect of weir-filter"),
+    }
+}
+
+async fn tell_outbreaks(node: Arc<Node>) {
+    if let Some(engine) = node.inside.outbreaks() {
+        engine.exchange(&node.clock).await;
     }
 }
 

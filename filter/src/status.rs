@@ -135,6 +135,10 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "savings": of(&counters.savings),
             "failed_savings": of(&counters.failed_savings),
         },
+        "outbreak": node.inside.outbreaks().map(|engine| {
+            let nodes = engine.store();
+            json!({ "messages": nodes.memory().usage(), "shared": nodes.shared() })
+        }),
         "script": node.scripts.as_ref().map(Keeper::status),
         "customers": node.customers.status(),
         "blocks": node.blocks.len(),

@@ -29,6 +29,9 @@ pub struct Outbreak {
     /// Customers who within its first hour send something that nobody sent on the day before, that make it bulk however little each
     /// sends. 0, off: it would see a campaign with one copy from each customer, but a program's new mail looks the same.
     pub spread_customers: u32,
+    /// With `counters.redis`: whether nodes tell each other there what they see, so that a campaign is seen that goes through all of
+    /// them, and a node that starts knows the last day.
+    pub shared: bool,
     /// Customers whose mail is not counted, by the ids of `[customers]`.
     pub exempt_customers: Vec<String>,
     /// Domains of senders whose mail is not counted, with those below them. A sender can write any domain.
@@ -51,6 +54,7 @@ impl Default for Outbreak {
             spam_customers: rule.outbreak_customers,
             copies_per_customer: rule.concentration,
             spread_customers: rule.spread,
+            shared: true,
             exempt_customers: Vec::new(),
             exempt_sender_domains: Vec::new(),
             exempt_fingerprints: Vec::new(),

@@ -1,11 +1,12 @@
 //! Asks the store about a message, unless it is exempt.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::signature::hash;
-use super::{Counted, Fingerprint, Level, Sighting, Signature, Store};
+use super::{Counted, Fingerprint, Level, Nodes, Sighting, Signature, Store};
 use crate::content::Content;
-use crate::rate::{Away, Moment, Source};
+use crate::rate::{Away, Clock, Moment, Source};
 
 /// Between whom a message goes.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,7 @@ pub struct Exempt {
 #[derive(Debug)]
 pub struct Engine<S> {
     store: S,
-    seed: u64,
+    seed: AtomicU64,
     exempt: Exempt,
 }
 
@@ -52,7 +53,7 @@ impl<S: Store> Engine<S> {
     pub fn new(store: S, seed: u64, exempt: Exempt) -> Self {
         let lower = |names: Vec<String>| names.into_iter().map(|name| name.to_lowercase()).collect();
         let exempt = Exempt { sender_domains: lower(exempt.sender_domains), ..exempt };
-        Self { store, seed, exempt }
+        Self { store, seed: AtomicU64::new(seed), exempt }
     }
 
     pub fn store(&self) -> &S {
@@ -60,12 +61,12 @@ impl<S: Store> Engine<S> {
     }
 
     pub fn seed(&self) -> u64 {
-        self.seed
+        self.seed.load(Relaxed)
     }
 
     /// The part that takes time, more with the length of the text.
     pub fn signature(&self, content: &Content) -> Signature {
-        Signature::of(content, self.seed)
+        Signature::of(content, self.seed())
     }
 
     /// # Errors
@@ -122,7 +123,19 @@ impl<S: Store> Engine<S> {
     }
 
     fn hash(&self, text: &str) -> u64 {
-        hash(text.as_bytes(), self.seed)
+        hash(text.as_bytes(), self.seed())
+    }
+}
+
+impl Engine<Nodes> {
+    /// Tells other nodes what is counted here, and counts what they tell, for as long as the node runs.
+    pub async fn exchange(&self, clock: &Clock) {
+        self.store.exchange(&self.seed, clock).await;
+    }
+
+    /// Forgets what came from an address without a known customer: it has a new owner.
+    pub fn forget(&self, address: IpAddr) {
+        self.store.memory().forget(self.hash(&Source::of(address).to_string()));
     }
 }
 

@@ -89,6 +89,12 @@ impl Memory {
         state.attachments.values_mut().for_each(|cluster| cluster.forget(customer));
     }
 
+    /// Forgets all copies.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        *state = State { evicted: state.evicted, ..State::default() };
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

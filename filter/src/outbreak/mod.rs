@@ -5,19 +5,24 @@
 //! | [`words`], [`html`] | what a message says, without what is changed from copy to copy |
 //! | [`signature`] | that in a few numbers, most of which another copy has too |
 //! | [`memory`], [`cluster`] | the copies of each message |
+//! | [`nodes`] | and those that other nodes saw |
 //! | [`rule`] | 0, 50 or 100 |
 
 mod cluster;
 mod engine;
 mod html;
 mod memory;
+mod nodes;
 mod rule;
 mod signature;
 mod words;
 
+use serde::{Deserialize, Serialize};
+
 use crate::rate::{Away, Moment};
 pub use engine::{Engine, Exempt, Finding, Who};
 pub use memory::{Memory, Usage};
+pub use nodes::{Nodes, Shared};
 pub use rule::{Measures, Rule};
 pub use signature::{Fingerprint, KEYS, Signature, Text};
 
@@ -41,7 +46,7 @@ impl Level {
 }
 
 /// A message of which copies are counted. Everybody in it is a hash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
     pub signature: Signature,
     pub customer: u64,
@@ -61,7 +66,7 @@ pub struct Counted {
     pub customers: u32,
 }
 
-/// Where copies are counted. Asynchronous, since a store that several nodes share is across the network.
+/// Where copies are counted.
 pub trait Store: Send + Sync {
     fn count(&self, sighting: &Sighting, now: Moment) -> impl Future<Output = Result<Counted, Away>> + Send;
 }

@@ -1,5 +1,7 @@
 //! A message in a few numbers, most of which another copy has too.
 
+use serde::{Deserialize, Serialize};
+
 use super::words;
 use crate::content::Content;
 
@@ -19,7 +21,7 @@ const MIN_ATTACHMENT: usize = 512;
 const MAX_ATTACHMENTS: usize = 16;
 
 /// What a message is known by.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// None of a message that is too short.
     pub text: Option<Text>,
@@ -27,14 +29,14 @@ pub struct Signature {
     pub attachments: Vec<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Text {
     pub keys: [u32; KEYS],
     pub fingerprint: Fingerprint,
 }
 
 /// 64 bits (Charikar's simhash), the same on every node and at any time: similar messages differ in few.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub u64);
 
 impl Fingerprint {

@@ -108,7 +108,7 @@ impl Node {
             policy: Policy::new(counters(&config.counters)?, config),
             scripts: None,
             scanners: Scanners::new(config),
-            inside: Inside::new(config),
+            inside: Inside::new(config).context("counters.redis")?,
             outside: Outside::new(config)?,
             customers: Customers::new(&config.customers)?,
             blocks: Blocks::open(blocks_file, &config.blocks.contact).context("blocks.file")?,
@@ -139,6 +139,9 @@ impl Node {
 
     fn forget(&self, address: IpAddr) {
         self.blocks.forget(address);
+        if let Some(engine) = self.inside.outbreaks() {
+            engine.forget(address);
+        }
         self.policy.counters().forget(&Source::of(address).to_string());
     }
 

@@ -154,6 +154,12 @@ impl WeirFilter {
         Ok(serde_json::from_str(finished.output.trim())?)
     }
 
+    /// The same of this one, where several run.
+    pub fn own_status(&self, host: &Host) -> Result<Value> {
+        let socket = format!("/run/weir/filter.{}.sock", self.process.pid());
+        Ok(serde_json::from_str(Self::ask(host, &["status", "--json", "--socket", &socket])?.trim())?)
+    }
+
     /// `weir-filter` with these arguments, to its end.
     pub fn run(host: &Host, arguments: &[&str]) -> Result<Finished> {
         super::run_to_end(host, "weir-filter", arguments)

@@ -49,6 +49,7 @@ mod next_address;
 mod node_tls;
 mod nodes;
 mod on_the_way;
+mod outbreaks;
 mod prefixes;
 mod presets;
 mod pressure;

@@ -2,16 +2,20 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use weir_daemon::audit::{Actor, Audit};
 use weir_daemon::{config, control, time};
+use weir_filter::channel::ask_others;
 use weir_filter::config::Config;
 use weir_filter::control::Request;
-use weir_filter::events::{self, Query};
+use weir_filter::events::{self, Found, Query};
+
+/// Where a node's configuration is, unless somebody says otherwise.
+const CONFIG: &str = "/etc/weir/filter.toml";
 
 /// Keys of counts in one request.
 const KEYS_AT_ONCE: usize = 500;
@@ -54,6 +58,9 @@ pub struct Log {
     /// The latest of all.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
+    /// Of all nodes that channel.nodes names, not of this one alone; /etc/weir/filter.toml unless --config says another.
+    #[arg(long, conflicts_with = "socket")]
+    all_nodes: bool,
     /// Everything that is stored of each, as a line of JSON.
     #[arg(long)]
     json: bool,
@@ -91,10 +98,13 @@ struct Places {
 pub fn log(arguments: &Log) -> anyhow::Result<()> {
     let directory = places(&arguments.node)?.events;
     let query = query(arguments)?;
-    let found = events::search(&directory, &query)
+    let mut found = events::search(&directory, &query)
         .with_context(|| format!("{}: the events cannot be read", directory.display()))?;
+    if arguments.all_nodes {
+        add_others(&mut found, &query, &arguments.node)?;
+    }
     for unread in &found.unread {
-        eprintln!("warning: what is in this file is missing here: {unread}");
+        eprintln!("warning: missing here is what is in {unread}");
     }
     if arguments.json {
         for event in &found.events {
@@ -105,6 +115,25 @@ pub fn log(arguments: &Log) -> anyhow::Result<()> {
     } else {
         print!("{}", events::table(&found.events, columns()));
     }
+    Ok(())
+}
+
+/// What other nodes find, too; those that do not answer are said.
+fn add_others(found: &mut Found, query: &Query, node: &Node) -> anyhow::Result<()> {
+    let config: Config = config::load(node.config.as_deref().unwrap_or(Path::new(CONFIG)))?;
+    let channel = config.channel.context("--all-nodes: the configuration has no [channel]")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for (other, answer) in runtime.block_on(ask_others(&channel, query))? {
+        match answer {
+            Ok(more) => {
+                found.events.extend(more.events);
+                found.unread.extend(more.unread.into_iter().map(|file| format!("{other}: {file}")));
+            }
+            Err(cause) => found.unread.push(format!("all of {other}: {cause}")),
+        }
+    }
+    found.events.sort_by_key(|event| std::cmp::Reverse(event.at));
+    found.events.truncate(query.limit);
     Ok(())
 }
 

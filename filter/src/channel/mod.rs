@@ -1,5 +1,7 @@
-//! The slow channel to the agents, beside mail: they fetch who is blocked, and report what destinations answered.
+//! The slow channel to the agents, beside mail: they fetch who is blocked, and report what destinations answered. Other
+//! nodes ask for events.
 
+mod log;
 mod outcomes;
 mod server;
 #[cfg(test)]
@@ -19,6 +21,7 @@ use crate::bounded::Bounded;
 use crate::config::{Channel as Config, Tls as TlsConfig};
 use crate::serve::tls::Tls;
 
+pub use log::ask_others;
 pub use outcomes::{Judged, NAMESPACES};
 pub use server::serve;
 
@@ -32,6 +35,7 @@ const COMPLAINT: Duration = Duration::from_secs(1);
 pub struct Channel {
     pub listen: Vec<SocketAddr>,
     agents: Vec<IpNet>,
+    nodes: Vec<IpAddr>,
     token: Token,
     tls: Option<Tls>,
     /// Tells this run's list of blocks from that of another.
@@ -69,6 +73,7 @@ impl Channel {
         Ok(Self {
             listen: config.listen.clone(),
             agents: agents.to_vec(),
+            nodes: config.nodes.iter().map(|node| node.ip().to_canonical()).collect(),
             token: Token::read(&config.token_file).context("channel.token_file")?,
             tls,
             instance: rand::random(),
@@ -79,13 +84,17 @@ impl Channel {
         })
     }
 
-    fn is_agent(&self, peer: IpAddr) -> bool {
-        let is_one = self.agents.iter().any(|prefix| prefix.contains(&peer));
-        if !is_one {
+    fn may_connect(&self, peer: IpAddr) -> bool {
+        let may = self.is_node(peer) || self.agents.iter().any(|prefix| prefix.contains(&peer));
+        if !may {
             self.strangers.fetch_add(1, Ordering::Relaxed);
-            self.complain(peer, "none of the agents that may use the channel");
+            self.complain(peer, "none of the agents and nodes that may use the channel");
         }
-        is_one
+        may
+    }
+
+    fn is_node(&self, peer: IpAddr) -> bool {
+        self.nodes.contains(&peer)
     }
 
     fn without_token(&self, peer: IpAddr) {

@@ -18,17 +18,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use weir_daemon::channel::{BLOCKS, LONGEST_WAIT, MAX_BODY, OUTCOMES, Outcomes};
 
 use super::Channel;
+use super::log::{self, LOG};
 use crate::serve::Node;
 
 /// Connections at a time, of all agents.
 const MAX_CONNECTIONS: usize = 256;
 
 /// For a handshake, the head of a request, and its body.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection lives: an agent makes another.
 const LIFE: Duration = Duration::from_secs(3600);
@@ -57,7 +58,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Who is no agent holds nothing.
         let Some(permit) =
-            channel.is_agent(peer.ip()).then(|| room.clone().try_acquire_owned().ok()).flatten()
+            channel.may_connect(peer.ip()).then(|| room.clone().try_acquire_owned().ok()).flatten()
         else {
             continue;
         };
@@ -113,7 +114,12 @@ async fn answer(node: &Arc<Node>, peer: IpAddr, request: Request<Incoming>) -> A
             blocks(node, channel, peer, has.map(str::to_owned)).await
         }
         (&Method::POST, OUTCOMES) => outcomes(node, channel, peer, request.into_body()).await,
-        (_, BLOCKS | OUTCOMES) => plain(StatusCode::METHOD_NOT_ALLOWED, ""),
+        (&Method::POST, LOG) if channel.is_node(peer) => {
+            info!(%peer, "events are read by another node");
+            log::answer(node, request.into_body()).await
+        }
+        (&Method::POST, LOG) => plain(StatusCode::FORBIDDEN, "for the addresses in channel.nodes only"),
+        (_, BLOCKS | OUTCOMES | LOG) => plain(StatusCode::METHOD_NOT_ALLOWED, ""),
         _ => plain(StatusCode::NOT_FOUND, "not known to this version of weir-filter"),
     }
 }
@@ -166,7 +172,7 @@ async fn outcomes(node: &Node, channel: &Channel, peer: IpAddr, body: Incoming) 
     }
 }
 
-fn json(content: &impl serde::Serialize) -> Answer {
+pub(super) fn json(content: &impl serde::Serialize) -> Answer {
     match serde_json::to_vec(content) {
         Ok(octets) => {
             let mut answer = Response::new(Full::from(octets));
@@ -177,7 +183,7 @@ fn json(content: &impl serde::Serialize) -> Answer {
     }
 }
 
-fn plain(status: StatusCode, words: &str) -> Answer {
+pub(super) fn plain(status: StatusCode, words: &str) -> Answer {
     let mut answer = Response::new(Full::from(words.to_owned()));
     *answer.status_mut() = status;
     answer

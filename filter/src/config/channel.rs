@@ -26,6 +26,14 @@ pub struct Channel {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub agents: Vec<IpNet>,
+    /// The channels of all nodes, `address:port`; this one's own may be among them. `weir-filter log --all-nodes` asks them, and they
+    /// may ask this one for its events, from the addresses that stand here.
+    #[serde(default)]
+    #[schemars(example = ["10.3.0.11:10026", "10.3.0.12:10026"])]
+    pub nodes: Vec<SocketAddr>,
+    /// With `tls`: the authorities, in PEM, that have signed the other nodes' certificates, which are made out to those addresses.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// Whether it is HTTPS, with the certificate of `[smtp.tls]`. Without it, whoever can listen on the wire learns the token.
     #[serde(default)]
     pub tls: bool,
@@ -48,6 +56,11 @@ impl Default for Blocks {
 }
 
 impl Channel {
+    /// All nodes but this one.
+    pub fn others(&self) -> impl Iterator<Item = SocketAddr> {
+        self.nodes.iter().copied().filter(|node| !self.listen.contains(node))
+    }
+
     pub(super) fn check(&self, smtp: &Smtp, problems: &mut Problems) {
         if self.listen.is_empty() {
             problems.add("channel.listen", "names no address to listen on");
@@ -67,6 +80,9 @@ impl Channel {
                     "would let everybody try; name the agents' addresses",
                 );
             }
+        }
+        if self.tls && self.others().next().is_some() && self.ca_file.is_none() {
+            problems.add("channel.ca_file", "is needed where channel.nodes are asked over TLS");
         }
         if self.tls && smtp.tls.is_none() {
             problems.add("channel.tls", "needs a certificate: [smtp.tls] names none");

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use rusqlite::{Connection, ToSql, params_from_iter};
+use serde::{Deserialize, Serialize};
 
 use super::event::{Event, cut};
 use super::schema::{self, octets};
 use super::segment;
 
 /// What is looked for: all that is said must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     pub id: Option<String>,
     pub message_id: Option<String>,

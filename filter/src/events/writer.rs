@@ -1,6 +1,6 @@
 //! Off the hot path: a queue of bounded length, and one thread that writes in batches what comes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -81,6 +81,11 @@ impl Writer {
     /// What became of a message at its destination.
     pub fn outcome(&self, id: &str, outcome: Outcome) {
         self.send(Order::Outcome(id.to_owned(), Box::new(outcome.bounded())));
+    }
+
+    /// Where they are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Waits until all that came before is written. Blocks.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, FILTER_PORT, FilterConfig, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Host, Lab, NarrowLink};
 use weir_tests::probe::HAM;
 use weir_tests::smtp::{Client, Script, Server};
@@ -116,5 +116,52 @@ fn a_customer_is_shown_exported_and_forgotten() -> Result<()> {
         ensure!(actions == expected.map(|action| (Some(action), Some(0))), "{audit}");
         filter.stop()?;
         agent.stop()
+    })
+}
+
+/// What both nodes know of a customer, asked at one of them; a node that is away is said.
+#[test]
+fn the_events_of_all_nodes_are_found() -> Result<()> {
+    Lab::run("records-all", NarrowLink::Nowhere, |lab| {
+        lab.filter.write("/etc/weir/channel.token", "0123456789abcdef0123456789abcdef\n")?;
+        lab.filter.sh("chmod 600 /etc/weir/channel.token")?;
+        let config = |config: FilterConfig| {
+            let listen = config.listen[0].ip();
+            let sections = format!(
+                "[channel]\nlisten = [\"{listen}:10026\"]\ntoken_file = \"/etc/weir/channel.token\"\n\
+                 nodes = [\"10.3.0.11:10026\", \"10.3.0.12:10026\"]\n"
+            );
+            FilterConfig { sections, ..config }
+        };
+        let [first, mut second] = WeirFilter::start_both(&lab.filter, config)?;
+        for (node, id) in [(0, "one"), (1, "two")] {
+            let mut client =
+                Client::connect(&lab.gateway, (Family::V4.filter_node(node), FILTER_PORT).into())?;
+            client.greet("gateway.test")?;
+            client.command("XCLIENT ADDR=10.1.0.2 HELO=h PROTO=ESMTP")?.expect(220)?;
+            client.command("EHLO h")?.expect(250)?;
+            client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
+            client.send_message("a@customer.test", &["b@v4.destination.test"], HAM)?.expect(250)?;
+        }
+        let ids = |events: &[Value]| events.iter().map(|event| event["id"].clone()).collect::<Vec<_>>();
+        for node in [0, 1] {
+            let file = format!("/etc/weir/filter{node}.toml");
+            let all = ["--all-nodes", "--config", &file, "--ip", "10.1.0.2"];
+            ensure!(ids(&wait_log(&lab.filter, &all, 2)?) == ["two", "one"], "node {node}");
+        }
+        let all = ["log", "--all-nodes", "--config", "/etc/weir/filter0.toml", "--limit", "1"];
+        let latest = WeirFilter::ask(&lab.filter, &all)?;
+        ensure!(latest.contains(" two ") && !latest.contains(" one "), "{latest}");
+        second.kill()?;
+        let without = WeirFilter::ask(&lab.filter, &all)?;
+        ensure!(without.contains("missing here is what is in all of 10.3.0.12:10026"), "{without}");
+        ensure!(without.contains(" one "), "{without}");
+        // Agents have the token, and no business with it.
+        let stranger = lab.gateway.sh(
+            "curl --silent --max-time 10 --header 'Authorization: Bearer 0123456789abcdef0123456789abcdef' \
+             --data '{}' http://10.3.0.11:10026/v1/log --write-out '%{http_code}'",
+        )?;
+        ensure!(stranger.ends_with("403"), "{stranger}");
+        first.stop()
     })
 }

@@ -20,6 +20,7 @@ pub struct Counters {
     deferred: AtomicU64,
     rejected: AtomicU64,
     unscanned: AtomicU64,
+    refused_early: AtomicU64,
     incomplete: AtomicU64,
     handshakes: AtomicU64,
     failed_handshakes: AtomicU64,
@@ -38,6 +39,7 @@ impl Default for Counters {
             deferred: AtomicU64::default(),
             rejected: AtomicU64::default(),
             unscanned: AtomicU64::default(),
+            refused_early: AtomicU64::default(),
             incomplete: AtomicU64::default(),
             handshakes: AtomicU64::default(),
             failed_handshakes: AtomicU64::default(),
@@ -70,6 +72,11 @@ impl Counters {
 
     pub fn refused_connection(&self) {
         self.refused_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A transaction or one of its recipients, before there was a message.
+    pub fn refused_early(&self) {
+        self.refused_early.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn incomplete(&self) {
@@ -126,6 +133,7 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
             "deferred": of(&counters.deferred),
             "rejected": of(&counters.rejected),
             "unscanned": of(&counters.unscanned),
+            "refused_early": of(&counters.refused_early),
             "incomplete": of(&counters.incomplete),
         },
         "counters": {

@@ -8,7 +8,7 @@ use weir_smtp::bdat::Content;
 use weir_smtp::data::{Findings, Stuffer};
 
 use super::session::{Input, Output, Session};
-use super::session_tests::{Seen, XCLIENT, codes, run, said, settings};
+use super::session_tests::{Seen, XCLIENT, codes, outputs, run, said, settings};
 use crate::policy::Verdict;
 
 /// XCLIENT, EHLO, MAIL and RCPT; the answers to them.
@@ -109,13 +109,14 @@ fn octets_beyond_the_limit_are_counted_and_not_given_out() {
 fn a_body_that_is_dropped_is_told() {
     let mut session = Session::new(Arc::new(settings()), Box::new(|| "x".into()));
     session.handle(Input::Bytes(format!("{XCLIENT}{ENVELOPE}BDAT 2\r\na").as_bytes()));
+    let mut seen = outputs(&mut session);
     assert!(session.transaction().is_some() && !session.is_idle());
     session.handle(Input::Bytes(b"bRSET\r\nRSET\r\nBDAT 2\r\na"));
     assert!(session.transaction().is_none() && !session.is_idle());
     session.handle(Input::Bytes(b"b"));
     assert!(session.is_idle());
-    let outputs: Vec<_> = std::iter::from_fn(|| session.poll()).collect();
-    let count = |wanted: &Output| outputs.iter().filter(|output| *output == wanted).count();
+    seen.extend(std::iter::from_fn(|| session.poll()));
+    let count = |wanted: &Output| seen.iter().filter(|output| *output == wanted).count();
     assert_eq!((count(&Output::BodyBegins), count(&Output::BodyDropped)), (1, 1));
 }
 
@@ -209,7 +210,7 @@ fn a_verdict_holds_back_what_follows_the_last_chunk() {
     let mut session = Session::new(Arc::new(settings()), Box::new(|| "x".into()));
     let input = format!("{XCLIENT}{ENVELOPE}BDAT 1 LAST\r\naBDAT 6\r\nQUIT\r\n");
     session.handle(Input::Bytes(input.as_bytes()));
-    let last = std::iter::from_fn(|| session.poll()).last();
+    let last = outputs(&mut session).pop();
     assert!(matches!(last, Some(Output::Judge(_))), "{last:?}");
     session.handle(Input::Judged(&Verdict::Accept));
     let replies: Vec<_> = std::iter::from_fn(|| session.poll()).collect();

@@ -13,6 +13,7 @@ use crate::events::{Bypassed, Event, Infection, MAX_LISTED, Score, Step};
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
 use crate::policy::Verdict;
+use crate::policy::script::Context;
 
 /// Octets of a message in which its header is looked for.
 const MAX_HEADER: u64 = 64 * 1024;
@@ -40,6 +41,20 @@ impl Judging {
         verdict: Verdict,
     ) -> Verdict {
         conclude(node, self.event(node, transaction, owner, &verdict), verdict)
+    }
+
+    /// The end of a transaction that may not begin, or of one of its recipients.
+    pub(super) fn early(
+        &self,
+        node: &Node,
+        facts: &Facts<'_>,
+        context: Context,
+        verdict: Verdict,
+    ) -> Verdict {
+        let event = self.event(node, facts.transaction(), Some(facts.owner()), &verdict);
+        node.counters.refused_early();
+        record(node, event.bounded(), Some(context));
+        verdict
     }
 
     /// The end of a message, with all that was found out.
@@ -133,21 +148,27 @@ impl Judging {
 fn conclude(node: &Node, event: Event, verdict: Verdict) -> Verdict {
     let event = event.bounded();
     node.counters.judged(&verdict, !event.bypassed.is_empty());
-    log(&event);
-    if let Some(records) = &node.records {
-        records.writer.event(event);
-    }
+    record(node, event, None);
     verdict
 }
 
+/// `early`: what was refused before there was a message.
+fn record(node: &Node, event: Event, early: Option<Context>) {
+    log(&event, early);
+    if let Some(records) = &node.records {
+        records.writer.event(event);
+    }
+}
+
 /// No mail addresses: those are the customers' users'.
-fn log(event: &Event) {
+fn log(event: &Event, early: Option<Context>) {
     let score = |scanner: &str| event.scores.iter().find(|score| score.scanner == scanner);
     let (spamassassin, rspamd) = (score("spamassassin"), score("rspamd"));
     let infections = event.infections.iter().map(|one| (one.scanner.as_str(), one.name.as_str()));
     let bypassed = event.bypassed.iter().map(|one| (one.scanner.as_str(), one.cause.as_str()));
     info!(
         id = event.id,
+        context = early.map(Context::name),
         customer = event.address.map(tracing::field::display),
         customer_id = event.customer,
         customer_unknown = event.customer_unknown.then_some(true),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout};
@@ -14,9 +15,10 @@ use super::Node;
 use super::conclusion::Judging;
 use super::session::{Input, Output, Session};
 use super::stream::Stream;
-use crate::body::Receiving;
+use crate::body::{Body, Receiving};
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
+use crate::policy::script::Context;
 use crate::policy::{Refusal, Verdict};
 
 /// Octets read at a time.
@@ -113,6 +115,15 @@ impl Connection {
                     self.body = Receiving::new(self.node.spool.clone());
                     self.data_until = None;
                 }
+                Output::Ask(context) => {
+                    let verdict = if self.node.asks(context) {
+                        self.flush(&mut replies).await?;
+                        self.ask(context).await
+                    } else {
+                        Verdict::Accept
+                    };
+                    self.session.handle(Input::Judged(&verdict));
+                }
                 Output::Judge(transaction) => {
                     self.flush(&mut replies).await?;
                     let verdict = self.judge(*transaction).await;
@@ -154,6 +165,19 @@ impl Connection {
         secured
     }
 
+    /// Whether a transaction may begin, or have a recipient.
+    async fn ask(&mut self, context: Context) -> Verdict {
+        let Some(transaction) = self.session.asked() else { return Verdict::Accept };
+        let (node, asking) = (&self.node, Judging::begin(self.peer.ip(), None));
+        let owner = node.owner_of(transaction.customer.address).await;
+        let message = Message { transaction, body: Body::Memory(Bytes::new()) };
+        let facts = Facts::new(&message, &node.scanners).with_owner(owner);
+        match node.verdict(context, &facts).await {
+            Verdict::Accept => Verdict::Accept,
+            refused => asking.early(node, &facts, context, refused),
+        }
+    }
+
     async fn judge(&mut self, transaction: Transaction) -> Verdict {
         let judging = Judging::begin(self.peer.ip(), self.receiving_since.take());
         self.data_until = None;
@@ -178,7 +202,7 @@ impl Connection {
                 if node.privacy.keeps_content_closed(message.transaction.customer.address) {
                     facts = facts.closed();
                 }
-                let verdict = node.verdict(&facts).await;
+                let verdict = node.verdict(Context::Data, &facts).await;
                 if verdict == Verdict::Accept && node.channel.is_some() {
                     let Transaction { id, envelope, .. } = facts.transaction();
                     node.judged.note(id, facts.identity(), envelope.sender.path.domain().as_deref());

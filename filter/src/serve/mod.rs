@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ use crate::events::Records;
 use crate::facts::Facts;
 use crate::inside::Inside;
 use crate::outside::Outside;
-use crate::policy::script::Keeper;
+use crate::policy::script::{Context, Keeper};
 use crate::policy::{Policy, Verdict};
 use crate::rate::{Clock, Memory, Shared, Source, Store};
 use crate::scan::Scanners;
@@ -154,12 +154,22 @@ impl Node {
         Ok(Self { scripts, ..self })
     }
 
-    /// The verdict on a complete message.
-    pub async fn verdict(&self, facts: &Facts<'_>) -> Verdict {
+    /// Whether there is anything to ask before a message is complete.
+    fn asks(&self, context: Context) -> bool {
+        self.scripts.as_ref().is_some_and(|scripts| scripts.is_asked(context))
+    }
+
+    /// The verdict on what is known of a message by then.
+    pub async fn verdict(&self, context: Context, facts: &Facts<'_>) -> Verdict {
         let now = self.clock.now();
-        let preset = self.policy.at_end_of_data(facts, now);
+        let preset = async {
+            match context {
+                Context::Connect | Context::Rcpt => Verdict::Accept,
+                Context::Data => self.policy.at_end_of_data(facts, now).await,
+            }
+        };
         match &self.scripts {
-            Some(scripts) => scripts.at_end_of_data(facts, self.policy.once(), now, preset).await,
+            Some(scripts) => scripts.judge(context, facts, self.policy.once(), now, preset).await,
             None => preset.await,
         }
     }

@@ -23,6 +23,7 @@ use super::parameters;
 use super::reception::{Chunk, Reception};
 use crate::message::{Customer, Transaction};
 use crate::policy::Verdict;
+use crate::policy::script::Context;
 
 /// A proxy that sends this many wrong commands in a row is not one.
 const MAX_ERRORS: u32 = 20;
@@ -43,7 +44,7 @@ pub enum Input<'a> {
     Bytes(&'a [u8]),
     /// TLS is on.
     Secured,
-    /// The verdict on the message last given out to be judged.
+    /// The verdict on what was last given out to be judged.
     Judged(&'a Verdict),
     /// The proxy was silent for too long.
     TimedOut,
@@ -55,6 +56,9 @@ pub enum Input<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     Write(Vec<u8>),
+    /// Whether the transaction may begin, or have this recipient: [`Session::asked`] says which. Nothing more is read
+    /// until it is judged.
+    Ask(Context),
     /// The transaction has come to DATA or its first BDAT: octets of its body follow.
     BodyBegins,
     /// Octets of the body: of lines, with dot-stuffing taken off, or of chunks, as they are. None follow those
@@ -100,11 +104,17 @@ enum Mode {
     Chunk(Chunk),
     /// STARTTLS was taken. Octets that come before TLS is on were put there by somebody.
     Handshake,
-    /// Held until there is a verdict on this message.
-    Judging {
-        id: String,
-    },
+    /// Held until there is a verdict.
+    Judging(Judged),
     Closed,
+}
+
+/// What there is to be a verdict on.
+enum Judged {
+    Sender,
+    Recipient(Mailbox),
+    /// The message of this id.
+    Message(String),
 }
 
 impl Session {
@@ -133,18 +143,19 @@ impl Session {
         match input {
             Input::Bytes(octets) => self.bytes(octets),
             Input::Secured => self.secured(),
-            Input::Judged(verdict) => {
-                if let Mode::Judging { id } = &self.mode {
-                    let reply = verdict.reply(id);
-                    self.mode = Mode::Commands;
-                    self.write(&reply);
-                    let held = std::mem::take(&mut self.held);
-                    self.bytes(&held);
-                }
-            }
+            Input::Judged(verdict) => self.judged(verdict),
             Input::TimedOut => self.close(&Reply::enhanced(421, "4.4.2", "timed out, closing")),
             Input::Shutdown => self.close(&Reply::enhanced(421, "4.3.2", "shutting down, closing")),
         }
+    }
+
+    /// The transaction that is asked about, with the recipient that is as its last.
+    pub fn asked(&self) -> Option<Transaction> {
+        let mut transaction = self.transaction()?.clone();
+        if let Mode::Judging(Judged::Recipient(recipient)) = &self.mode {
+            transaction.envelope.recipients.push(recipient.clone());
+        }
+        Some(transaction)
     }
 
     pub fn poll(&mut self) -> Option<Output> {
@@ -161,6 +172,42 @@ impl Session {
         self.mail.as_ref().map(|mail| mail.transaction())
     }
 
+    fn judged(&mut self, verdict: &Verdict) {
+        let judged = match std::mem::replace(&mut self.mode, Mode::Commands) {
+            Mode::Judging(judged) => judged,
+            other => {
+                self.mode = other;
+                return;
+            }
+        };
+        let accepted = *verdict == Verdict::Accept;
+        let id = self.transaction().map(|transaction| transaction.id.clone()).unwrap_or_default();
+        let reply = match judged {
+            Judged::Message(id) => verdict.reply(&id),
+            Judged::Sender if accepted => Reply::enhanced(250, "2.1.0", "ok"),
+            Judged::Sender => {
+                self.mail = None;
+                verdict.reply(&id)
+            }
+            Judged::Recipient(recipient) if accepted => {
+                if let Some(transaction) = self.mail.as_mut().and_then(|mail| mail.open()) {
+                    transaction.envelope.recipients.push(recipient);
+                }
+                Reply::enhanced(250, "2.1.5", "ok")
+            }
+            Judged::Recipient(_) => verdict.reply(&id),
+        };
+        // A refusal is no error of the proxy's.
+        self.write(&reply);
+        let held = std::mem::take(&mut self.held);
+        self.bytes(&held);
+    }
+
+    fn ask(&mut self, context: Context, judged: Judged) {
+        self.mode = Mode::Judging(judged);
+        self.outputs.push_back(Output::Ask(context));
+    }
+
     fn bytes(&mut self, mut octets: &[u8]) {
         while !octets.is_empty() {
             match &self.mode {
@@ -171,7 +218,7 @@ impl Session {
                 },
                 Mode::Lines => self.body_lines(&mut octets),
                 Mode::Chunk(_) => self.chunk(&mut octets),
-                Mode::Judging { .. } => {
+                Mode::Judging(_) => {
                     self.held.extend_from_slice(octets);
                     return;
                 }
@@ -228,7 +275,7 @@ impl Session {
     fn complete(&mut self) {
         let Some(mail) = self.mail.take() else { return };
         let transaction = Box::new(mail.complete());
-        self.mode = Mode::Judging { id: transaction.id.clone() };
+        self.mode = Mode::Judging(Judged::Message(transaction.id.clone()));
         self.outputs.push_back(Output::Judge(transaction));
     }
 
@@ -261,8 +308,8 @@ impl Session {
         let reply = match command {
             Command::Ehlo(name) => self.hello(&name, true),
             Command::Helo(name) => self.hello(&name, false),
-            Command::Mail(sender) => self.mail(sender),
-            Command::Rcpt(recipient) => self.rcpt(recipient),
+            Command::Mail(sender) => return self.mail(sender),
+            Command::Rcpt(recipient) => return self.rcpt(recipient),
             Command::Data => return self.begin_lines(),
             Command::Bdat { size, last } => {
                 self.begin_chunk(Chunk::new(size, last));
@@ -289,54 +336,55 @@ impl Session {
         Some(reply)
     }
 
-    fn mail(&mut self, sender: Mailbox) -> Reply {
+    /// None where it is asked about first.
+    fn mail(&mut self, sender: Mailbox) -> Option<Reply> {
         if self.wants_tls() {
-            return introduction::tls_first();
+            return Some(introduction::tls_first());
         }
         let Some(customer) = self.customer.clone() else {
             let text = "XCLIENT with ADDR first: this node must know whose mail it judges";
-            return Reply::enhanced(503, "5.5.1", text);
+            return Some(Reply::enhanced(503, "5.5.1", text));
         };
         if !self.greeted {
-            return Reply::enhanced(503, "5.5.1", "EHLO or HELO first");
+            return Some(Reply::enhanced(503, "5.5.1", "EHLO or HELO first"));
         }
         if self.transaction().is_some() {
-            return Reply::enhanced(503, "5.5.1", "MAIL was given already");
+            return Some(Reply::enhanced(503, "5.5.1", "MAIL was given already"));
         }
         if let Some(parameter) = parameters::unknown_in_mail(&sender) {
-            return Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here"));
+            return Some(Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here")));
         }
         let limit = self.settings.max_message_size;
         if sender.size().is_some_and(|size| size > limit) {
-            return Reply::enhanced(552, "5.3.4", format!("message larger than {limit} octets"));
+            return Some(Reply::enhanced(552, "5.3.4", format!("message larger than {limit} octets")));
         }
         let id = self.ident.take().unwrap_or_else(&mut self.make_id);
         let envelope = Envelope::new(sender);
         let transaction = Transaction { id, customer, envelope, findings: Findings::default() };
         self.mail = Some(Box::new(Reception::new(transaction, limit)));
-        Reply::enhanced(250, "2.1.0", "ok")
+        self.ask(Context::Connect, Judged::Sender);
+        None
     }
 
-    fn rcpt(&mut self, recipient: Mailbox) -> Reply {
+    fn rcpt(&mut self, recipient: Mailbox) -> Option<Reply> {
         let limit = self.settings.max_recipients;
         let Some(mail) = &mut self.mail else {
-            return Reply::enhanced(503, "5.5.1", "MAIL first");
+            return Some(Reply::enhanced(503, "5.5.1", "MAIL first"));
         };
         let Some(transaction) = mail.open() else {
-            return Reply::enhanced(503, "5.5.1", "RCPT after BDAT");
+            return Some(Reply::enhanced(503, "5.5.1", "RCPT after BDAT"));
         };
         if recipient.path.is_null() {
-            return Reply::enhanced(501, "5.1.3", "empty forward-path");
+            return Some(Reply::enhanced(501, "5.1.3", "empty forward-path"));
         }
         if let Some(parameter) = parameters::unknown_in_rcpt(&recipient) {
-            return Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here"));
+            return Some(Reply::enhanced(555, "5.5.4", format!("parameter {parameter} is not known here")));
         }
-        let recipients = &mut transaction.envelope.recipients;
-        if recipients.len() >= limit {
-            return Reply::enhanced(452, "4.5.3", format!("more than {limit} recipients"));
+        if transaction.envelope.recipients.len() >= limit {
+            return Some(Reply::enhanced(452, "4.5.3", format!("more than {limit} recipients")));
         }
-        recipients.push(recipient);
-        Reply::enhanced(250, "2.1.5", "ok")
+        self.ask(Context::Rcpt, Judged::Recipient(recipient));
+        None
     }
 
     fn begin_lines(&mut self) -> Option<Reply> {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::session::{Input, Output, Session, Settings, StartTls};
 use crate::message::Transaction;
+use crate::policy::script::Context;
 use crate::policy::{Refusal, Verdict};
 
 pub(super) const XCLIENT: &str =
@@ -26,6 +27,8 @@ pub(super) fn settings() -> Settings {
 pub(super) struct Seen {
     pub(super) replies: String,
     pub(super) messages: Vec<(Transaction, Vec<u8>)>,
+    /// What it asked about before, and how many recipients there were then.
+    pub(super) asked: Vec<(&'static str, usize)>,
     /// STARTTLS was taken.
     pub(super) handshakes: u32,
     pub(super) closed: bool,
@@ -40,7 +43,7 @@ pub(super) fn session(settings: Settings) -> Session {
     Session::new(Arc::new(settings), Box::new(make_id))
 }
 
-/// Runs a session on chunks; every message whose id ends in `9` is refused.
+/// Runs a session on chunks; every message whose id ends in `9`, and every address that begins with it, is refused.
 pub(super) fn run<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     let mut session = session(settings());
     let mut seen = Seen::default();
@@ -68,10 +71,33 @@ pub(super) fn settle(session: &mut Session, seen: &mut Seen, body: &mut BytesMut
                 seen.messages.push((*transaction, body.split().to_vec()));
                 session.handle(Input::Judged(&verdict));
             }
+            Output::Ask(context) => {
+                let asked = session.asked().unwrap();
+                seen.asked.push((context.name(), asked.envelope.recipients.len()));
+                let path = match context {
+                    Context::Connect => &asked.envelope.sender.path,
+                    Context::Rcpt | Context::Data => &asked.envelope.recipients.last().unwrap().path,
+                };
+                let refused = path.as_bytes().starts_with(b"9");
+                let refusal = || Verdict::Refuse(Refusal::defer("rule", "no"));
+                session.handle(Input::Judged(&if refused { refusal() } else { Verdict::Accept }));
+            }
             Output::StartTls => seen.handshakes += 1,
             Output::Close => seen.closed = true,
         }
     }
+}
+
+/// All that it wants done by now; senders and recipients are accepted.
+pub(super) fn outputs(session: &mut Session) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    while let Some(output) = session.poll() {
+        if matches!(output, Output::Ask(_)) {
+            session.handle(Input::Judged(&Verdict::Accept));
+        }
+        outputs.push(output);
+    }
+    outputs
 }
 
 pub(super) fn said(text: &str) -> Seen {
@@ -94,6 +120,22 @@ fn a_message_is_the_customers_and_carries_the_proxys_id() {
     assert_eq!(body, b"Subject: 1\r\n\r\n.dot\r\n");
     assert_eq!(transaction.findings.size, body.len() as u64);
     assert!(seen.closed);
+}
+
+#[test]
+fn a_sender_or_recipient_that_is_refused_is_not_taken_and_is_no_error() {
+    let refused = "MAIL FROM:<9@x>\r\n".repeat(30);
+    let seen = said(&format!(
+        "{XCLIENT}EHLO a\r\n{refused}RCPT TO:<r@y>\r\nXFORWARD IDENT=m1\r\nMAIL FROM:<s@x>\r\nRCPT TO:<9@y>\r\nRCPT TO:<r@y>\r\n\
+         RCPT TO:<9@z>\r\nDATA\r\n.\r\n"
+    ));
+    let mut expected = vec!["220", "220", "250"];
+    expected.extend(["451"; 30]);
+    expected.extend(["503", "250", "250", "451", "250", "451", "354", "250"]);
+    assert_eq!(codes(&seen), expected);
+    assert!(seen.replies.contains("451 4.7.1 no (m1)\r\n"), "{}", seen.replies);
+    assert_eq!(seen.messages[0].0.envelope.recipients.len(), 1);
+    assert_eq!(seen.asked[30..], [("connect", 0), ("rcpt", 1), ("rcpt", 1), ("rcpt", 2)]);
 }
 
 #[test]
@@ -186,6 +228,7 @@ fn a_stop_waits_for_the_transaction() {
     session.handle(Input::Bytes(format!("{XCLIENT}EHLO a\r\nMAIL FROM:<a@b>\r\n").as_bytes()));
     assert!(!session.is_idle() && session.transaction().is_some());
     session.handle(Input::Bytes(b"RCPT TO:<c@d>\r\nDATA\r\nx\r\n"));
+    outputs(&mut session);
     assert!(!session.is_idle());
     session.handle(Input::Bytes(b".\r\n"));
     session.handle(Input::Judged(&Verdict::Accept));
@@ -211,6 +254,8 @@ fn pieces() -> impl Strategy<Value = String> {
         ),
         Just("BDAT 6\r\nRSET\r\n".to_string()),
         Just("BDAT 0 LAST\r\n".to_string()),
+        Just("MAIL FROM:<9@b>\r\nRCPT TO:<c@d>\r\n".to_string()),
+        Just("MAIL FROM:<a@b>\r\nRCPT TO:<9@d>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\n".to_string()),
         "[A-Z ]{0,150}\r\n",
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("{XCLIENT}EHLO a\r\n{}", pieces.concat()))
@@ -240,9 +285,9 @@ proptest! {
 #[test]
 fn a_transaction_that_is_cut_short_is_not_forgotten() {
     let mut session = Session::new(Arc::new(settings()), Box::new(|| "x".into()));
-    session.handle(Input::Bytes(
-        format!("{XCLIENT}EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nhalf").as_bytes(),
-    ));
+    let input = format!("{XCLIENT}EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nhalf");
+    session.handle(Input::Bytes(input.as_bytes()));
+    outputs(&mut session);
     session.handle(Input::TimedOut);
     assert!(session.transaction().is_some());
 }

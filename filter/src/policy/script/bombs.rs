@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::tests::{Alone, script_with};
-use super::{Bounds, Context, Script, ScriptError};
+use super::{Bounds, Script, ScriptError};
 
 const MEMORY: usize = 8 * 1024 * 1024;
 
@@ -16,7 +16,7 @@ fn bomb(body: &str) -> Script {
 async fn explode(body: &str) -> (Result<(), ScriptError>, Duration) {
     let script = bomb(body);
     let began = Instant::now();
-    let result = script.call(Context::Data, &mut Alone::default()).await.map(|_| ());
+    let result = script.call(&mut Alone::default()).await.map(|_| ());
     (result, began.elapsed())
 }
 
@@ -130,12 +130,12 @@ async fn what_waits_longer_than_the_wall_ends() {
     let script = script_with("function data() rate('n', 'k', 1, 60) end", bounds).unwrap();
     let mut slow = Alone { answers_after: Duration::from_secs(60), ..Alone::default() };
     let began = Instant::now();
-    assert_eq!(script.call(Context::Data, &mut slow).await, Err(ScriptError::Time(bounds.wall)));
+    assert_eq!(script.call(&mut slow).await, Err(ScriptError::Time(bounds.wall)));
     assert!(began.elapsed() < SOON);
     // A scanner has limits of its own, and the script has all of its time after it.
     let script = script_with("function data() scan('spamassassin') log('after') end", bounds).unwrap();
     let mut slow = Alone { scans_for: Duration::from_millis(200), ..Alone::default() };
-    assert_eq!(script.call(Context::Data, &mut slow).await, Ok(None));
+    assert_eq!(script.call(&mut slow).await, Ok(None));
     assert_eq!(slow.logged, ["after"]);
 }
 
@@ -145,11 +145,11 @@ async fn other_messages_go_on() {
     let bomb = bomb("while true do end");
     let short = script_with("function data() accept() end", Bounds::default()).unwrap();
     let mut world = Alone::default();
-    let exploding = bomb.call(Context::Data, &mut world);
+    let exploding = bomb.call(&mut world);
     let mut judged = 0;
     let others = async {
         loop {
-            short.call(Context::Data, &mut Alone::default()).await.unwrap();
+            short.call(&mut Alone::default()).await.unwrap();
             judged += 1;
             tokio::task::yield_now().await;
         }

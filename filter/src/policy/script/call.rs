@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::ask::Arguments;
 use super::machine::{Machine, Step};
-use super::{Answer, Context, Question, Script, ScriptError, World, reply};
+use super::{AT_END_OF_DATA, Answer, Context, Question, Script, ScriptError, World, reply};
 use crate::policy::{Refusal, Verdict};
 use crate::rate;
 
@@ -40,14 +40,10 @@ impl Script {
     ///
     /// # Errors
     /// Why it gave none.
-    pub async fn call<W: World>(
-        &self,
-        context: Context,
-        world: &mut W,
-    ) -> Result<Option<Verdict>, ScriptError> {
+    pub async fn call<W: World>(&self, world: &mut W) -> Result<Option<Verdict>, ScriptError> {
         let failed = |error: mlua::Error| ScriptError::from_lua(&error, self.bounds.memory);
         let machine = self.machines.take().map_err(failed)?;
-        let result = self.call_on(&machine, context, world).await;
+        let result = self.call_on(&machine, world).await;
         // After an error the machine may hold anything.
         if result.is_ok() {
             self.machines.put_back(machine);
@@ -58,14 +54,13 @@ impl Script {
     async fn call_on<W: World>(
         &self,
         machine: &Machine,
-        context: Context,
         world: &mut W,
     ) -> Result<Option<Verdict>, ScriptError> {
         let failed = |error: mlua::Error| ScriptError::from_lua(&error, self.bounds.memory);
         let mut watch = Watch { began: Instant::now(), scanning: Duration::ZERO, limit: self.bounds.wall };
         let (begin, globals) = machine.load(&self.name, &self.code).map_err(failed)?;
         self.run(machine, &begin, MultiValue::new(), &mut watch, None::<&mut W>).await?;
-        let Ok(Value::Function(function)) = globals.raw_get(context.name()) else { return Ok(None) };
+        let Ok(Value::Function(function)) = globals.raw_get(world.context().name()) else { return Ok(None) };
         let thread = machine.lua().create_thread(function).map_err(failed)?;
         let message = world.message().to_lua(machine.lua()).map_err(failed)?;
         let values = MultiValue::from_iter([message]);
@@ -104,7 +99,9 @@ impl Script {
             let world = world.as_deref_mut().ok_or_else(|| outside(&function))?;
             let shown = if world.listens() { given.shown() } else { Vec::new() };
             let asked = Instant::now();
-            let next = if function == "scan" {
+            let next = if world.context() != Context::Data && AT_END_OF_DATA.contains(&function.as_str()) {
+                Next::Answered(Err("can be called in data only: before, there is no message".into()))
+            } else if function == "scan" {
                 // Scanners have limits of their own.
                 let next = scan(&given, world).await;
                 watch.scanning += asked.elapsed();

@@ -31,12 +31,8 @@ pub enum LoadError {
     Syntax(String),
     #[error("{name}: {error}")]
     Fails { name: String, error: ScriptError },
-    #[error("{name} has no function data: it would never be asked")]
+    #[error("{name} has no function connect, rcpt or data: it would never be asked")]
     NoContext { name: String },
-    #[error(
-        "{name} has a function {context}, which would never be asked: scripts are asked at the end of data only"
-    )]
-    NotAsked { name: String, context: &'static str },
     #[error("{name}:{line}: {what}")]
     Unknown { name: String, line: usize, what: String },
     #[error("{name}: sample {sample}: {error}")]

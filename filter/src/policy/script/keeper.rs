@@ -68,16 +68,22 @@ impl Keeper {
         }
     }
 
-    /// The verdict at the end of data: the script's, or `preset` where there is none or it errs.
-    pub async fn at_end_of_data<C: Counters>(
+    /// Whether a script has something to say then.
+    pub fn is_asked(&self, context: Context) -> bool {
+        [&self.active, &self.candidate].into_iter().flatten().any(|slot| slot.current().is_asked(context))
+    }
+
+    /// The verdict: the script's, or `preset` where there is none for this context or it errs.
+    pub async fn judge<C: Counters>(
         &self,
+        context: Context,
         facts: &Facts<'_>,
         counters: &Once<C>,
         now: Moment,
         preset: impl Future<Output = Verdict> + Send,
     ) -> Verdict {
         let scripted = match &self.active {
-            Some(slot) => Some(self.ask(slot, facts, Counting::Store(counters, ""), now).await),
+            Some(slot) => self.ask(slot, context, facts, Counting::Store(counters, ""), now).await,
             None => None,
         };
         let verdict = match scripted {
@@ -89,45 +95,46 @@ impl Keeper {
             Some(Err(_)) | None => preset.await,
         };
         if let Some(slot) = &self.candidate {
-            self.compare(slot, facts, Counting::Store(counters, CANDIDATE), now, &verdict).await;
+            let counting = Counting::Store(counters, CANDIDATE);
+            let other = self.ask(slot, context, facts, counting, now).await;
+            if let Some(Ok(other)) = other {
+                self.compare(facts, &verdict, &other);
+            }
         }
         verdict
     }
 
+    /// None: the script says nothing of this context.
     async fn ask<C: Counters>(
         &self,
         slot: &Slot,
+        context: Context,
         facts: &Facts<'_>,
         counting: Counting<'_, C>,
         now: Moment,
-    ) -> Result<Verdict, ScriptError> {
+    ) -> Option<Result<Verdict, ScriptError>> {
         let loaded: Arc<Loaded> = slot.current();
+        if !loaded.is_asked(context) {
+            return None;
+        }
         let script = &loaded.script;
         let own = matches!(counting, Counting::Store(_, ""));
-        let mut world = Live::new(facts, counting, &self.loading.replies, script.name(), now).await;
+        let mut world = Live::new(facts, context, counting, &self.loading.replies, script.name(), now).await;
         if own {
             world.stats = Some(&self.stats);
         } else {
             world.silent = true;
         }
-        let result = script.call(Context::Data, &mut world).await;
+        let result = script.call(&mut world).await;
         let error = result.as_ref().err().map(ToString::to_string);
         if let Some(error) = &error {
             tracing::warn!(id = facts.transaction().id, script = script.name(), error, "script failed");
         }
         slot.ended(&loaded, error.as_deref());
-        result.map(|verdict| verdict.unwrap_or(Verdict::Accept))
+        Some(result.map(|verdict| verdict.unwrap_or(Verdict::Accept)))
     }
 
-    async fn compare<C: Counters>(
-        &self,
-        slot: &Slot,
-        facts: &Facts<'_>,
-        counting: Counting<'_, C>,
-        now: Moment,
-        verdict: &Verdict,
-    ) {
-        let Ok(other) = self.ask(slot, facts, counting, now).await else { return };
+    fn compare(&self, facts: &Facts<'_>, verdict: &Verdict, other: &Verdict) {
         self.compared.fetch_add(1, Relaxed);
         if other.name() == verdict.name() {
             return;
@@ -139,7 +146,7 @@ impl Keeper {
             verdict = verdict.name(),
             reason = reason(verdict),
             candidate = other.name(),
-            candidate_reason = reason(&other),
+            candidate_reason = reason(other),
             "the candidate's verdict differs"
         );
     }

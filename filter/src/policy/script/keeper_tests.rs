@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::Value;
+use weir_smtp::envelope::{Mailbox, Path as MailPath};
 
-use super::Keeper;
+use super::{Context, Keeper};
 use crate::config::{Config, OnScriptError};
 use crate::facts::Facts;
 use crate::policy::Verdict;
@@ -64,7 +65,19 @@ impl Node {
             self.counters.rate(&message.transaction.id, ask, NOW).await.unwrap();
             Verdict::Accept
         };
-        self.keeper.at_end_of_data(&facts, &self.counters, NOW, preset).await
+        self.keeper.judge(Context::Data, &facts, &self.counters, NOW, preset).await
+    }
+
+    /// What is said to a recipient, or before there is one.
+    async fn early(&self, context: Context, id: &str, recipients: &[&str]) -> String {
+        let mut message = message();
+        message.transaction.id = id.into();
+        let mailbox = |path: &&str| Mailbox { path: MailPath::new(path.as_bytes()), parameters: Vec::new() };
+        message.transaction.envelope.recipients = recipients.iter().map(mailbox).collect();
+        let scanners = Scanners::default();
+        let facts = Facts::new(&message, &scanners);
+        let preset = std::future::ready(Verdict::Accept);
+        self.keeper.judge(context, &facts, &self.counters, NOW, preset).await.reply("ID").to_string()
     }
 
     async fn replies(&self) -> String {
@@ -81,6 +94,45 @@ impl Node {
     }
 }
 
+/// Connections by the agent's ids, recipients one by one; what an agent asks again counts once.
+#[tokio::test]
+async fn connections_and_recipients_are_asked_about() {
+    let script = "function connect(message)
+        if message.sender or message.recipients then reject('too early') end
+        if not rate('connections', 'k', 2, 60) then defer('connections') end
+    end
+    function rcpt(message)
+        if message.recipient_domain == 'closed.test' then reject('no ' .. message.recipient) end
+        if not rate('n', 'k', 2, 60) then defer(#message.recipients .. ' before') end
+    end";
+    let node = Node::new(script, None, OnScriptError::Preset).await;
+    assert!(node.keeper.is_asked(Context::Rcpt) && !node.keeper.is_asked(Context::Data));
+    let accepted = "250 2.0.0 accepted (ID)";
+    for id in ["a-1", "a-2", "b-1", "a-3", "b-1"] {
+        assert_eq!(node.early(Context::Connect, id, &[]).await, accepted, "{id}");
+    }
+    assert_eq!(node.early(Context::Connect, "c-1", &[]).await, "451 4.7.1 connections (ID)");
+    for recipients in [["r@a.test"].as_slice(), &["r@a.test", "s@a.test"], &["r@a.test"]] {
+        assert_eq!(node.early(Context::Rcpt, "a-1", recipients).await, accepted, "{recipients:?}");
+    }
+    let third = ["r@a.test", "s@a.test", "t@a.test"];
+    assert_eq!(node.early(Context::Rcpt, "a-1", &third).await, "451 4.7.1 2 before (ID)");
+    let closed = node.early(Context::Rcpt, "a-2", &["x@closed.test"]).await;
+    assert_eq!(closed, "550 5.7.1 no x@closed.test (ID)");
+    // At the end of data, of which this script says nothing, the preset judges.
+    assert_eq!((node.replies().await.as_str(), node.sum("n").await), (accepted, 3));
+}
+
+#[tokio::test]
+async fn what_needs_the_message_is_refused_before_there_is_one() {
+    let node = Node::new(FIRST, None, OnScriptError::Preset).await;
+    node.change("function rcpt() if has('spamassassin') then scan('spamassassin') end end").await;
+    let refused = node.status("active")["refused"].as_str().unwrap_or_default().to_owned();
+    let expected =
+        "script.luau: sample rcpt (one recipient, clean): script.luau:1: scan: can be called in data only";
+    assert!(refused.starts_with(expected), "{refused}");
+}
+
 const FIRST: &str = "function data() reject('first') end";
 
 #[tokio::test]
@@ -92,7 +144,7 @@ async fn a_changed_script_is_taken_and_a_broken_one_is_not() {
 
     let broken = [
         ("function data(", "script.luau:1: "),
-        ("x = 1", "script.luau has no function data"),
+        ("x = 1", "script.luau has no function connect"),
         (
             "function data(message) return message.sender_domain:lower() end",
             "script.luau: sample plain.eml (no sender, clean): script.luau:1: attempt to index nil",

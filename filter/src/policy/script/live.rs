@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use weir_smtp::envelope::Path;
 
 use super::recorded::{self, Recorded, SCANNERS};
-use super::{Answer, Question, Replies, World, network};
+use super::{Answer, Context, Question, Replies, World, network};
 use crate::content::{Content, Limits, Watch};
 use crate::facts::Facts;
 use crate::message::Transaction;
@@ -67,9 +68,10 @@ pub enum Counting<'a, C> {
     Nowhere,
 }
 
-/// What all calls for one message share.
+/// What all calls of one context for one message share.
 pub struct Live<'a, C> {
     pub facts: &'a Facts<'a>,
+    pub context: Context,
     pub counting: Counting<'a, C>,
     /// In place of the scanners.
     pub recorded: Option<&'a Recorded>,
@@ -91,6 +93,7 @@ pub struct Live<'a, C> {
 impl<'a, C: Counters> Live<'a, C> {
     pub async fn new(
         facts: &'a Facts<'a>,
+        context: Context,
         counting: Counting<'a, C>,
         replies: &'a Replies,
         script: &'a str,
@@ -107,6 +110,7 @@ impl<'a, C: Counters> Live<'a, C> {
         let (recorded, stats, counted) = (None, None, HashMap::new());
         Self {
             facts,
+            context,
             counting,
             recorded,
             replies,
@@ -125,6 +129,49 @@ impl<'a, C: Counters> Live<'a, C> {
         self.facts.transaction()
     }
 
+    /// Under what a count is made once, however often an agent asks.
+    fn counted_as(&self) -> String {
+        let transaction = self.transaction();
+        let id = &transaction.id;
+        match self.context {
+            Context::Connect => connection(id).to_owned(),
+            Context::Rcpt => {
+                let recipient = transaction.envelope.recipients.last().map(|last| last.path.as_bytes());
+                format!("{id} {}", String::from_utf8_lossy(recipient.unwrap_or_default()))
+            }
+            Context::Data => id.clone(),
+        }
+    }
+
+    /// What is known from MAIL on.
+    fn envelope(&self) -> Vec<(&'static str, Answer)> {
+        let envelope = &self.transaction().envelope;
+        let sender = &envelope.sender.path;
+        let (asked, others) = match (self.context, envelope.recipients.split_last()) {
+            (Context::Rcpt, Some((asked, others))) => (Some(&asked.path), others),
+            _ => (None, envelope.recipients.as_slice()),
+        };
+        vec![
+            ("sender", Answer::text(sender.as_bytes())),
+            ("sender_domain", Answer::maybe(sender.domain(), Answer::text)),
+            ("recipient", Answer::maybe(asked, |asked| Answer::text(asked.as_bytes()))),
+            ("recipient_domain", Answer::maybe(asked.and_then(Path::domain), Answer::text)),
+            (
+                "recipients",
+                Answer::List(others.iter().map(|one| Answer::text(one.path.as_bytes())).collect()),
+            ),
+        ]
+    }
+
+    /// What is known when all of it is there.
+    fn content(&self) -> Vec<(&'static str, Answer)> {
+        vec![
+            ("size", Answer::count(self.transaction().findings.size)),
+            ("sasl_user", Answer::maybe(self.sasl_user(), Answer::text)),
+            ("php_script", Answer::maybe(self.header.headers().php_script(), Answer::text)),
+        ]
+    }
+
     /// Whom the message's own server took for its user, as Postfix writes it when it is told to. The customer can write
     /// what he likes.
     fn sasl_user(&self) -> Option<String> {
@@ -133,6 +180,13 @@ impl<'a, C: Counters> Live<'a, C> {
         let (user, _) = user.split_once(')')?;
         (!user.is_empty()).then(|| user.to_owned())
     }
+}
+
+/// The customer's connection, of which the agent's ids of messages are the first, second, ...; of an id that is not of
+/// this kind, itself.
+fn connection(id: &str) -> &str {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    id.rsplit_once('-').filter(|(_, number)| is_number(number)).map_or(id, |(connection, _)| connection)
 }
 
 /// Whether this node tells outbreaks.
@@ -156,6 +210,10 @@ impl<C: Counters> World for Live<'_, C> {
         &self.transaction().id
     }
 
+    fn context(&self) -> Context {
+        self.context
+    }
+
     fn message(&self) -> Answer {
         let transaction = self.transaction();
         let customer = &transaction.customer;
@@ -164,11 +222,9 @@ impl<C: Counters> World for Live<'_, C> {
         let metadata = known.map_or_else(Vec::new, |known| {
             known.metadata.iter().map(|(name, value)| (name.clone(), Answer::of_json(value, 0))).collect()
         });
-        let sender = &transaction.envelope.sender.path;
-        let recipients = transaction.envelope.recipients.iter();
         let destination = customer.destination;
         let port = |port: u16| Answer::Number(f64::from(port));
-        Answer::Table(vec![
+        let mut fields = vec![
             ("id", Answer::text(&transaction.id)),
             ("time", Answer::count(self.now.0 / 1000)),
             ("address", Answer::text(customer.address.to_canonical().to_string())),
@@ -180,13 +236,14 @@ impl<C: Counters> World for Live<'_, C> {
             ("helo", Answer::maybe(customer.helo.as_ref(), Answer::text)),
             ("destination", Answer::maybe(destination, |to| Answer::text(to.address.to_string()))),
             ("destination_port", Answer::maybe(destination.and_then(|to| to.port), port)),
-            ("sender", Answer::text(sender.as_bytes())),
-            ("sender_domain", Answer::maybe(sender.domain(), Answer::text)),
-            ("recipients", Answer::List(recipients.map(|one| Answer::text(one.path.as_bytes())).collect())),
-            ("size", Answer::count(transaction.findings.size)),
-            ("sasl_user", Answer::maybe(self.sasl_user(), Answer::text)),
-            ("php_script", Answer::maybe(self.header.headers().php_script(), Answer::text)),
-        ])
+        ];
+        if self.context != Context::Connect {
+            fields.extend(self.envelope());
+        }
+        if self.context == Context::Data {
+            fields.extend(self.content());
+        }
+        Answer::Table(fields)
     }
 
     fn replies(&self) -> &Replies {
@@ -212,7 +269,7 @@ impl<C: Counters> World for Live<'_, C> {
             return Ok(rate::Answer { within: true, sum: 0 });
         };
         let namespace = format!("{before}{}", ask.namespace);
-        let mut id = self.transaction().id.clone();
+        let mut id = self.counted_as();
         if ask.limit > 0 {
             let times = self.counted.entry((namespace.clone(), ask.key.to_owned())).or_default();
             if *times > 0 {

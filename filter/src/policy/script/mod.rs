@@ -41,13 +41,12 @@ pub use samples::Samples;
 pub use trial::{Outcome, Trial};
 pub use world::World;
 
-/// When scripts are asked. One that has a function for another time than [`Context::Data`] is not taken: it would rely on
-/// an answer that is never asked for.
+/// When scripts are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Context {
-    /// The agent has said who connects.
+    /// A transaction begins: the agent has said who connects, and under which id.
     Connect,
-    /// A recipient is named.
+    /// A recipient is named: each one for itself.
     Rcpt,
     /// The message is complete: once, whatever the number of recipients.
     Data,
@@ -58,6 +57,9 @@ const FUNCTIONS: [&str; 13] = [
     "accept", "defer", "dns", "dnsbl", "dnswl", "has", "headers", "http", "log", "rate", "reject", "scan",
     "stat",
 ];
+
+/// Of these, what needs the message.
+const AT_END_OF_DATA: [&str; 2] = ["headers", "scan"];
 
 /// What one call may take.
 #[derive(Debug, Clone, Copy)]
@@ -115,9 +117,6 @@ impl Script {
         let machines = Arc::new(Machines::new(bounds));
         let mut script = Self { name: name.to_owned(), code, contexts: Vec::new(), bounds, machines };
         script.contexts = script.begin().map_err(|error| LoadError::Fails { name: name.into(), error })?;
-        if let Some(context) = script.contexts.iter().find(|context| **context != Context::Data) {
-            return Err(LoadError::NotAsked { name: name.into(), context: context.name() });
-        }
         if script.contexts.is_empty() {
             return Err(LoadError::NoContext { name: name.into() });
         }
@@ -126,6 +125,11 @@ impl Script {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// When it wants to be asked.
+    pub fn contexts(&self) -> &[Context] {
+        &self.contexts
     }
 
     fn begin(&self) -> Result<Vec<Context>, ScriptError> {

@@ -67,27 +67,45 @@ impl Samples {
     /// # Errors
     /// The first sample on which it fails, and how.
     pub async fn try_on(&self, script: &Script, replies: &Replies) -> Result<(), LoadError> {
-        for (name, octets) in &self.0 {
-            for (kind, recorded) in &results() {
-                for (who, transaction) in &transactions(octets.len()) {
-                    let message =
-                        Message { transaction: transaction.clone(), body: Body::Memory(octets.clone()) };
-                    let scanners = Scanners::default();
-                    let facts = Facts::new(&message, &scanners);
-                    let counting = Counting::<Memory>::Nowhere;
-                    let mut world = Live::new(&facts, counting, replies, script.name(), THEN).await;
-                    world.recorded = Some(recorded);
-                    world.silent = true;
-                    script.call(Context::Data, &mut world).await.map_err(|error| LoadError::Sample {
-                        name: script.name().to_owned(),
-                        sample: format!("{name} ({who}, {kind})"),
-                        error,
-                    })?;
+        for context in script.contexts() {
+            if *context == Context::Data {
+                for (name, octets) in &self.0 {
+                    try_all(script, *context, (name, octets), &results(), replies).await?;
                 }
+            } else {
+                let nothing = (context.name(), &Bytes::new());
+                try_all(script, *context, nothing, &[("clean", Recorded::default())], replies).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Each kind of transaction with each kind of results.
+async fn try_all(
+    script: &Script,
+    context: Context,
+    (name, octets): (&str, &Bytes),
+    results: &[(&str, Recorded)],
+    replies: &Replies,
+) -> Result<(), LoadError> {
+    for (kind, recorded) in results {
+        for (who, transaction) in transactions(octets.len()) {
+            let message = Message { transaction, body: Body::Memory(octets.clone()) };
+            let scanners = Scanners::default();
+            let facts = Facts::new(&message, &scanners);
+            let counting = Counting::<Memory>::Nowhere;
+            let mut world = Live::new(&facts, context, counting, replies, script.name(), THEN).await;
+            world.recorded = Some(recorded);
+            world.silent = true;
+            script.call(&mut world).await.map_err(|error| LoadError::Sample {
+                name: script.name().to_owned(),
+                sample: format!("{name} ({who}, {kind})"),
+                error,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A file that is no larger than `limit`.

@@ -74,10 +74,10 @@ impl Bench {
         let facts = Facts::new(&message, &scanners).with_owner(owner);
         let (now, replies) = (Moment(START + at), Replies::default());
         let counting = Counting::Store(&self.counters, "");
-        let mut world = Live::new(&facts, counting, &replies, self.script.name(), now).await;
+        let mut world = Live::new(&facts, Context::Data, counting, &replies, self.script.name(), now).await;
         world.recorded = Some(&sent.recorded);
         world.stats = Some(&self.stats);
-        self.script.call(Context::Data, &mut world).await.unwrap().unwrap()
+        self.script.call(&mut world).await.unwrap().unwrap()
     }
 
     /// `count` messages, the first at `from` seconds and the last `within` seconds behind it; how many were accepted.

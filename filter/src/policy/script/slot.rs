@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::names;
 use super::samples::{Samples, read};
-use super::{Bounds, LoadError, Replies, Script};
+use super::{Bounds, Context, LoadError, Replies, Script};
 
 /// Bytes of a script.
 const MAX_SIZE: u64 = 256 * 1024;
@@ -34,6 +34,12 @@ pub(super) struct Loaded {
     pub(super) script: Script,
     runs: AtomicU64,
     errors: AtomicU64,
+}
+
+impl Loaded {
+    pub(super) fn is_asked(&self, context: Context) -> bool {
+        self.script.contexts().contains(&context)
+    }
 }
 
 #[derive(Debug)]

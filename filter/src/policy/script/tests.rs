@@ -18,6 +18,10 @@ impl World for Alone {
         "ID"
     }
 
+    fn context(&self) -> Context {
+        Context::Data
+    }
+
     fn message(&self) -> Answer {
         Answer::Table(vec![("id", Answer::text("ID"))])
     }
@@ -71,7 +75,7 @@ fn script(source: &str) -> Result<Script, LoadError> {
 async fn call(body: &str) -> (Result<Option<Verdict>, ScriptError>, Vec<String>) {
     let script = script(&format!("function data(message)\n{body}\nend")).unwrap();
     let mut world = Alone::default();
-    let result = script.call(Context::Data, &mut world).await;
+    let result = script.call(&mut world).await;
     (result, world.logged)
 }
 
@@ -164,14 +168,9 @@ async fn what_is_no_script_is_refused() {
     let error = script("function data(").unwrap_err().to_string();
     assert!(error.starts_with("test.luau:1: "), "{error}");
     let error = script("local x = 1").unwrap_err().to_string();
-    assert_eq!(error, "test.luau has no function data: it would never be asked");
+    assert_eq!(error, "test.luau has no function connect, rcpt or data: it would never be asked");
     let error = script("local x = nil + 1\nfunction data() end").unwrap_err().to_string();
     assert!(error.starts_with("test.luau: test.luau:1: attempt to perform arithmetic"), "{error}");
-    let error = script("function rcpt() end function data() end").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "test.luau has a function rcpt, which would never be asked: scripts are asked at the end of data only"
-    );
 }
 
 #[tokio::test]
@@ -222,7 +221,7 @@ async fn nothing_of_a_message_is_seen_by_the_next() {
     let script = script(source).unwrap();
     for _ in 0..5 {
         let mut world = Alone::default();
-        assert_eq!(script.call(Context::Data, &mut world).await, Ok(None));
+        assert_eq!(script.call(&mut world).await, Ok(None));
         assert_eq!(world.logged, ["nil1nil"]);
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use weir_smtp::Envelope;
 use weir_smtp::data::Findings;
@@ -49,9 +50,18 @@ pub struct Trial {
     pub counters: Option<PathBuf>,
 }
 
-/// What came of it.
+/// What came of it: of each time that an agent would ask, up to the first refusal.
 #[derive(Debug)]
 pub struct Outcome {
+    pub parts: Vec<Part>,
+}
+
+/// One call of the script.
+#[derive(Debug)]
+pub struct Part {
+    pub context: Context,
+    /// Whom it was about.
+    pub recipient: Option<String>,
     pub asked: Vec<Asked>,
     /// None: the script came to its end, which accepts.
     pub result: Result<Option<Verdict>, ScriptError>,
@@ -64,7 +74,7 @@ impl Trial {
         let source = String::from_utf8_lossy(&read(&self.script, MAX_SCRIPT)?).into_owned();
         let name = self.script.file_name().unwrap_or_default().to_string_lossy();
         let script = Script::new(&name, &source, self.bounds)?;
-        let message = self.message()?;
+        let (transaction, octets) = self.message()?;
         let now = Clock::start().now();
         let memory = Memory::new(usize::MAX);
         if let Some(file) = &self.counters {
@@ -73,18 +83,29 @@ impl Trial {
         let counters = Once::new(memory, 1);
         let scanners = Scanners::default();
         let customer = self.customer.clone().map(|id| Arc::new(Known { id, metadata: Map::new() }));
-        let mut facts = Facts::new(&message, &scanners).with_owner(Owner { customer, ..Owner::default() });
-        if let Some(outside) = &self.outside {
-            facts = facts.with_outside(outside);
+        let mut parts = Vec::new();
+        for (context, message) in steps(&script, &transaction, &octets) {
+            let owner = Owner { customer: customer.clone(), ..Owner::default() };
+            let mut facts = Facts::new(&message, &scanners).with_owner(owner);
+            if let Some(outside) = &self.outside {
+                facts = facts.with_outside(outside);
+            }
+            let counting = Counting::Store(&counters, "");
+            let mut world = Live::new(&facts, context, counting, &self.replies, script.name(), now).await;
+            (world.recorded, world.shown, world.silent) = (Some(&self.recorded), Some(Vec::new()), true);
+            let result = script.call(&mut world).await;
+            let asked = message.transaction.envelope.recipients.last().filter(|_| context == Context::Rcpt);
+            let recipient = asked.map(|one| String::from_utf8_lossy(one.path.as_bytes()).into_owned());
+            let ends = !matches!(result, Ok(None | Some(Verdict::Accept)));
+            parts.push(Part { context, recipient, asked: world.shown.unwrap_or_default(), result });
+            if ends {
+                break;
+            }
         }
-        let counting = Counting::Store(&counters, "");
-        let mut world = Live::new(&facts, counting, &self.replies, script.name(), now).await;
-        (world.recorded, world.shown, world.silent) = (Some(&self.recorded), Some(Vec::new()), true);
-        let result = script.call(Context::Data, &mut world).await;
-        Ok(Outcome { asked: world.shown.unwrap_or_default(), result })
+        Ok(Outcome { parts })
     }
 
-    fn message(&self) -> anyhow::Result<Message> {
+    fn message(&self) -> anyhow::Result<(Transaction, Bytes)> {
         let octets = read(&self.message, MAX_MESSAGE)?;
         let mailbox = |text: &str| Mailbox { path: Mail::new(text.as_bytes()), parameters: Vec::new() };
         let mut envelope = Envelope::new(mailbox(&self.sender));
@@ -98,8 +119,28 @@ impl Trial {
         };
         let findings = Findings { size: octets.len() as u64, ..Findings::default() };
         let transaction = Transaction { id: ID.into(), customer, envelope, findings };
-        Ok(Message { transaction, body: Body::Memory(octets.into()) })
+        Ok((transaction, octets.into()))
     }
+}
+
+/// What an agent would ask of this script, with what is known by then.
+fn steps(script: &Script, transaction: &Transaction, octets: &Bytes) -> Vec<(Context, Message)> {
+    let mut steps = Vec::new();
+    for context in script.contexts() {
+        let recipients = transaction.envelope.recipients.len();
+        let known = match context {
+            Context::Connect => 0..=0,
+            Context::Rcpt => 1..=recipients,
+            Context::Data => recipients..=recipients,
+        };
+        for known in known {
+            let mut transaction = transaction.clone();
+            transaction.envelope.recipients.truncate(known);
+            let octets = if *context == Context::Data { octets.clone() } else { Bytes::new() };
+            steps.push((*context, Message { transaction, body: Body::Memory(octets) }));
+        }
+    }
+    steps
 }
 
 /// The counts of a node that may be running, which holds its file.
@@ -133,7 +174,7 @@ fn copy(file: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
 
 impl Outcome {
     pub fn to_json(&self) -> Value {
-        let asked: Vec<Value> = self.asked.iter().map(step).collect();
+        let asked: Vec<Value> = self.parts.iter().flat_map(Part::to_json).collect();
         let (verdict, reply) = self.told();
         json!({ "asked": asked, "verdict": verdict, "reply": reply })
     }
@@ -141,16 +182,23 @@ impl Outcome {
     /// A line for each step, then the verdict.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        for (number, asked) in self.asked.iter().enumerate() {
-            let arguments: Vec<String> =
-                asked.arguments.iter().map(|one| one.to_json().to_string()).collect();
-            let answer = match &asked.answer {
-                Ok(Answer::Nil) => String::new(),
-                Ok(answer) => format!(" = {}", answer.to_json()),
-                Err(error) => format!(" failed: {error}"),
-            };
-            let call = format!("{}({})", asked.function, arguments.join(", "));
-            text.push_str(&format!("{:>3}. {call}{answer}\n", number + 1));
+        let mut number = 0;
+        for part in &self.parts {
+            if part.context != Context::Data || self.parts.len() > 1 {
+                text.push_str(&format!("{}\n", part.name()));
+            }
+            for asked in &part.asked {
+                number += 1;
+                let arguments: Vec<String> =
+                    asked.arguments.iter().map(|one| one.to_json().to_string()).collect();
+                let answer = match &asked.answer {
+                    Ok(Answer::Nil) => String::new(),
+                    Ok(answer) => format!(" = {}", answer.to_json()),
+                    Err(error) => format!(" failed: {error}"),
+                };
+                let call = format!("{}({})", asked.function, arguments.join(", "));
+                text.push_str(&format!("{number:>3}. {call}{answer}\n"));
+            }
         }
         let (verdict, reply) = self.told();
         text.push_str(&format!("verdict: {verdict}: {reply}\n"));
@@ -158,7 +206,10 @@ impl Outcome {
     }
 
     fn told(&self) -> (&'static str, String) {
-        match &self.result {
+        let of_preset = || ("none", "the script has nothing against it; policy.preset judges it".to_owned());
+        let Some(last) = self.parts.last() else { return of_preset() };
+        match &last.result {
+            Ok(None | Some(Verdict::Accept)) if last.context != Context::Data => of_preset(),
             Ok(Some(verdict)) => (verdict.name(), verdict.reply(ID).to_string()),
             Ok(None) => (Verdict::Accept.name(), Verdict::Accept.reply(ID).to_string()),
             Err(error) => {
@@ -168,13 +219,32 @@ impl Outcome {
     }
 }
 
-fn step(asked: &Asked) -> Value {
+impl Part {
+    fn name(&self) -> String {
+        let recipient = self.recipient.as_ref().map(|one| format!(" {one}")).unwrap_or_default();
+        format!("{}{recipient}:", self.context.name())
+    }
+
+    fn to_json(&self) -> Vec<Value> {
+        let of = |asked| step(self.context, self.recipient.as_deref(), asked);
+        self.asked.iter().map(of).collect()
+    }
+}
+
+fn step(context: Context, recipient: Option<&str>, asked: &Asked) -> Value {
     let arguments: Vec<Value> = asked.arguments.iter().map(Answer::to_json).collect();
     let (answer, error) = match &asked.answer {
         Ok(answer) => (answer.to_json(), Value::Null),
         Err(error) => (Value::Null, json!(error)),
     };
-    json!({ "function": asked.function, "arguments": arguments, "answer": answer, "error": error })
+    json!({
+        "context": context.name(),
+        "recipient": recipient,
+        "function": asked.function,
+        "arguments": arguments,
+        "answer": answer,
+        "error": error,
+    })
 }
 
 #[cfg(test)]

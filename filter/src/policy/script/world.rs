@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Answer, Question, Replies};
+use super::{Answer, Context, Question, Replies};
 use crate::rate;
 
 /// What is around one call of a script.
 pub trait World: Send {
     /// The message's id, which every reply carries.
     fn id(&self) -> &str;
+
+    /// What the script is asked now.
+    fn context(&self) -> Context;
 
     /// The table that the script's function is given.
     fn message(&self) -> Answer;

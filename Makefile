@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering bench-outbreak check fuzz clean
+.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ measure-events: ## what EVENTS=10000000 events cost: to write, on disk, and to s
 
 measure-steering: build ## what steering costs a packet and a connection: nothing, ebpf and tproxy side by side (needs root)
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-measure"
+
+measure-verdicts: ## what a verdict of a filter node costs, and a million counted keys (2 minutes)
+	@scripts/install-deps build
+	cargo test --release --locked --package weir-filter --lib -- --ignored --nocapture --test-threads 1 serve::measurement
 
 bench-outbreak: ## how much of campaigns the outbreak engine sees, and how little of what programs send (2 minutes)
 	@scripts/install-deps build

@@ -288,6 +288,8 @@ mod bdat_tests;
 #[cfg(test)]
 mod connection_tests;
 #[cfg(test)]
+mod measurement;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod starttls_tests;

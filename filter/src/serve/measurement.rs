@@ -1,0 +1,159 @@
+//! What a verdict costs, and a million counted keys: `make measure-verdicts`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+use super::{Node, listen, serve};
+use crate::config::Config;
+use crate::rate::{Ask, Memory, Moment};
+
+/// Conversations at a time, as agents have them: one for each message.
+const CLIENTS: usize = 8;
+const MESSAGES: usize = 4000;
+
+/// 2 kB, as a common message has.
+const LINES: usize = 26;
+const LINE: &str = "0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789\r\n";
+
+/// A node that keeps no events and asks no scanner.
+const QUIET: &str = "[events]\ndirectory = \"\"\n[counters]\nfile = \"\"\n[blocks]\nfile = \"\"\n[privacy]\naudit_log = \"\"\n";
+
+const FAR: &str = "[limits]\nmessages_per_minute = 4000000\nmessages_per_hour = 4000000\n\
+                   customer_messages_per_minute = 4000000\ncustomer_messages_per_hour = 4000000\n";
+
+#[test]
+#[ignore = "a measurement: `make measure-verdicts`"]
+fn verdicts() {
+    let seed = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/seed-000.luau");
+    let script = format!("[script]\nfile = {seed:?}\n");
+    for (name, sections) in [
+        ("preset volume", "[outbreak]\nenabled = false\n[file_types]\nenabled = false\n"),
+        ("preset volume, file types and outbreaks", ""),
+        ("seed-000.luau, file types and outbreaks", &script),
+    ] {
+        let text = format!(
+            "[smtp]\nlisten = [\"127.0.0.1:0\"]\nproxies = [\"127.0.0.1/32\"]\nmax_sessions = 1000\n{FAR}{QUIET}{sections}"
+        );
+        let config: Config = weir_daemon::config::parse("measurement", &text).unwrap();
+        let (used, mut latencies) = judge(&config);
+        latencies.sort_unstable();
+        let at = |part: usize| latencies[(latencies.len() - 1) * part / 100].as_secs_f64() * 1000.0;
+        println!(
+            "{name}: {:.0} verdicts a second and core ({:.0} us of the processor each, sessions included); \
+             {CLIENTS} at a time: p50 {:.1} ms, p99 {:.1} ms",
+            latencies.len() as f64 / used.as_secs_f64(),
+            used.as_secs_f64() * 1e6 / latencies.len() as f64,
+            at(50),
+            at(99)
+        );
+    }
+}
+
+/// How much of the processor the node had, and how long each conversation took.
+fn judge(config: &Config) -> (Duration, Vec<Duration>) {
+    let (said, heard) = std::sync::mpsc::channel();
+    let (stop, stopped) = watch::channel(false);
+    let config = config.clone();
+    // On one thread, but for reading what is inside of messages.
+    let node = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let node = Node::new(&config).unwrap().with_scripts(&config).await.unwrap();
+            let listeners = listen(&config.smtp.listen, "smtp.listen").await.unwrap();
+            said.send(listeners[0].local_addr().unwrap()).unwrap();
+            serve(Arc::new(node), listeners, stopped, Duration::from_secs(10)).await;
+        });
+    });
+    let address = heard.recv().unwrap();
+    let before = used(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            thread::spawn(move || {
+                let took: Vec<_> = (0..MESSAGES / CLIENTS)
+                    .map(|number| converse(address, &format!("m{client}-{number}")))
+                    .collect();
+                (took, used(ClockId::CLOCK_THREAD_CPUTIME_ID))
+            })
+        })
+        .collect();
+    let (mut latencies, mut of_clients) = (Vec::new(), Duration::ZERO);
+    for client in clients {
+        let (took, used) = client.join().unwrap();
+        latencies.extend(took);
+        of_clients += used;
+    }
+    let all = used(ClockId::CLOCK_PROCESS_CPUTIME_ID) - before;
+    stop.send_replace(true);
+    node.join().unwrap();
+    (all - of_clients, latencies)
+}
+
+/// As an agent says it: in groups, and the message when 354 has come.
+fn converse(address: SocketAddr, id: &str) -> Duration {
+    let began = Instant::now();
+    let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+    let expect = |stream: &mut BufReader<TcpStream>, code: &str| {
+        let mut line = String::new();
+        while !line.starts_with(&format!("{code} ")) {
+            line.clear();
+            assert!(stream.read_line(&mut line).unwrap() > 0, "closed before {code}");
+        }
+    };
+    expect(&mut stream, "220");
+    let octet = id.len() % 200;
+    let before = format!("EHLO agent\r\nXCLIENT ADDR=10.1.0.{octet} HELO=h PROTO=ESMTP\r\n");
+    stream.get_mut().write_all(before.as_bytes()).unwrap();
+    expect(&mut stream, "250");
+    expect(&mut stream, "220");
+    let envelope = format!(
+        "EHLO h\r\nXFORWARD IDENT={id}\r\nMAIL FROM:<s@example.org>\r\nRCPT TO:<{id}@example.net>\r\nDATA\r\n"
+    );
+    stream.get_mut().write_all(envelope.as_bytes()).unwrap();
+    expect(&mut stream, "354");
+    let message = format!("Subject: {id}\r\n\r\n{}.\r\n", LINE.repeat(LINES));
+    stream.get_mut().write_all(message.as_bytes()).unwrap();
+    expect(&mut stream, "250");
+    began.elapsed()
+}
+
+fn used(clock: ClockId) -> Duration {
+    clock_gettime(clock).unwrap().into()
+}
+
+#[test]
+#[ignore = "a measurement: `make measure-verdicts`"]
+fn a_million_keys() {
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let before = resident();
+    let memory = Memory::new(1_000_000);
+    let start = 1_600_000_000_000;
+    // Busy ones: several buckets of each are in use.
+    for step in 0..4u64 {
+        for number in 0..1_000_000u64 {
+            let key = format!("10.{}.{}.{}", number >> 16, number >> 8 & 0xff, number & 0xff);
+            let ask = Ask {
+                namespace: "outbound-hour",
+                key: &key,
+                limit: u64::MAX,
+                seconds: 3600,
+                weight: 1,
+                message: None,
+            };
+            memory.ask(ask, Moment(start + step * 120_000));
+        }
+    }
+    println!(
+        "a million keys with one window of an hour and four buckets each: {:.0} MB",
+        (resident() - before) as f64 / 1e6
+    );
+    assert_eq!(memory.usage().keys, 1_000_000);
+}

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 
 use super::clamd::CLAMD_PORT;
 use crate::lab::{Host, Process};
@@ -12,7 +13,7 @@ use crate::wait::{PATIENCE, wait_until};
 pub const ICAP_PORT: u16 = 1344;
 
 pub struct CIcap {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
 }
 
@@ -45,10 +46,14 @@ impl CIcap {
             anyhow::ensure!(process.exited()?.is_none(), "c-icap ended:\n{}", process.output());
             Ok(!host.sh(&format!("ss -Hltn 'sport = :{ICAP_PORT}'"))?.is_empty())
         })?;
-        Ok(Self { _process: process, address: SocketAddr::new(address, ICAP_PORT) })
+        Ok(Self { process, address: SocketAddr::new(address, ICAP_PORT) })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        self.process.signal_all(signal)
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 
 use crate::lab::{Host, Process};
 use crate::wait::{PATIENCE, wait_until};
@@ -28,7 +29,7 @@ const OFF: [&str; 13] = [
 ];
 
 pub struct Rspamd {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
 }
 
@@ -67,10 +68,14 @@ impl Rspamd {
             let asked = host.sh(&format!("curl --silent --max-time 5 http://{address}/ping || true"))?;
             Ok(asked.contains("pong"))
         })?;
-        Ok(Self { _process: process, address })
+        Ok(Self { process, address })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        self.process.signal_all(signal)
     }
 }

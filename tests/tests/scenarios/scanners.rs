@@ -1,12 +1,15 @@
 //! The scanners that a filter node asks: the real programs, well, hung and dead.
 
+use std::net::IpAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weir_tests::components::{
-    CIcap, CLAMD_SOCKET, Clamd, FilterConfig, Finished, LogLine, Rspamd, Spamd, WeirFilter,
+    CIcap, CLAMD_PORT, CLAMD_SOCKET, Clamd, FILTER_PORT, FilterConfig, Finished, LogLine, Rspamd, Spamd,
+    WeirFilter, eicar,
 };
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::{GTUBE, HAM};
@@ -87,63 +90,176 @@ fn the_doctor_asks_each_of_them() -> Result<()> {
     })
 }
 
-/// A message that waits in vain for a scanner is judged in time all the same, and it is said; after a few the scanner is left
-/// alone; when it is back, it is asked again.
-#[test]
-fn a_scanner_that_hangs_or_dies_holds_nobody_up_and_comes_back() -> Result<()> {
-    Lab::run("scanners-breaker", NarrowLink::Nowhere, |lab| {
-        let address = Family::V4.filter_node(0);
-        let mut spamd = Spamd::start(&lab.filter, address)?;
-        let mut config = FilterConfig::node(0).asking(spamd.address());
-        config.spamd_lines = "timeout = 2\nbreaker_failures = 2\nbreaker_pause = 1\n".into();
-        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
-        let mut number = 0;
-        let mut judge = |message: &[u8]| -> Result<LogLine> {
-            number += 1;
-            let id = format!("id-{number}");
-            let began = Instant::now();
-            let mut client = Client::connect(&lab.gateway, (address, 10025).into())?;
-            client.greet("gateway.test")?;
-            client
-                .command("XCLIENT ADDR=10.1.0.2 PORT=4711 HELO=mail.customer.test PROTO=ESMTP")?
-                .expect(220)?;
-            client.command("EHLO mail.customer.test")?.expect(250)?;
-            client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
-            client.send_message("a@customer.test", &["b@v4.destination.test"], message)?;
-            ensure!(began.elapsed() < patient(Duration::from_secs(20)), "{:?}", began.elapsed());
-            filter.wait_message(&id)
-        };
-        let scanned = judge(GTUBE)?;
-        ensure!(
-            scanned.field("symbols").contains("GTUBE") && scanned.field("unscanned").is_empty(),
-            "{scanned:?}"
-        );
+/// A scanner that runs.
+trait Running {
+    fn signal(&self, signal: Signal) -> Result<()>;
+}
 
-        spamd.signal_all(Signal::SIGSTOP)?;
+macro_rules! running {
+    ($($scanner:ident),+) => {
+        $(impl Running for $scanner {
+            fn signal(&self, signal: Signal) -> Result<()> {
+                self.signal_all(signal)
+            }
+        })+
+    };
+}
+
+running!(Spamd, Rspamd, Clamd, CIcap);
+
+/// One of the scanners, what it is to find, and in which field of a message's log line.
+struct Subject {
+    name: &'static str,
+    section: String,
+    start: fn(&Lab) -> Result<Box<dyn Running>>,
+    message: Vec<u8>,
+    field: &'static str,
+    word: &'static str,
+}
+
+/// Time for one message, and failures before the scanner is left alone.
+const LINES: &str = "timeout = 3\nbreaker_failures = 2\nbreaker_pause = 1\n";
+
+fn node() -> IpAddr {
+    Family::V4.filter_node(0)
+}
+
+fn infected() -> Vec<u8> {
+    [HAM, &eicar()[..], b"\n"].concat()
+}
+
+#[test]
+fn spamassassin_away() -> Result<()> {
+    holds_nobody_up_and_comes_back(&Subject {
+        name: "spamassassin",
+        section: format!("[spamassassin]\naddress = \"{}:783\"\n{LINES}", node()),
+        start: |lab| Ok(Box::new(Spamd::start(&lab.filter, node())?)),
+        message: GTUBE.to_vec(),
+        field: "symbols",
+        word: "GTUBE",
+    })
+}
+
+#[test]
+fn rspamd_away() -> Result<()> {
+    holds_nobody_up_and_comes_back(&Subject {
+        name: "rspamd",
+        section: format!("[rspamd]\naddress = \"{}:11333\"\n{LINES}", node()),
+        start: |lab| Ok(Box::new(Rspamd::start(&lab.filter, node())?)),
+        message: GTUBE.to_vec(),
+        field: "rspamd_symbols",
+        word: "GTUBE",
+    })
+}
+
+#[test]
+fn clamav_away() -> Result<()> {
+    holds_nobody_up_and_comes_back(&Subject {
+        name: "clamav",
+        section: format!("[clamav]\naddress = \"unix:{CLAMD_SOCKET}\"\n{LINES}"),
+        start: |lab| Ok(Box::new(Clamd::start(&lab.filter, node())?)),
+        message: infected(),
+        field: "infection",
+        word: "clamav: Eicar-Test-Signature",
+    })
+}
+
+#[test]
+fn icap_away() -> Result<()> {
+    holds_nobody_up_and_comes_back(&Subject {
+        name: "one",
+        section: format!(
+            "[icap]\n{LINES}engines = [{{ name = \"one\", address = \"{}:1344\", service = \"virus_scan\" }}]\n",
+            node()
+        ),
+        start: |lab| {
+            if lab.filter.sh(&format!("ss -Hltn 'sport = :{CLAMD_PORT}'"))?.is_empty() {
+                // For as long as the lab lives.
+                std::mem::forget(Clamd::start(&lab.filter, node())?);
+            }
+            Ok(Box::new(CIcap::start(&lab.filter, node(), node())?))
+        },
+        message: infected(),
+        field: "infection",
+        word: "one: ",
+    })
+}
+
+/// Sends messages to a node, one after the other.
+struct Sender<'l> {
+    lab: &'l Lab,
+    filter: &'l WeirFilter,
+    number: u32,
+}
+
+impl Sender<'_> {
+    fn judge(&mut self, message: &[u8]) -> Result<LogLine> {
+        self.number += 1;
+        let id = format!("id-{}", self.number);
+        let began = Instant::now();
+        let mut client = Client::connect(&self.lab.gateway, (node(), FILTER_PORT).into())?;
+        client.greet("gateway.test")?;
+        client.command("XCLIENT ADDR=10.1.0.2 PORT=4711 HELO=mail.customer.test PROTO=ESMTP")?.expect(220)?;
+        client.command("EHLO mail.customer.test")?.expect(250)?;
+        client.command(&format!("XFORWARD IDENT={id}"))?.expect(250)?;
+        client.send_message("a@customer.test", &["b@v4.destination.test"], message)?;
+        ensure!(began.elapsed() < patient(Duration::from_secs(20)), "{:?}", began.elapsed());
+        self.filter.wait_message(&id)
+    }
+
+    /// Until the scanner finds again what it is to find.
+    fn wait_found(&mut self, subject: &Subject) -> Result<()> {
+        wait_for("a message that is scanned again", PATIENCE, || {
+            let line = self.judge(&subject.message)?;
+            Ok(line.field(subject.field).contains(subject.word).then_some(()))
+        })
+    }
+}
+
+/// A message that waits in vain for a scanner is judged in time all the same, and it is said; after a few the scanner is left
+/// alone; when it is back, it is asked again. One that is slow is waited for.
+fn holds_nobody_up_and_comes_back(subject: &Subject) -> Result<()> {
+    let Subject { name, .. } = subject;
+    Lab::run(&format!("scanner-{name}"), NarrowLink::Nowhere, |lab| {
+        let mut scanner = (subject.start)(lab)?;
+        let config = FilterConfig { sections: subject.section.clone(), ..FilterConfig::node(0) };
+        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        let mut sender = Sender { lab, filter: &filter, number: 0 };
+        let well = sender.judge(&subject.message)?;
+        ensure!(well.field(subject.field).contains(subject.word), "{well:?}");
+        ensure!(well.field("unscanned").is_empty(), "{well:?}");
+
+        scanner.signal(Signal::SIGSTOP)?;
+        let slow = thread::scope(|scope| {
+            let judged = scope.spawn(|| sender.judge(&subject.message));
+            // It is slow, not away: within its time there is an answer.
+            thread::sleep(Duration::from_secs(1));
+            scanner.signal(Signal::SIGCONT)?;
+            judged.join().map_err(|_| anyhow!("a panic"))?
+        })?;
+        ensure!(slow.field(subject.field).contains(subject.word), "{slow:?}");
+
+        scanner.signal(Signal::SIGSTOP)?;
         let mut causes = Vec::new();
         for _ in 0..3 {
-            causes.push(judge(HAM)?.field("unscanned"));
+            causes.push(sender.judge(HAM)?.field("unscanned"));
         }
-        ensure!(causes[0] == "spamassassin: timed-out" && causes[1] == causes[0], "{causes:?}");
-        ensure!(causes[2] == "spamassassin: breaker-open", "{causes:?}");
-        let status = &WeirFilter::status(&lab.filter)?["scanners"]["spamassassin"];
+        let timed_out = format!("{name}: timed-out");
+        ensure!(causes[..2] == [timed_out.clone(), timed_out], "{causes:?}");
+        ensure!(causes[2] == format!("{name}: breaker-open"), "{causes:?}");
+        let status = &WeirFilter::status(&lab.filter)?["scanners"][*name];
         ensure!(status["timed_out"] == 2 && status["breaker_open"] == 1, "{status:#}");
         ensure!(filter.output().contains("not asked for a while"), "{}", filter.output());
-        spamd.signal_all(Signal::SIGCONT)?;
-        let again = |judge: &mut dyn FnMut(&[u8]) -> Result<LogLine>| {
-            wait_for("a message that is scanned again", PATIENCE, || {
-                Ok(Some(judge(GTUBE)?).filter(|line| line.field("symbols").contains("GTUBE")))
-            })
-        };
-        again(&mut judge)?;
+        scanner.signal(Signal::SIGCONT)?;
+        sender.wait_found(subject)?;
 
-        drop(spamd);
-        let cause = judge(HAM)?.field("unscanned");
-        ensure!(cause == "spamassassin: failed", "{cause}");
-        spamd = Spamd::start(&lab.filter, address)?;
-        again(&mut judge)?;
+        drop(scanner);
+        let cause = sender.judge(HAM)?.field("unscanned");
+        ensure!(cause == format!("{name}: failed"), "{cause}");
+        scanner = (subject.start)(lab)?;
+        sender.wait_found(subject)?;
         ensure!(filter.output().contains("the scanner answers again"), "{}", filter.output());
-        drop(spamd);
-        Ok(())
+        drop(scanner);
+        filter.stop()
     })
 }

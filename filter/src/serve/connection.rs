@@ -171,7 +171,7 @@ impl Connection {
         let (node, asking) = (&self.node, Judging::begin(self.peer.ip(), None));
         let owner = node.owner_of(transaction.customer.address).await;
         let message = Message { transaction, body: Body::Memory(Bytes::new()) };
-        let facts = Facts::new(&message, &node.scanners).with_owner(owner);
+        let facts = Facts::new(&message, &node.scanners).with_owner(owner).with_outside(&node.outside);
         match node.verdict(context, &facts).await {
             Verdict::Accept => Verdict::Accept,
             refused => asking.early(node, &facts, context, refused),

@@ -54,9 +54,10 @@ async fn told(outside: Option<&Outside>, source: &str, address: &str, recorded: 
         facts = facts.with_outside(outside);
     }
     let (replies, counting) = (Replies::default(), Counting::<Memory>::Nowhere);
-    let mut world = Live::new(&facts, counting, &replies, "p", Moment(1_600_000_000_000)).await;
+    let mut world =
+        Live::new(&facts, Context::Data, counting, &replies, "p", Moment(1_600_000_000_000)).await;
     world.recorded = Some(recorded);
-    match script.call(Context::Data, &mut world).await {
+    match script.call(&mut world).await {
         Ok(Some(Verdict::Refuse(refusal))) => refusal.text,
         Ok(_) => "accepted".into(),
         Err(error) => format!("error: {error}"),
@@ -127,8 +128,8 @@ async fn silence_does_not_fail_a_script() {
     let scanners = Scanners::default();
     let facts = Facts::new(&message, &scanners).with_outside(&outside);
     let (replies, counting) = (Replies::default(), Counting::<Memory>::Nowhere);
-    let mut world = Live::new(&facts, counting, &replies, "p", Moment(0)).await;
-    let verdict = script.unwrap().call(Context::Data, &mut world).await.unwrap().unwrap();
+    let mut world = Live::new(&facts, Context::Data, counting, &replies, "p", Moment(0)).await;
+    let verdict = script.unwrap().call(&mut world).await.unwrap().unwrap();
     assert_eq!(verdict.refusal().unwrap().text, "40");
     assert!(asked.load(Relaxed) > 1);
 }

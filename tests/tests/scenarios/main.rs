@@ -43,6 +43,7 @@ mod lab;
 mod limits;
 mod mirror;
 mod modes;
+mod names;
 mod narrow_link;
 mod nat;
 mod next_address;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use weir_daemon::audit::Actor;
 
 use crate::blocks::Who;
+use crate::rate::Shown;
 use crate::serve::Node;
 use crate::status::status;
 
@@ -105,7 +106,9 @@ pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> 
             Ok(json!(counters.memory().top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
         }
         Request::RatesShow { keys } => {
-            let mut shown = counters.memory().show(&keys, now);
+            let reputation = |key: &String| node.reputation.as_ref()?.shown(counters.memory(), key, now);
+            let mut shown: Vec<Shown> = keys.iter().filter_map(reputation).collect();
+            shown.extend(counters.memory().show(&keys, now));
             shown.truncate(MAX_SHOWN);
             Ok(json!(shown))
         }

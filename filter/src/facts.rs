@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
+use crate::blocks::Blocker;
 use crate::body::Body;
 use crate::content::Opened;
 use crate::customers::{Customer, Identity, Owner};
@@ -13,7 +14,9 @@ use crate::inside::Inside;
 use crate::message::{Message, Transaction};
 use crate::outbreak::Finding;
 use crate::outside::Outside;
+use crate::quarantine::Quarantine;
 use crate::rate::Moment;
+use crate::reputation::Reputation;
 use crate::scan::{Results, Scanned, Scanners};
 
 #[derive(Debug)]
@@ -23,6 +26,9 @@ pub struct Facts<'m> {
     results: Results<'m>,
     inside: Option<&'m Inside>,
     outside: Option<&'m Outside>,
+    quarantine: Option<&'m Quarantine>,
+    blocker: Option<&'m Blocker>,
+    reputation: Option<&'m Reputation>,
     /// Nobody is to look at what the customer writes.
     closed: bool,
     content: OnceCell<Arc<Opened>>,
@@ -38,6 +44,9 @@ impl<'m> Facts<'m> {
             results: Results::new(message, scanners),
             inside: None,
             outside: None,
+            quarantine: None,
+            blocker: None,
+            reputation: None,
             closed: false,
             content: OnceCell::new(),
             files: OnceCell::new(),
@@ -79,6 +88,38 @@ impl<'m> Facts<'m> {
         Self { inside: Some(inside), ..self }
     }
 
+    /// Lets a sample of it be taken.
+    #[must_use]
+    pub fn with_quarantine(self, quarantine: Option<&'m Quarantine>) -> Self {
+        Self { quarantine, ..self }
+    }
+
+    /// Where a sample of it goes, if there are samples.
+    pub fn quarantine(&self) -> Option<&'m Quarantine> {
+        self.quarantine
+    }
+
+    /// Lets policy block whoever sends it.
+    #[must_use]
+    pub fn with_blocker(self, blocker: &'m Blocker) -> Self {
+        Self { blocker: Some(blocker), ..self }
+    }
+
+    pub fn blocker(&self) -> Option<&'m Blocker> {
+        self.blocker
+    }
+
+    /// Lets policy ask for the reputation of whoever sends it.
+    #[must_use]
+    pub fn with_reputation(self, reputation: Option<&'m Reputation>) -> Self {
+        Self { reputation, ..self }
+    }
+
+    /// None where there are no reputations.
+    pub fn reputation(&self) -> Option<&'m Reputation> {
+        self.reputation
+    }
+
     /// What can be asked of its inside, by whoever may look.
     pub fn inside(&self) -> Option<&'m Inside> {
         self.inside
@@ -117,6 +158,11 @@ impl<'m> Facts<'m> {
         let customer = self.customer().map(|customer| customer.id.as_str());
         let count = || inside.outbreak(self.message, Arc::clone(content), customer, now);
         self.outbreak.get_or_init(count).await.as_ref()
+    }
+
+    /// What was found out about others who send it, if somebody asked.
+    pub fn outbreak_if_known(&self) -> Option<&Finding> {
+        self.outbreak.get()?.as_ref()
     }
 
     /// What scanners say of it.

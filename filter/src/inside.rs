@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::content::{self, Opened, Reader, off_thread};
 use crate::files::{Files, Inspector};
 use crate::message::Message;
@@ -27,12 +27,6 @@ impl Inside {
     /// # Errors
     /// If the address of the store that nodes share is none.
     pub fn new(config: &Config) -> Result<Self, redis::RedisError> {
-        let section = &config.content;
-        let limits = content::Limits {
-            octets: usize::try_from(section.max_size).unwrap_or(usize::MAX - 1),
-            parts: section.max_parts,
-            depth: section.max_depth,
-        };
         let engine = || {
             let memory = Memory::new(config.outbreak.max_messages, config.outbreak.rule());
             let store = config.counters.redis.as_deref().filter(|_| config.outbreak.shared);
@@ -42,11 +36,26 @@ impl Inside {
                 config.outbreak.exempt(),
             ))
         };
-        Ok(Self {
+        let outbreaks = config.outbreak.enabled.then(engine).transpose()?;
+        Ok(Self { outbreaks, ..Self::of(&config.content, &config.file_types) })
+    }
+
+    /// For messages that are only tried.
+    pub fn alone() -> Self {
+        Self::of(&config::Content::default(), &config::FileTypes::default())
+    }
+
+    fn of(section: &config::Content, file_types: &config::FileTypes) -> Self {
+        let limits = content::Limits {
+            octets: usize::try_from(section.max_size).unwrap_or(usize::MAX - 1),
+            parts: section.max_parts,
+            depth: section.max_depth,
+        };
+        Self {
             reader: Reader::new(limits, section.memory, Duration::from_secs(section.timeout)),
-            inspector: Inspector::new(&config.file_types),
-            outbreaks: config.outbreak.enabled.then(engine).transpose()?,
-        })
+            inspector: Inspector::new(file_types),
+            outbreaks: None,
+        }
     }
 
     pub fn reader(&self) -> &Reader {

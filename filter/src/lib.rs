@@ -12,6 +12,7 @@
 //! | [`message`], [`facts`] | what is known of a message, and what is found out on demand |
 //! | [`policy`] | the verdict |
 //! | [`rate`] | counts in sliding windows |
+//! | [`reputation`] | how good somebody's mail has been |
 //! | [`events`] | what was judged, kept for a while |
 //! | [`scan`] | scanners, with their limits in one place |
 //! | [`customers`] | whose address it is |
@@ -22,6 +23,7 @@
 //! | [`outside`] | the four above, as this node is configured |
 //! | [`together`] | several questions at the same time |
 //! | [`blocks`] | who is blocked |
+//! | [`quarantine`] | samples for one who has the key |
 //! | [`channel`] | what agents and the node say to each other beside mail |
 //! | [`bounded`] | what is remembered of the last so many |
 //! | [`config`], [`control`], [`status`], [`doctor`] | what the operator says and sees |
@@ -48,7 +50,9 @@ pub mod outbreak;
 pub mod outside;
 pub mod policy;
 pub mod privacy;
+pub mod quarantine;
 pub mod rate;
+pub mod reputation;
 pub mod scan;
 pub mod serve;
 pub mod status;

@@ -1,6 +1,7 @@
 //! The command line of weir-filter.
 
 mod blocking;
+mod quarantining;
 mod rates;
 mod reading;
 mod trying;
@@ -24,6 +25,7 @@ use weir_filter::doctor;
 use weir_filter::events::Records;
 use weir_filter::outside::Outside;
 use weir_filter::policy::script::Keeper;
+use weir_filter::quarantine::Quarantine;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::{Address, Scanners};
 use weir_filter::serve::{self, Node};
@@ -98,6 +100,9 @@ enum Command {
     Unblock(blocking::Unblock),
     /// List who is blocked.
     Blocks(blocking::Blocks),
+    /// Look at samples of messages, which are kept encrypted where `[quarantine]` says so.
+    #[command(subcommand)]
+    Quarantine(quarantining::Quarantining),
     /// Print an annotated configuration file with every key.
     #[command(hide = true)]
     ExampleConfig,
@@ -148,6 +153,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Block(arguments) => blocking::block(arguments),
         Command::Unblock(arguments) => blocking::unblock(arguments),
         Command::Blocks(arguments) => blocking::blocks(&arguments),
+        Command::Quarantine(command) => quarantining::execute(command),
         Command::ExampleConfig => {
             print!("{}", reference::example::<Config>());
             Ok(())
@@ -202,6 +208,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let channel = serve::listen(channel, "channel.listen").await?;
     let mut node = Node::new(config)?.with_scripts(config).await?;
     node.records = Records::open(&config.events)?;
+    node.quarantine = Quarantine::open(&config.quarantine)?;
     let node = Arc::new(node);
     let file = counters_file(&config.counters.file, &node)?;
     let listen: Vec<String> =

@@ -89,7 +89,7 @@ const WINDOWS: Place = Place {
 const COUNTERS: Place = Place {
     title: "Counters (table `key`)",
     place: "memory, and `counters.file`",
-    kept: "the longest window of the rule, a day at most, after the last message",
+    kept: "the longest window of the rule, a day at most (`reputation.days`, where `reputation.enabled` is set), after the last message",
     deleted: "`weir-filter forget --customer`, `weir-filter rates clear KEY`, `weir-filter customer-changed ADDRESS`",
     fields: &[
         field("namespace", "name of a rule", "limits"),
@@ -112,7 +112,7 @@ const BLOCKS: Place = Place {
     fields: &[
         field("until", "when it is over", "to end it then"),
         field("reason", "why, as the customer is told", EXPLAIN),
-        field("by", "operator, or a rule's name", EXPLAIN),
+        field("by", "operator, or a script's name", EXPLAIN),
         field("seen", "addresses of the customer that mail came from since", "to stop them at the agents"),
     ],
 };
@@ -133,7 +133,25 @@ const AUDIT: Place = Place {
     ],
 };
 
-const PLACES: [Place; 5] = [EVENTS, WINDOWS, COUNTERS, BLOCKS, AUDIT];
+const SAMPLES: Place = Place {
+    title: "Samples (fields in the clear, the first line of a file)",
+    place: "`quarantine.directory`, a file each, mode 0600 in a directory of mode 0700; only where `quarantine.enabled` is set. Behind \
+            the line is the whole message, encrypted (age, X25519) to `quarantine.public_key`",
+    kept: "`quarantine.keep_days`, 7 days by default; earlier, when `quarantine.max_disk` is reached",
+    deleted: "`weir-filter forget --customer NAME|PREFIX`, `weir-filter quarantine delete ID`; all: remove the files",
+    fields: &[
+        field("id", "the message's id", FIND),
+        field("time", "when it was taken, seconds since 1970", "to remove it in time"),
+        field(
+            "customer",
+            "the customer, else his prefix, IPv4 address or IPv6 /64",
+            "to forget and export it",
+        ),
+        field("rule", "why it was taken: `outbreak`, `spamassassin`, `script`", EXPLAIN),
+    ],
+};
+
+const PLACES: [Place; 6] = [EVENTS, WINDOWS, COUNTERS, BLOCKS, AUDIT, SAMPLES];
 
 /// `docs/privacy.md`.
 pub fn document() -> String {
@@ -152,7 +170,8 @@ pub fn document() -> String {
 
 const HEAD: &str = "# What weir-filter stores of people
 
-Nothing of a message's content is kept: not its text, not its subject, no attachment. A body is in memory, or in a file without a
+Nothing of a message's content is kept: not its text, not its subject, no attachment; but for samples, where the operator has
+switched `[quarantine]` on (below). A body is in memory, or in a file without a
 name, until its verdict. Mail addresses are stored only as keyed hashes (HMAC-SHA256, the first 80 bits, of the address in small
 letters; the key is made at the first start, `address.key` in `events.directory`, mode 0600, and never leaves the node); domains
 are stored in clear. Whoever has the key can test whether an address he knows was a sender or a recipient, and no more; remove
@@ -168,8 +187,12 @@ Where `[channel]` is set, the node remembers the last 100,000 accepted messages,
 destination answered: id, customer or address, and the sender's domain. The answers become counts (`delivery-failures` and the like).
 
 `weir-filter export --customer NAME|PREFIX` prints all that is stored of a customer as JSON, `weir-filter forget --customer
-NAME|PREFIX` removes it: events (what is deleted is overwritten in the files) and counters. Both are written to the audit log, with the
-name of the customer. Of a message that is judged while he is forgotten, the event may be stored after that.
+NAME|PREFIX` removes it: events (what is deleted is overwritten in the files), counters and samples, which stay encrypted in the
+export. Both are written to the audit log, with the
+name of the customer. Of a message that is judged while he is forgotten, the event or a sample may be stored after that.
+
+Samples are never taken of customers in `privacy.no_content`. Each `weir-filter quarantine show` is in the audit log, as is each block
+by a policy script, with the script and the message.
 ";
 
 #[cfg(test)]
@@ -222,6 +245,15 @@ mod tests {
         let file = directory.path().join("audit");
         Audit::new("weir-filter", &file).record(Actor::own(), "forget", &Value::Null).unwrap();
         let line: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let label = crate::quarantine::Label {
+            id: String::new(),
+            time: 0,
+            customer: String::new(),
+            rule: String::new(),
+        };
+        let label = serde_json::to_value(label).unwrap();
+        let fields: Vec<&str> = label.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, SAMPLES.fields.iter().map(|field| field.name).collect::<Vec<_>>());
         let fields: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(fields, AUDIT.fields.iter().map(|field| field.name).collect::<Vec<_>>());
     }

@@ -12,7 +12,8 @@ use weir_daemon::{config, control, time};
 use weir_filter::channel::ask_others;
 use weir_filter::config::Config;
 use weir_filter::control::Request;
-use weir_filter::events::{self, Found, Query};
+use weir_filter::events::{self, Event, Forgotten, Found, Query};
+use weir_filter::quarantine;
 
 /// Where a node's configuration is, unless somebody says otherwise.
 const CONFIG: &str = "/etc/weir/filter.toml";
@@ -90,15 +91,28 @@ pub struct Usage {
 }
 
 /// Where a node keeps what it keeps.
-struct Places {
+pub struct Places {
+    /// Empty: there are none.
     events: PathBuf,
-    audit: Audit,
+    /// Empty: there are none.
+    pub samples: PathBuf,
+    pub audit: Audit,
+}
+
+impl Places {
+    fn events(&self) -> anyhow::Result<&Path> {
+        if self.events.as_os_str().is_empty() {
+            bail!("this node keeps no events: events.directory is empty");
+        }
+        Ok(&self.events)
+    }
 }
 
 pub fn log(arguments: &Log) -> anyhow::Result<()> {
-    let directory = places(&arguments.node)?.events;
+    let places = places(&arguments.node)?;
+    let directory = places.events()?;
     let query = query(arguments)?;
-    let mut found = events::search(&directory, &query)
+    let mut found = events::search(directory, &query)
         .with_context(|| format!("{}: the events cannot be read", directory.display()))?;
     if arguments.all_nodes {
         add_others(&mut found, &query, &arguments.node)?;
@@ -165,38 +179,38 @@ fn query(arguments: &Log) -> anyhow::Result<Query> {
     Ok(query)
 }
 
-fn places(node: &Node) -> anyhow::Result<Places> {
-    let (events, audit) = match &node.config {
+pub fn places(node: &Node) -> anyhow::Result<Places> {
+    let (events, samples, audit) = match &node.config {
         Some(file) => {
             let config = config::load::<Config>(file)?;
-            (config.events.directory, config.privacy.audit_log)
+            (config.events.directory, config.quarantine.directory, config.privacy.audit_log)
         }
         None => {
             let status = control::status("filter", node.socket.as_deref());
             let status =
                 status.context("where the node keeps its files is not known; say it with --config FILE")?;
             let path = |value: &Value| PathBuf::from(value.as_str().unwrap_or_default());
-            (path(&status["events"]["directory"]), path(&status["audit_log"]))
+            let samples = path(&status["quarantine"]["directory"]);
+            (path(&status["events"]["directory"]), samples, path(&status["audit_log"]))
         }
     };
-    if events.as_os_str().is_empty() {
-        bail!("this node keeps no events: events.directory is empty");
-    }
-    Ok(Places { events, audit: Audit::new("weir-filter", &audit) })
+    Ok(Places { events, samples, audit: Audit::new("weir-filter", &audit) })
 }
 
 pub fn export(arguments: &Whose) -> anyhow::Result<()> {
-    let Places { events, audit } = places(&arguments.node)?;
+    let Places { events, samples, audit } = places(&arguments.node)?;
     let query = of_customer(&arguments.customer);
     record(&audit, "export", arguments)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let customer = json!(arguments.customer);
     write!(out, "{{\"customer\":{customer},\"exported\":{},\"events\":[", json!(time::rfc3339(time::now())))?;
     let mut keys = HashSet::from([arguments.customer.clone()]);
+    let mut ids = HashSet::new();
     let mut between = "";
-    let unread = events::visit(&events, &query, |event| {
+    let mut unread = visit(&events, &query, |event| {
         keys.extend(event.source());
         write!(out, "{between}\n{}", serde_json::to_string(&event).map_err(io::Error::other)?)?;
+        ids.insert(event.id);
         between = ",";
         Ok(())
     })?;
@@ -207,22 +221,42 @@ pub fn export(arguments: &Whose) -> anyhow::Result<()> {
             counters.extend(shown.as_array().cloned().unwrap_or_default());
         }
     }
-    writeln!(out, "],\"counters\":{},\"unread\":{}}}", json!(counters), json!(unread))?;
+    write!(out, "],\"counters\":{},\"samples\":[", json!(counters))?;
+    let mut between = "";
+    for sample in samples_of(&samples, &query, &ids, &mut unread)? {
+        match quarantine::armored(&sample) {
+            Ok(encrypted) => {
+                write!(out, "{between}\n{}", json!({ "label": sample.label, "encrypted": encrypted }))?;
+                between = ",";
+            }
+            Err(error) => unread.push(error.to_string()),
+        }
+    }
+    writeln!(out, "],\"unread\":{}}}", json!(unread))?;
     out.flush()?;
     note_counters(arguments);
     Ok(())
 }
 
 pub fn forget(arguments: &Whose) -> anyhow::Result<()> {
-    let Places { events, audit } = places(&arguments.node)?;
+    let Places { events, samples, audit } = places(&arguments.node)?;
     let query = of_customer(&arguments.customer);
     record(&audit, "forget", arguments)?;
     let mut keys = HashSet::from([arguments.customer.clone()]);
-    events::visit(&events, &query, |event| {
+    let mut ids = HashSet::new();
+    visit(&events, &query, |event| {
         keys.extend(event.source());
+        ids.insert(event.id);
         Ok(())
     })?;
-    let forgotten = events::forget(&events, &query)?;
+    let mut unread = Vec::new();
+    let samples = samples_of(&samples, &query, &ids, &mut unread)?;
+    for sample in &samples {
+        quarantine::remove(sample)?;
+    }
+    let forgotten =
+        if events.as_os_str().is_empty() { Forgotten::default() } else { events::forget(&events, &query)? };
+    unread.extend(forgotten.unread);
     let mut counts = 0;
     if arguments.node.config.is_none() {
         for keys in chunks(keys) {
@@ -230,18 +264,47 @@ pub fn forget(arguments: &Whose) -> anyhow::Result<()> {
             counts += cleared["cleared"].as_u64().unwrap_or_default();
         }
     }
-    println!("{}: {} events and {counts} counts forgotten", arguments.customer, forgotten.events);
+    let (whose, events, samples) = (&arguments.customer, forgotten.events, samples.len());
+    println!("{whose}: {events} events and {counts} counts forgotten, and {samples} samples");
     note_counters(arguments);
-    if !forgotten.unread.is_empty() {
-        bail!("there may be more in these files:\n  {}", forgotten.unread.join("\n  "));
+    if !unread.is_empty() {
+        bail!("there may be more in these files:\n  {}", unread.join("\n  "));
     }
     Ok(())
 }
 
+fn visit(
+    directory: &Path,
+    query: &Query,
+    each: impl FnMut(Event) -> io::Result<()>,
+) -> io::Result<Vec<String>> {
+    if directory.as_os_str().is_empty() { Ok(Vec::new()) } else { events::visit(directory, query, each) }
+}
+
+/// A customer's samples: those that bear his name, and those of his messages.
+fn samples_of(
+    directory: &Path,
+    query: &Query,
+    ids: &HashSet<String>,
+    unread: &mut Vec<String>,
+) -> io::Result<Vec<quarantine::Kept>> {
+    let (mut samples, damaged) = quarantine::list(directory)?;
+    unread.extend(damaged);
+    samples.retain(|sample| {
+        let label = &sample.label;
+        let within = || Some((query.prefix?, events::prefix(&label.customer)?));
+        query.customer.as_ref() == Some(&label.customer)
+            || within().is_some_and(|(prefix, own)| prefix.contains(&own))
+            || ids.contains(&label.id)
+    });
+    Ok(samples)
+}
+
 pub fn usage(arguments: &Usage) -> anyhow::Result<()> {
-    let directory = places(&arguments.node)?.events;
+    let places = places(&arguments.node)?;
+    let directory = places.events()?;
     let since = arguments.since.as_deref().map(|text| time::moment(text, time::now())).transpose();
-    let usage = events::usage(&directory, since.map_err(anyhow::Error::msg).context("--since")?)
+    let usage = events::usage(directory, since.map_err(anyhow::Error::msg).context("--since")?)
         .with_context(|| format!("{}: the events cannot be read", directory.display()))?;
     for unread in &usage.unread {
         eprintln!("warning: what is in this file is not counted: {unread}");

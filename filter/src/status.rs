@@ -150,10 +150,12 @@ pub fn status(node: &Node, listen: &[String]) -> Value {
         "script": node.scripts.as_ref().map(Keeper::status),
         "customers": node.customers.status(),
         "blocks": node.blocks.len(),
+        "script_blocks": node.blocker.status(),
         "outcomes": node.judged.status(),
         "channel": node.channel.as_ref().map(crate::channel::Channel::status),
         "scanners": scanners,
         "outside": node.outside.status(),
+        "quarantine": node.quarantine.as_ref().map(crate::quarantine::Quarantine::status),
         "audit_log": node.privacy.audit_log,
         "events": node.records.as_ref().map(|records| records.writer.status()),
     })

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use weir_daemon::config;
+use weir_filter::blocks::Blocker;
 use weir_filter::config::Config;
 use weir_filter::outside::Outside;
 use weir_filter::policy::script::{Bounds, File, Recorded, Replies, SCANNERS, Trial};
+use weir_filter::quarantine::Quarantine;
+use weir_filter::reputation::Reputation;
 
 #[derive(Debug, Args)]
 pub struct Try {
@@ -91,6 +94,9 @@ pub fn execute(given: Try) -> anyhow::Result<()> {
         bounds: Bounds::default(),
         replies: Replies::default(),
         outside: None,
+        quarantine: Quarantine::asked_only(&Default::default()),
+        blocker: Blocker::asked_only(&Default::default()),
+        reputation: None,
         counters: None,
     };
     if let Some(path) = &given.config {
@@ -98,6 +104,9 @@ pub fn execute(given: Try) -> anyhow::Result<()> {
         trial.bounds = config.script.bounds();
         trial.replies = Replies::of(&config);
         trial.outside = given.ask.then(|| Outside::new(&config)).transpose()?;
+        trial.quarantine = Quarantine::asked_only(&config.quarantine);
+        trial.reputation = Reputation::new(&config.reputation);
+        trial.blocker = Blocker::asked_only(&config.script);
         trial.counters = Some(config.counters.file).filter(|file| !file.as_os_str().is_empty());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,6 +1,7 @@
 //! Who is blocked: by the operator's command, or by policy. Agents fetch the list and stop them in the kernel; whoever gets
 //! past, or has an address that was not known to be his, is refused here.
 
+mod blocker;
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use weir_daemon::time;
 use crate::customers::{Customers, Owner, check_id};
 use crate::rate::Source;
 
+pub use blocker::{Blocker, Order};
+
 /// Blocks at a time.
 const MAX_BLOCKS: usize = 10_000;
 
@@ -29,7 +32,7 @@ const MAX_BLOCKS: usize = 10_000;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 86_400);
 
 /// Characters of a reason, and of what customers are told.
-const MAX_REASON: usize = 200;
+pub(crate) const MAX_REASON: usize = 200;
 const MAX_TEXT: usize = 400;
 
 /// Who is meant by a block.
@@ -216,6 +219,11 @@ impl Blocks {
             block.until > now && matches!(who, Who::Prefix(prefix) if prefix.contains(&source.addr()))
         };
         held.iter().find(holds).map(|(_, block)| self.text(block))
+    }
+
+    /// Whether there is a block of exactly this.
+    pub fn has(&self, who: &Who) -> bool {
+        self.lock().get(who).is_some_and(|block| block.until > time::now())
     }
 
     /// The address is another customer's from now on.

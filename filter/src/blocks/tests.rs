@@ -1,5 +1,13 @@
+use std::sync::Arc;
+
+use weir_daemon::audit::Audit;
+
 use super::*;
-use crate::config::{Config, Customers as CustomersConfig};
+use crate::config::{Config, Customers as CustomersConfig, Script};
+use crate::facts::Facts;
+use crate::rate::{Memory, Moment, Once};
+use crate::scan::Scanners;
+use crate::scan::tests::message;
 
 fn customers() -> Customers {
     let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n\
@@ -89,4 +97,81 @@ fn what_cannot_be_blocked() {
     assert!(block(0, "").unwrap_err().contains("accepted: 1 to"));
     assert!(block(60, "two\nlines").unwrap_err().contains("one line"));
     assert!(blocks.unblock(&who("a")).unwrap_err().to_string().contains("a is not blocked"));
+}
+
+/// Scripts that block, and what is left of it.
+struct Scripts {
+    blocker: Blocker,
+    blocks: Arc<Blocks>,
+    customers: Arc<Customers>,
+    counters: Once<Memory>,
+    directory: tempfile::TempDir,
+}
+
+impl Scripts {
+    fn new(max_blocks_per_hour: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (blocks, customers) = (Arc::new(Blocks::open(None, "").unwrap()), Arc::new(customers()));
+        let audit = Audit::new("weir-filter", &directory.path().join("audit"));
+        let config = Script { max_blocks_per_hour, ..Script::default() };
+        let blocker = Blocker::new(&config, blocks.clone(), customers.clone(), audit);
+        Self { blocker, blocks, customers, counters: Once::new(Memory::new(100), 100), directory }
+    }
+
+    async fn block(&self, id: &str, from: &str, only_asks: bool) -> bool {
+        let mut message = message();
+        id.clone_into(&mut message.transaction.id);
+        message.transaction.customer.address = address(from);
+        let owner = self.customers.of(address(from)).await.owner;
+        let scanners = Scanners::default();
+        let facts = Facts::new(&message, &scanners).with_owner(owner);
+        let (script, reason, before) = ("p.luau", "a bot", if only_asks { "candidate:" } else { "" });
+        let order = Order { script, duration: HOUR, reason, before, now: Moment(1_000_000), only_asks };
+        self.blocker.block(&facts, &self.counters, order).await
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.directory.path().join("audit")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_script_blocks_whoever_sends_and_not_too_many() {
+    let scripts = Scripts::new(2);
+    assert!(scripts.block("m0", "10.1.7.1", true).await, "a candidate would");
+    assert!(scripts.blocks.is_empty() && scripts.audit().is_empty());
+    assert!(scripts.block("m1", "10.1.7.1", false).await);
+    let list = scripts.blocks.list(&scripts.customers);
+    assert_eq!(
+        (&list[0]["who"], &list[0]["by"], &list[0]["reason"]),
+        (&"a".into(), &"p.luau".into(), &"a bot".into())
+    );
+    let line = &scripts.audit()[0];
+    assert_eq!((&line["action"], &line["arguments"]["who"]), (&"block".into(), &"a".into()), "{line}");
+    assert_eq!(
+        (&line["arguments"]["script"], &line["arguments"]["message"]),
+        (&"p.luau".into(), &"m1".into())
+    );
+    // Another address of his: he is blocked already, which counts for nothing.
+    assert!(scripts.block("m2", "10.1.7.2", false).await);
+    assert!(scripts.block("m3", "fd01::7", false).await);
+    assert!(scripts.blocks.has(&who("fd01::/64")) && scripts.blocks.len() == 2);
+    assert!(!scripts.block("m4", "10.9.0.1", false).await, "a third in this hour");
+    assert_eq!((scripts.blocks.len(), scripts.audit().len()), (2, 2));
+    let status = scripts.blocker.status();
+    assert_eq!((&status["blocked"], &status["refused"]), (&2.into(), &1.into()), "{status}");
+    assert!(status["alarm"].as_str().unwrap().contains("more than 2 customers in an hour"), "{status}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_is_not_done_and_none_is_none() {
+    let scripts = Scripts::new(0);
+    assert!(!scripts.block("m1", "10.1.7.1", false).await);
+    let mut scripts = Scripts::new(2);
+    let nowhere = Audit::new("weir-filter", Path::new("/proc/none/audit"));
+    scripts.blocker =
+        Blocker::new(&Script::default(), scripts.blocks.clone(), scripts.customers.clone(), nowhere);
+    assert!(!scripts.block("m1", "10.1.7.1", false).await);
+    assert!(scripts.blocks.is_empty() && scripts.blocker.status()["failed"] == 1);
 }

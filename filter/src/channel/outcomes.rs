@@ -8,6 +8,7 @@ use weir_daemon::channel::Outcome;
 
 use crate::bounded::Bounded;
 use crate::customers::Identity;
+use crate::events::Outcome as Stored;
 use crate::rate::{Ask, Counters};
 use crate::serve::Node;
 
@@ -17,7 +18,8 @@ const CAPACITY: usize = 100_000;
 /// Seconds for which outcomes are kept, at least: policy asks for an hour as a rule.
 const SECONDS: u64 = 3600;
 
-/// Counts of outcomes: all of them have the customer's identity and the sender's domain as keys. Refusals for now and for good
+/// Counts of outcomes: all of them have the customer's identity, the sender's domain, and the domain beneath the identity
+/// (`IDENTITY DOMAIN`) as keys; the domain alone is what anybody says it is. Refusals for now and for good
 /// are `delivery-failures`, too.
 pub const NAMESPACES: [&str; 4] =
     ["deliveries", "delivery-failures", "delivery-deferrals", "delivery-rejections"];
@@ -64,6 +66,12 @@ impl Judged {
     pub(super) async fn count(&self, node: &Node, outcomes: &[Outcome]) {
         for outcome in outcomes {
             let id = outcome.id.as_str();
+            // Also of one that was judged before this process began: its row may be there.
+            if let Some(records) = &node.records {
+                let reply = if outcome.text.is_empty() { &outcome.outcome } else { &outcome.text };
+                let stored = Stored { banner: None, code: outcome.code, reply: reply.clone() };
+                records.writer.outcome(id, stored);
+            }
             let about = self.messages.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.into());
             let Some(about) = about else {
                 self.unknown.fetch_add(1, Ordering::Relaxed);
@@ -77,8 +85,14 @@ impl Judged {
             };
             counter.fetch_add(1, Ordering::Relaxed);
             let identity = about.identity.to_string();
+            if let Some(reputation) = &node.reputation {
+                let (counters, now) = (node.policy.counters(), node.clock.now());
+                reputation.answered(counters, &identity, outcome.code, now).await;
+            }
+            let beneath = about.domain.as_ref().map(|domain| format!("{identity} {domain}"));
             for namespace in namespaces {
-                for key in [Some(identity.as_str()), about.domain.as_deref()].into_iter().flatten() {
+                let keys = [Some(identity.as_str()), about.domain.as_deref(), beneath.as_deref()];
+                for key in keys.into_iter().flatten() {
                     let ask =
                         Ask { namespace, key, limit: u64::MAX, seconds: SECONDS, weight: 1, message: None };
                     let (counters, now) = (node.policy.counters(), node.clock.now());

@@ -158,6 +158,7 @@ async fn outcomes_are_counted_once_for_customer_and_sender_domain() {
     let report = serde_json::to_vec(&Outcomes { lost: 3, outcomes }).unwrap();
     assert_eq!(world.ask(Method::POST, OUTCOMES, &world.token, None, report).await.0, 204);
     assert_eq!((world.sum("delivery-failures", "a"), world.sum("delivery-failures", "example.org")), (2, 2));
+    assert_eq!((world.sum("delivery-failures", "a example.org"), world.sum("deliveries", "a")), (2, 1));
     assert_eq!((world.sum("delivery-rejections", "a"), world.sum("delivery-deferrals", "a")), (1, 1));
     assert_eq!((world.sum("deliveries", "a"), world.sum("deliveries", "example.org")), (1, 0));
     let status = world.node.judged.status();

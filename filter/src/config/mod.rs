@@ -16,6 +16,8 @@ mod maps;
 mod outbreak;
 mod policy;
 mod privacy;
+mod quarantine;
+mod reputation;
 mod rspamd;
 mod scanner;
 mod script;
@@ -45,6 +47,8 @@ pub use maps::{MapFile, Maps};
 pub use outbreak::Outbreak;
 pub use policy::{Policy, Preset, Texts, Unscanned};
 pub use privacy::Privacy;
+pub use quarantine::Quarantine;
+pub use reputation::Reputation;
 pub use rspamd::Rspamd;
 pub use script::{OnScriptError, Script};
 pub use smtp::{Smtp, Tls};
@@ -87,11 +91,15 @@ pub struct Config {
     #[serde(default)]
     pub dns: Dns,
     #[serde(default)]
+    pub reputation: Reputation,
+    #[serde(default)]
     pub spool: Spool,
     #[serde(default)]
     pub events: Events,
     #[serde(default)]
     pub privacy: Privacy,
+    #[serde(default)]
+    pub quarantine: Quarantine,
     #[serde(default)]
     pub log: Log,
 }
@@ -157,9 +165,11 @@ impl Check for Config {
         self.file_types.check(problems);
         self.events.check(problems);
         self.privacy.check(problems);
+        self.quarantine.check(problems);
         self.outbreak.check(problems);
         self.maps.check(problems);
         self.dns.check(problems);
+        self.reputation.check(problems);
         self.blocks.check(problems);
         if let Some(channel) = &self.channel {
             channel.check(&self.smtp, problems);

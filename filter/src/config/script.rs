@@ -43,6 +43,11 @@ pub struct Script {
     /// For https: a file in PEM with the authorities that are trusted.
     #[schemars(example = &"/etc/ssl/certs/ca-certificates.crt")]
     pub http_ca_file: Option<PathBuf>,
+    /// Seconds for which a script may block a customer with `block()`.
+    pub max_block_seconds: u64,
+    /// Customers that scripts may block in an hour, all together; further ones are not blocked, which is an error in the log and an
+    /// alarm in `status`: a script that has gone mad must not block everybody. 0: none.
+    pub max_blocks_per_hour: u64,
     /// How a script's refusals are written: `{reason}` is the script's text, `{limit}` the limit that it names, `{contact}`
     /// and `{id}` are as in `[texts]`. Of what it becomes 10 lines of 400 characters are said.
     #[schemars(with = "String")]
@@ -71,6 +76,8 @@ impl Default for Script {
             max_seconds: bounds.wall.as_secs(),
             http_hosts: Vec::new(),
             http_ca_file: None,
+            max_block_seconds: bounds.block.as_secs(),
+            max_blocks_per_hour: 20,
             reply: replies.template,
         }
     }
@@ -82,6 +89,11 @@ const LEAST_MEMORY: usize = 1024 * 1024;
 /// Of the processor, and until the verdict: what an agent would still wait for.
 const MOST_CPU_MS: u64 = 10_000;
 const MOST_SECONDS: u64 = 50;
+
+/// Whoever is to be blocked for longer is an operator's business.
+const MOST_BLOCK_SECONDS: u64 = 7 * 86_400;
+
+const MOST_BLOCKS: u64 = 10_000;
 
 impl Script {
     pub(super) fn check(&self, problems: &mut Problems) {
@@ -109,6 +121,14 @@ impl Script {
             let what = format!("{} seconds; accepted: 1 to {MOST_SECONDS}", self.max_seconds);
             problems.add("script.max_seconds", what);
         }
+        if !(1..=MOST_BLOCK_SECONDS).contains(&self.max_block_seconds) {
+            let what = format!("{} seconds; accepted: 1 to {MOST_BLOCK_SECONDS}", self.max_block_seconds);
+            problems.add("script.max_block_seconds", what);
+        }
+        if self.max_blocks_per_hour > MOST_BLOCKS {
+            let what = format!("{}; accepted: 0 to {MOST_BLOCKS}", self.max_blocks_per_hour);
+            problems.add("script.max_blocks_per_hour", what);
+        }
         if self.max_memory < LEAST_MEMORY {
             problems.add("script.max_memory", format!("is below {LEAST_MEMORY}"));
         }
@@ -122,6 +142,7 @@ impl Script {
             cpu: Duration::from_millis(self.max_cpu_ms),
             memory: self.max_memory,
             wall: Duration::from_secs(self.max_seconds),
+            block: Duration::from_secs(self.max_block_seconds),
         }
     }
 }

@@ -59,7 +59,7 @@ impl<C: Counters> Case<'_, C> {
         Ok(opinions)
     }
 
-    async fn outbreak(&self) -> Level {
+    pub(super) async fn outbreak(&self) -> Level {
         match self.facts.outbreak(self.now).await.map(|finding| finding.level.max(finding.attachment)) {
             Some(outbreak::Level::Spam) => Level::Sure,
             Some(outbreak::Level::Bulk) => Level::Likely,

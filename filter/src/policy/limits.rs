@@ -6,6 +6,7 @@ use crate::config::Texts;
 use crate::customers::Identity;
 use crate::facts::Facts;
 use crate::maps::Said;
+use crate::quarantine::Wish;
 use crate::rate::{Ask, Counters, Moment, Once, Source};
 
 const MINUTE: u64 = 60;
@@ -96,6 +97,14 @@ impl<'a, C: Counters> Case<'a, C> {
         self.within(limit).await?;
         self.of_domain(DOMAIN_BULK, limits.sender_domain_bulk_messages, limits.class_window, "bulk message")
             .await
+    }
+
+    /// Somebody may want to look at it. Whatever becomes of that, the message goes on.
+    pub(super) async fn sample(&self, rule: &str) {
+        if let Some(quarantine) = self.facts.quarantine() {
+            let wish = Wish { rule, before: "", now: self.now, only_asks: false };
+            quarantine.take(self.facts, self.counters, wish).await;
+        }
     }
 
     /// It is spam: within the limits for that.

@@ -4,6 +4,7 @@
 mod engines;
 mod limits;
 mod outside;
+mod points;
 mod reject;
 pub mod script;
 mod text;

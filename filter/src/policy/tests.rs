@@ -3,10 +3,11 @@ use std::sync::Arc;
 use serde_json::Map;
 
 use super::{Policy, Verdict};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::customers::{Customer, Owner};
 use crate::facts::Facts;
 use crate::message::Message;
+use crate::quarantine::Quarantine;
 use crate::rate::{Memory, Moment};
 use crate::scan::tests::message;
 use crate::scan::{Cause, Report, Scanned, Scanners};
@@ -70,6 +71,56 @@ pub(super) fn numbered(number: u64) -> Message {
 
 pub(super) fn text(verdict: &Verdict) -> String {
     verdict.reply("ID").to_string()
+}
+
+#[test]
+fn points_are_those_of_the_worst_that_is_known() {
+    let judge = Judge::new("");
+    let (message, scanners) = (numbered(1), Scanners::default());
+    let points = |score, verdict: &Verdict| {
+        let facts = Facts::new(&message, &scanners).with_spamassassin(found(score));
+        judge.policy.points(&facts, verdict)
+    };
+    let refused = |code, rule| Verdict::Refuse(super::Refusal::new(rule, code, "5.7.1", "no"));
+    for (score, expected) in [(4.0, 0), (4.1, 3), (6.0, 3), (6.1, 10)] {
+        assert_eq!(points(score, &Verdict::Accept), Some(expected), "{score}");
+    }
+    assert_eq!(points(0.0, &refused(554, "virus")), Some(10));
+    assert_eq!(
+        (points(0.0, &refused(550, "script")), points(9.0, &refused(550, "script"))),
+        (Some(5), Some(10))
+    );
+    assert_eq!(points(9.0, &refused(451, "outbound-spam")), None);
+}
+
+/// What the preset wants a sample of, and what becomes of the message.
+#[tokio::test]
+async fn volume_takes_samples_of_spam_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = age::x25519::Identity::generate().to_public().to_string();
+    let config = config::Quarantine {
+        enabled: true,
+        public_key: Some(key),
+        directory: directory.path().join("quarantine"),
+        ..config::Quarantine::default()
+    };
+    let quarantine = Quarantine::open(&config).unwrap();
+    let judge = Judge::new("[outbreak]\nenabled = false\n");
+    let scanners = Scanners::default();
+    for (number, score) in [(1, 8.0), (2, 8.1), (2, 8.1), (3, 9.0), (4, 30.0)] {
+        let message = numbered(number);
+        let facts = Facts::new(&message, &scanners).with_spamassassin(found(score));
+        let facts = facts.with_quarantine(quarantine.as_ref());
+        assert_eq!(judge.policy.at_end_of_data(&facts, Moment(START)).await, Verdict::Accept);
+    }
+    // Ends when all is written.
+    drop(quarantine);
+    let samples = crate::quarantine::list(&config.directory).unwrap().0;
+    let mut ids: Vec<_> =
+        samples.iter().map(|one| (one.label.id.as_str(), one.label.rule.as_str())).collect();
+    ids.sort_unstable();
+    // The second came twice, as an agent replays it; the fourth is one too many of this source.
+    assert_eq!(ids, [("2", "spamassassin"), ("3", "spamassassin")]);
 }
 
 #[tokio::test]

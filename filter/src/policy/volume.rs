@@ -14,6 +14,11 @@ pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
     case.bounces().await?;
     let policy = &case.settings.policy;
     let opinions = case.opinions(|score| score > policy.spam_above).await?;
+    if case.outbreak().await == Level::Sure {
+        case.sample("outbreak").await;
+    } else if case.facts.quarantine().is_some_and(|quarantine| opinions.score > quarantine.sample_above()) {
+        case.sample("spamassassin").await;
+    }
     if opinions.level > Level::Clean {
         case.bulk().await?;
     }

@@ -1,8 +1,8 @@
 //! What scanners say of one message: each is asked when somebody first wants to know, and once.
 
 use std::pin::Pin;
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 
@@ -22,6 +22,8 @@ pub struct Results<'m> {
     spared_scores: OnceLock<Cause>,
     /// Why none is.
     spared: OnceLock<Cause>,
+    /// How long each took that was asked, its turn included.
+    times: Mutex<Vec<(Box<str>, Duration)>>,
     spamassassin: OnceCell<Scanned>,
     rspamd: OnceCell<Scanned>,
     clamav: OnceCell<Scanned<Finding>>,
@@ -48,6 +50,7 @@ impl<'m> Results<'m> {
             closed: false,
             spared_scores: OnceLock::new(),
             spared: OnceLock::new(),
+            times: Mutex::default(),
             spamassassin: OnceCell::new(),
             rspamd: OnceCell::new(),
             clamav: OnceCell::new(),
@@ -87,10 +90,22 @@ impl<'m> Results<'m> {
             return Scanned::Unscanned(Cause::Privacy);
         }
         match self.spared.get().or(scores) {
-            Some(cause) if self.scanners.has(scanner) => Scanned::Unscanned(*cause),
-            Some(_) => Scanned::Unscanned(Cause::NotConfigured),
-            None => asking.await,
+            Some(cause) if self.scanners.has(scanner) => return Scanned::Unscanned(*cause),
+            Some(_) => return Scanned::Unscanned(Cause::NotConfigured),
+            None => {}
         }
+        let began = Instant::now();
+        let scanned = asking.await;
+        if scanned.is_configured() {
+            let took = began.elapsed();
+            self.times.lock().unwrap_or_else(PoisonError::into_inner).push((scanner.into(), took));
+        }
+        scanned
+    }
+
+    /// How long each scanner took by now.
+    pub fn times(&self) -> Vec<(Box<str>, Duration)> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn scanners(&self) -> &'m Scanners {
@@ -262,6 +277,9 @@ mod tests {
         let unscanned: Vec<_> =
             results.known().filter_map(|said| Some((said.scanner, said.unscanned?))).collect();
         assert_eq!(unscanned, [("two", Cause::Failed)]);
+        let mut timed: Vec<String> = results.times().into_iter().map(|(name, _)| name.into()).collect();
+        timed.sort_unstable();
+        assert_eq!(timed, ["icap-one", "icap-three", "icap-two"]);
         assert!(results.is_unscanned());
     }
 }

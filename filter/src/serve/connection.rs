@@ -20,6 +20,7 @@ use crate::facts::Facts;
 use crate::message::{Message, Transaction};
 use crate::policy::script::Context;
 use crate::policy::{Refusal, Verdict};
+use crate::reputation;
 
 /// Octets read at a time.
 const CHUNK: usize = 32 * 1024;
@@ -172,10 +173,23 @@ impl Connection {
         let owner = node.owner_of(transaction.customer.address).await;
         let message = Message { transaction, body: Body::Memory(Bytes::new()) };
         let facts = Facts::new(&message, &node.scanners).with_owner(owner).with_outside(&node.outside);
+        let facts = facts.with_blocker(&node.blocker).with_reputation(node.reputation.as_ref());
         match node.verdict(context, &facts).await {
             Verdict::Accept => Verdict::Accept,
             refused => asking.early(node, &facts, context, refused),
         }
+    }
+
+    /// Beside the verdict: a store across the network is nothing to wait for.
+    fn note_reputation(&self, facts: &Facts<'_>, verdict: &Verdict) {
+        let points = self.node.reputation.as_ref().and_then(|_| self.node.policy.points(facts, verdict));
+        let Some(points) = points else { return };
+        let (node, id, keys) = (self.node.clone(), facts.transaction().id.clone(), reputation::keys(facts));
+        tokio::spawn(async move {
+            if let Some(reputation) = &node.reputation {
+                reputation.note(node.policy.once(), &id, &keys, points, node.clock.now()).await;
+            }
+        });
     }
 
     async fn judge(&mut self, transaction: Transaction) -> Verdict {
@@ -199,10 +213,13 @@ impl Connection {
                 let message = Message { transaction, body };
                 let facts = Facts::new(&message, &node.scanners).with_owner(owner);
                 let mut facts = facts.with_inside(&node.inside).with_outside(&node.outside);
+                facts = facts.with_quarantine(node.quarantine.as_ref()).with_blocker(&node.blocker);
+                facts = facts.with_reputation(node.reputation.as_ref());
                 if node.privacy.keeps_content_closed(message.transaction.customer.address) {
                     facts = facts.closed();
                 }
                 let verdict = node.verdict(Context::Data, &facts).await;
+                self.note_reputation(&facts, &verdict);
                 if verdict == Verdict::Accept && node.channel.is_some() {
                     let Transaction { id, envelope, .. } = facts.transaction();
                     node.judged.note(id, facts.identity(), envelope.sender.path.domain().as_deref());

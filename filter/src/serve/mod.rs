@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use weir_daemon::audit::Audit;
 use weir_smtp::Reply;
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocker, Blocks};
 use crate::channel::{Channel, Judged};
 use crate::config::{self, Config, Privacy, Spool};
 use crate::customers::{Customers, Owner};
@@ -33,7 +33,9 @@ use crate::inside::Inside;
 use crate::outside::Outside;
 use crate::policy::script::{Context, Keeper};
 use crate::policy::{Policy, Verdict};
+use crate::quarantine::Quarantine;
 use crate::rate::{Clock, Memory, Shared, Source, Store};
+use crate::reputation::Reputation;
 use crate::scan::Scanners;
 use crate::status::Counters;
 use session::{Settings, StartTls};
@@ -65,8 +67,12 @@ pub struct Node {
     pub scanners: Scanners,
     pub inside: Inside,
     pub outside: Outside,
-    pub customers: Customers,
-    pub blocks: Blocks,
+    pub customers: Arc<Customers>,
+    pub blocks: Arc<Blocks>,
+    /// Blocks at a script's wish.
+    pub blocker: Blocker,
+    /// How good everybody's mail has been; none where that is not counted.
+    pub reputation: Option<Reputation>,
     /// Messages whose outcome is not known yet.
     pub judged: Judged,
     pub channel: Option<Channel>,
@@ -74,6 +80,8 @@ pub struct Node {
     pub counters: Counters,
     /// Where events go; none where nothing is kept.
     pub records: Option<Records>,
+    /// Where samples go; none where there are none.
+    pub quarantine: Option<Quarantine>,
     pub privacy: Privacy,
     pub audit: Audit,
 }
@@ -97,6 +105,10 @@ impl Node {
         let channel = config.channel.as_ref();
         let channel = channel.map(|section| Channel::new(section, &smtp.proxies, smtp.tls.as_ref()));
         let blocks_file = Some(config.blocks.file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let blocks = Arc::new(Blocks::open(blocks_file, &config.blocks.contact).context("blocks.file")?);
+        let customers = Arc::new(Customers::new(&config.customers)?);
+        let audit = Audit::new("weir-filter", &config.privacy.audit_log);
+        let blocker = Blocker::new(&config.script, blocks.clone(), customers.clone(), audit.clone());
         Ok(Self {
             settings: Arc::new(settings),
             proxies: smtp.proxies.clone(),
@@ -110,15 +122,18 @@ impl Node {
             scanners: Scanners::new(config),
             inside: Inside::new(config).context("counters.redis")?,
             outside: Outside::new(config)?,
-            customers: Customers::new(&config.customers)?,
-            blocks: Blocks::open(blocks_file, &config.blocks.contact).context("blocks.file")?,
+            customers,
+            blocks,
+            blocker,
+            reputation: Reputation::new(&config.reputation),
             judged: Judged::default(),
             channel: channel.transpose()?,
             clock: Clock::start(),
             counters: Counters::default(),
             records: None,
+            quarantine: None,
             privacy: config.privacy.clone(),
-            audit: Audit::new("weir-filter", &config.privacy.audit_log),
+            audit,
         })
     }
 

@@ -1,8 +1,11 @@
 //! What a script gives to a function, checked.
 
+use std::time::Duration;
+
 use mlua::{MultiValue, Table, Value};
 
 use super::reply::Wanted;
+use crate::blocks::MAX_REASON;
 
 /// A namespace or a key that is longer is cut, and its checksum put behind: keys come from customers, and a long one
 /// must neither fill the store nor fail the script.
@@ -99,6 +102,19 @@ impl Arguments {
 
     pub(super) fn stat(&self) -> Result<(String, String), String> {
         Ok((self.key(0, "namespace")?, self.key(1, "key")?))
+    }
+
+    /// `seconds, text`
+    pub(super) fn block(&self, longest: Duration) -> Result<(Duration, String), String> {
+        let seconds = self.whole(0, "seconds", longest.as_secs())?;
+        let text = self.text(1, "text")?;
+        if seconds == 0 {
+            return Err("seconds must be at least 1".into());
+        }
+        if text.chars().count() > MAX_REASON || text.chars().any(char::is_control) {
+            return Err(format!("text must be one line of at most {MAX_REASON} characters"));
+        }
+        Ok((Duration::from_secs(seconds), text))
     }
 
     /// `scanner, {depth =}`

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::ask::Arguments;
 use super::machine::{Machine, Step};
-use super::{AT_END_OF_DATA, Answer, Context, Question, Script, ScriptError, World, reply};
+use super::{AT_END_OF_DATA, Answer, Bounds, Context, Question, Script, ScriptError, World, reply};
 use crate::policy::{Refusal, Verdict};
 use crate::rate;
 
@@ -101,13 +101,13 @@ impl Script {
             let asked = Instant::now();
             let next = if world.context() != Context::Data && AT_END_OF_DATA.contains(&function.as_str()) {
                 Next::Answered(Err("can be called in data only: before, there is no message".into()))
-            } else if function == "scan" {
-                // Scanners have limits of their own.
-                let next = scan(&given, world).await;
+            } else if matches!(function.as_str(), "scan" | "parts") {
+                // Scanners have limits of their own, as has what looks into a message.
+                let next = look(&function, &given, world).await;
                 watch.scanning += asked.elapsed();
                 next
             } else {
-                let answer = timeout(left, answer(&function, &given, world, left)).await;
+                let answer = timeout(left, answer(&function, &given, &self.bounds, world, left)).await;
                 answer.map_err(|_| ScriptError::Time(self.bounds.wall))?
             };
             let answer = match next {
@@ -139,7 +139,10 @@ fn told(machine: &Machine, function: &str, answer: Result<Answer, String>) -> ml
     })
 }
 
-async fn scan<W: World>(given: &Arguments, world: &mut W) -> Next {
+async fn look<W: World>(function: &str, given: &Arguments, world: &mut W) -> Next {
+    if function == "parts" {
+        return Next::Answered(Ok(world.parts().await));
+    }
     let scanned = match given.scan() {
         Ok((scanner, depth)) => world.scan(&scanner, depth).await,
         Err(what) => Err(what),
@@ -147,9 +150,21 @@ async fn scan<W: World>(given: &Arguments, world: &mut W) -> Next {
     Next::Answered(scanned)
 }
 
-async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W, left: Duration) -> Next {
+async fn answer<W: World>(
+    function: &str,
+    given: &Arguments,
+    bounds: &Bounds,
+    world: &mut W,
+    left: Duration,
+) -> Next {
     let result = match function {
         "rate" => return rate(given, world).await,
+        "reputation" => {
+            return match world.reputation().await {
+                Ok(number) => Next::Answered(Ok(Answer::count(number))),
+                Err(_) => Next::Ended(Verdict::Refuse(Refusal::counters_away())),
+            };
+        }
         "accept" => return Next::Ended(Verdict::Accept),
         "defer" => return refuse(4, given, world),
         "reject" => return refuse(5, given, world),
@@ -160,6 +175,11 @@ async fn answer<W: World>(function: &str, given: &Arguments, world: &mut W, left
         },
         "dns" | "dnsbl" | "dnswl" | "http" => match Question::new(function, given) {
             Ok(question) => world.ask(question, left).await,
+            Err(what) => Err(what),
+        },
+        "quarantine" => Ok(Answer::Truth(world.quarantine().await)),
+        "block" => match given.block(bounds.block) {
+            Ok((duration, reason)) => Ok(Answer::Truth(world.block(duration, &reason).await)),
             Err(what) => Err(what),
         },
         "log" => given.text(0, "text").map(|text| {

@@ -123,7 +123,7 @@ impl Keeper {
         if own {
             world.stats = Some(&self.stats);
         } else {
-            world.silent = true;
+            (world.silent, world.only_asks) = (true, true);
         }
         let result = script.call(&mut world).await;
         let error = result.as_ref().err().map(ToString::to_string);

@@ -7,12 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use weir_smtp::envelope::Path;
 
+use super::parts;
 use super::recorded::{self, Recorded, SCANNERS};
 use super::{Answer, Context, Question, Replies, World, network};
+use crate::blocks::Order;
 use crate::content::{Content, Limits, Watch};
 use crate::facts::Facts;
 use crate::message::Transaction;
+use crate::quarantine::Wish;
 use crate::rate::{self, Ask, Away, Counters, Moment, Once, Source};
+use crate::reputation;
 
 /// Octets of a message in which its header is sought.
 const HEADER: u64 = 64 * 1024;
@@ -82,6 +86,8 @@ pub struct Live<'a, C> {
     pub script: &'a str,
     /// Whether the script's own lines are logged.
     pub silent: bool,
+    /// Whether nothing comes of what it wants done: only the answer is as if it did.
+    pub only_asks: bool,
     /// What the script asks, if that is to be shown.
     pub shown: Option<Vec<Asked>>,
     header: Content,
@@ -118,6 +124,7 @@ impl<'a, C: Counters> Live<'a, C> {
             now,
             script,
             silent: false,
+            only_asks: false,
             shown: None,
             header,
             counted,
@@ -278,6 +285,36 @@ impl<C: Counters> World for Live<'_, C> {
             *times += 1;
         }
         counters.rate(&id, Ask { namespace: &namespace, ..ask }, self.now).await
+    }
+
+    async fn parts(&mut self) -> Answer {
+        match self.recorded {
+            Some(recorded) if recorded.is_away("filetype") => parts::unseen("failed"),
+            _ => parts::of(self.facts).await,
+        }
+    }
+
+    async fn reputation(&mut self) -> Result<u64, Away> {
+        match (&self.counting, self.facts.reputation()) {
+            (Counting::Store(counters, _), Some(reputation)) => {
+                reputation.of(counters.counters(), &reputation::keys(self.facts), self.now).await
+            }
+            _ => Ok(100),
+        }
+    }
+
+    async fn quarantine(&mut self) -> bool {
+        let Counting::Store(counters, before) = self.counting else { return true };
+        let Some(quarantine) = self.facts.quarantine() else { return false };
+        let wish = Wish { rule: "script", before, now: self.now, only_asks: self.only_asks };
+        quarantine.take(self.facts, counters, wish).await
+    }
+
+    async fn block(&mut self, duration: Duration, reason: &str) -> bool {
+        let Counting::Store(counters, before) = self.counting else { return true };
+        let Some(blocker) = self.facts.blocker() else { return false };
+        let (script, now, only_asks) = (self.script, self.now, self.only_asks);
+        blocker.block(self.facts, counters, Order { script, duration, reason, before, now, only_asks }).await
     }
 
     async fn headers(&mut self, name: &str) -> Result<Answer, String> {

@@ -15,6 +15,7 @@ mod machine;
 mod meter;
 mod names;
 mod network;
+mod parts;
 mod recorded;
 mod reply;
 mod samples;
@@ -53,13 +54,28 @@ pub enum Context {
 }
 
 /// What a script may call, beside Luau's own library.
-const FUNCTIONS: [&str; 13] = [
-    "accept", "defer", "dns", "dnsbl", "dnswl", "has", "headers", "http", "log", "rate", "reject", "scan",
+const FUNCTIONS: [&str; 17] = [
+    "accept",
+    "block",
+    "defer",
+    "dns",
+    "dnsbl",
+    "dnswl",
+    "has",
+    "headers",
+    "http",
+    "log",
+    "parts",
+    "quarantine",
+    "rate",
+    "reject",
+    "reputation",
+    "scan",
     "stat",
 ];
 
 /// Of these, what needs the message.
-const AT_END_OF_DATA: [&str; 2] = ["headers", "scan"];
+const AT_END_OF_DATA: [&str; 4] = ["headers", "parts", "quarantine", "scan"];
 
 /// What one call may take.
 #[derive(Debug, Clone, Copy)]
@@ -70,11 +86,18 @@ pub struct Bounds {
     pub memory: usize,
     /// From the call to the verdict, scanners not counted.
     pub wall: Duration,
+    /// Somebody is blocked for, at most.
+    pub block: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { cpu: Duration::from_millis(100), memory: 64 * 1024 * 1024, wall: Duration::from_secs(5) }
+        Self {
+            cpu: Duration::from_millis(100),
+            memory: 64 * 1024 * 1024,
+            wall: Duration::from_secs(5),
+            block: Duration::from_secs(86_400),
+        }
     }
 }
 

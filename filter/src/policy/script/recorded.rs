@@ -38,12 +38,16 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    pub(super) fn is_away(&self, scanner: &str) -> bool {
+        self.away.iter().any(|one| one == scanner)
+    }
+
     /// What a script is told. `depth`: archives within each other that are opened.
     ///
     /// # Errors
     /// If there is no such scanner.
     pub fn scan(&self, scanner: &str, depth: Option<u64>) -> Result<Answer, String> {
-        let away = self.away.iter().any(|one| one == scanner);
+        let away = self.is_away(scanner);
         let cause = away.then_some("failed");
         match scanner {
             "spamassassin" | "rspamd" if away => Ok(scored(0.0, "", cause)),
@@ -96,7 +100,7 @@ pub(super) async fn scan(
     }
 }
 
-fn unseen(facts: &Facts<'_>) -> &'static str {
+pub(super) fn unseen(facts: &Facts<'_>) -> &'static str {
     if facts.is_closed() { Cause::Privacy.name() } else { Cause::Failed.name() }
 }
 
@@ -152,7 +156,7 @@ fn finding(engines: &[&Scanned<Finding>]) -> Answer {
 }
 
 /// `scanned` is false where not all of the message was seen; `cause` says why.
-fn with_cause(mut fields: Vec<(&'static str, Answer)>, cause: Option<&str>) -> Answer {
+pub(super) fn with_cause(mut fields: Vec<(&'static str, Answer)>, cause: Option<&str>) -> Answer {
     fields.push(("scanned", Answer::Truth(cause.is_none())));
     fields.push(("cause", Answer::maybe(cause, Answer::text)));
     Answer::Table(fields)

@@ -13,6 +13,7 @@ use super::recorded::{File, Recorded};
 use super::{Context, LoadError, Replies, Script};
 use crate::body::Body;
 use crate::facts::Facts;
+use crate::inside::Inside;
 use crate::message::{Customer, Message, Transaction};
 use crate::rate::{Memory, Moment};
 use crate::scan::Scanners;
@@ -89,11 +90,12 @@ async fn try_all(
     results: &[(&str, Recorded)],
     replies: &Replies,
 ) -> Result<(), LoadError> {
+    let inside = Inside::alone();
     for (kind, recorded) in results {
         for (who, transaction) in transactions(octets.len()) {
             let message = Message { transaction, body: Body::Memory(octets.clone()) };
             let scanners = Scanners::default();
-            let facts = Facts::new(&message, &scanners);
+            let facts = Facts::new(&message, &scanners).with_inside(&inside);
             let counting = Counting::<Memory>::Nowhere;
             let mut world = Live::new(&facts, context, counting, replies, script.name(), THEN).await;
             world.recorded = Some(recorded);

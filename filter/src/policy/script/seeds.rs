@@ -9,9 +9,11 @@ use serde_json::Map;
 use super::live::{Counting, Live};
 use super::tests::script_with;
 use super::{Bounds, Context, File, Recorded, Replies, Script, Stats};
+use crate::config;
 use crate::customers::{Customer, Owner};
 use crate::facts::Facts;
 use crate::policy::Verdict;
+use crate::quarantine::Quarantine;
 use crate::rate::{Ask, Memory, Moment, Once};
 use crate::scan::Scanners;
 use crate::scan::tests::message;
@@ -27,6 +29,13 @@ struct Bench {
     counters: Once<Memory>,
     stats: Stats,
     sent: AtomicU64,
+    quarantine: Option<Quarantine>,
+}
+
+fn quarantine(directory: &std::path::Path) -> config::Quarantine {
+    let key = age::x25519::Identity::generate().to_public().to_string();
+    let directory = directory.join("quarantine");
+    config::Quarantine { enabled: true, public_key: Some(key), directory, ..Default::default() }
 }
 
 /// A message: when, from where, and what scanners say.
@@ -53,7 +62,7 @@ impl Bench {
     fn new(source: &str) -> Self {
         let script = script_with(source, Bounds::default()).unwrap();
         let counters = Once::new(Memory::new(10_000), 10_000);
-        Self { script, counters, stats: Stats::default(), sent: AtomicU64::new(0) }
+        Self { script, counters, stats: Stats::default(), sent: AtomicU64::new(0), quarantine: None }
     }
 
     fn seed_000() -> Self {
@@ -71,13 +80,19 @@ impl Bench {
         let customer = sent.customer.map(|id| Arc::new(Customer { id: id.into(), metadata: Map::new() }));
         let scanners = Scanners::default();
         let owner = Owner { customer, ..Owner::default() };
-        let facts = Facts::new(&message, &scanners).with_owner(owner);
+        let facts =
+            Facts::new(&message, &scanners).with_owner(owner).with_quarantine(self.quarantine.as_ref());
         let (now, replies) = (Moment(START + at), Replies::default());
         let counting = Counting::Store(&self.counters, "");
         let mut world = Live::new(&facts, Context::Data, counting, &replies, self.script.name(), now).await;
         world.recorded = Some(&sent.recorded);
         world.stats = Some(&self.stats);
-        self.script.call(&mut world).await.unwrap().unwrap()
+        let verdict = self.script.call(&mut world).await.unwrap().unwrap();
+        // Here messages come faster than any disk writes.
+        while self.quarantine.as_ref().is_some_and(|quarantine| quarantine.status()["waiting"] != 0) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        verdict
     }
 
     /// `count` messages, the first at `from` seconds and the last `within` seconds behind it; how many were accepted.
@@ -193,8 +208,27 @@ async fn lines_13_to_15_scores() {
     assert_eq!(bench.send_all(201, 0, 7 * HOUR, &scored(0, 6.0)).await, 201, "line 14");
     assert_eq!(bench.sum("outbound-bulk", "10.1.0.2", 28_800, 7 * HOUR), 201, "line 14");
     assert_eq!(bench.sum("outbound-spam", "10.1.0.2", 28_800, 7 * HOUR), 0, "line 14");
-    let bench = Bench::seed_000();
-    assert_eq!(bench.send_all(5, 0, HOUR, &scored(0, 8.5)).await, 5, "line 15");
+    let directory = tempfile::tempdir().unwrap();
+    let config = quarantine(directory.path());
+    let samples = || crate::quarantine::list(&config.directory).unwrap().0;
+    for (sent, taken, line) in
+        [(scored(0, 8.5), 2, "15"), (scored(100, 0.0), 2, "15, outbreak"), (scored(50, 8.0), 0, "15, below")]
+    {
+        let bench = Bench { quarantine: Quarantine::open(&config).unwrap(), ..Bench::seed_000() };
+        assert_eq!(bench.send_all(5, 0, HOUR - 100, &sent).await, 5, "line {line}");
+        // Ends when all is written.
+        drop(bench);
+        assert_eq!(samples().len(), taken, "line {line}");
+        samples().iter().for_each(|sample| std::fs::remove_file(&sample.path).unwrap());
+    }
+    // 20 in all, however many customers there are.
+    let bench = Bench { quarantine: Quarantine::open(&config).unwrap(), ..Bench::seed_000() };
+    for customer in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"] {
+        let sent = Sent { customer: Some(customer), ..scored(0, 8.5) };
+        assert_eq!(bench.send_all(3, 0, 60, &sent).await, 3, "line 15, many");
+    }
+    drop(bench);
+    assert_eq!(samples().len(), 20, "line 15, many");
 }
 
 #[tokio::test]
@@ -260,6 +294,35 @@ async fn seed_001_counts_by_user_script_or_domain() {
     let bounce = Sent { sender: "", ..many };
     assert_eq!(bench.send_all(6, 0, 60, &bounce).await, 6);
     assert_eq!(bench.send_all(101, 0, 60, &Sent { sender: "", ..scored(0, 7.0) }).await, 100);
+}
+
+/// As agents report them (`filter/src/channel/outcomes.rs`), under the same key.
+#[tokio::test]
+async fn seed_001_defers_a_domain_most_of_whose_mail_cannot_be_delivered() {
+    let bench = Bench::new(include_str!("../../../examples/seed-001.luau"));
+    let fail = |key: &'static str, weight| {
+        let ask = Ask {
+            namespace: "delivery-failures",
+            key,
+            limit: u64::MAX,
+            seconds: HOUR,
+            weight,
+            message: None,
+        };
+        bench.counters.counters().ask(ask, Moment(START));
+    };
+    fail("10.1.0.2 example.org", 999);
+    assert_eq!(rule(&bench.send(1000, &clean()).await), "accept");
+    fail("10.1.0.2 example.org", 1);
+    let refused = bench.send(2000, &clean()).await;
+    assert_eq!(
+        refused.reply("ID").to_string(),
+        "451 4.7.1 You may only send 1000 messages an hour that cannot be delivered, try later (ID)"
+    );
+    assert_eq!(rule(&bench.send(2000, &Sent { address: "10.1.0.3", ..clean() }).await), "accept");
+    assert_eq!(rule(&bench.send(2000, &Sent { sender: "s@example.net", ..clean() }).await), "accept");
+    assert_eq!(rule(&bench.send(2000, &Sent { sender: "", ..clean() }).await), "accept");
+    assert_eq!(rule(&bench.send((HOUR + 120) * 1000, &clean()).await), "accept");
 }
 
 #[tokio::test]

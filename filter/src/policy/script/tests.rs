@@ -55,6 +55,24 @@ impl World for Alone {
         Ok(question.unasked(None))
     }
 
+    async fn parts(&mut self) -> Answer {
+        Answer::Table(vec![("parts", Answer::List(Vec::new()))])
+    }
+
+    async fn reputation(&mut self) -> Result<u64, rate::Away> {
+        Ok(50)
+    }
+
+    async fn quarantine(&mut self) -> bool {
+        self.logged.push("quarantine".into());
+        true
+    }
+
+    async fn block(&mut self, duration: Duration, reason: &str) -> bool {
+        self.logged.push(format!("block {} {reason}", duration.as_secs()));
+        true
+    }
+
     fn stat(&mut self, namespace: &str, key: &str) {
         self.logged.push(format!("{namespace}/{key}"));
     }
@@ -127,6 +145,22 @@ async fn functions_answer() {
     .await;
     assert_eq!(result, Ok(None));
     assert_eq!(logged, ["IDtruefalse", "8", "1.5 b", "actions/defer"]);
+}
+
+#[tokio::test]
+async fn samples_blocks_and_parts_are_asked_for() {
+    let (result, logged) =
+        call("log(tostring(quarantine())) log(tostring(block(3600, 'a bot'))) log(tostring(#parts().parts)) log(reputation() + 1)")
+            .await;
+    assert_eq!(result, Ok(None));
+    assert_eq!(logged, ["quarantine", "true", "block 3600 a bot", "true", "0", "51"]);
+    let wrong = "test.luau:2: block: seconds must be a whole number from 0 to 86400";
+    assert_eq!(failure("block(86401, 'x')").await, wrong);
+    assert_eq!(failure("block(0, 'x')").await, "test.luau:2: block: seconds must be at least 1");
+    for text in ["'two\\nlines'", "string.rep('x', 201)"] {
+        let error = failure(&format!("block(60, {text})")).await;
+        assert_eq!(error, "test.luau:2: block: text must be one line of at most 200 characters");
+    }
 }
 
 #[tokio::test]

@@ -14,13 +14,17 @@ use weir_smtp::envelope::{Mailbox, Path as Mail};
 use super::live::{Asked, Counting, Live};
 use super::samples::read;
 use super::{Answer, Bounds, Context, Recorded, Replies, Script, ScriptError};
+use crate::blocks::Blocker;
 use crate::body::Body;
 use crate::customers::{Customer as Known, Owner};
 use crate::facts::Facts;
+use crate::inside::Inside;
 use crate::message::{Customer, Message, Transaction};
 use crate::outside::Outside;
 use crate::policy::Verdict;
+use crate::quarantine::Quarantine;
 use crate::rate::{self, Clock, Memory, Moment, Once};
+use crate::reputation::Reputation;
 use crate::scan::Scanners;
 
 /// Of the script and of the message, in bytes.
@@ -46,6 +50,10 @@ pub struct Trial {
     pub replies: Replies,
     /// Who is asked for names, lists and over HTTP; none: nobody.
     pub outside: Option<Outside>,
+    /// Which take and block nothing.
+    pub quarantine: Quarantine,
+    pub blocker: Blocker,
+    pub reputation: Option<Reputation>,
     /// Of a node, whose counts are read from a copy of it.
     pub counters: Option<PathBuf>,
 }
@@ -83,16 +91,20 @@ impl Trial {
         let counters = Once::new(memory, 1);
         let scanners = Scanners::default();
         let customer = self.customer.clone().map(|id| Arc::new(Known { id, metadata: Map::new() }));
+        let inside = Inside::alone();
         let mut parts = Vec::new();
         for (context, message) in steps(&script, &transaction, &octets) {
             let owner = Owner { customer: customer.clone(), ..Owner::default() };
-            let mut facts = Facts::new(&message, &scanners).with_owner(owner);
+            let facts = Facts::new(&message, &scanners).with_owner(owner).with_inside(&inside);
+            let facts = facts.with_quarantine(Some(&self.quarantine)).with_blocker(&self.blocker);
+            let mut facts = facts.with_reputation(self.reputation.as_ref());
             if let Some(outside) = &self.outside {
                 facts = facts.with_outside(outside);
             }
             let counting = Counting::Store(&counters, "");
             let mut world = Live::new(&facts, context, counting, &self.replies, script.name(), now).await;
-            (world.recorded, world.shown, world.silent) = (Some(&self.recorded), Some(Vec::new()), true);
+            (world.recorded, world.shown) = (Some(&self.recorded), Some(Vec::new()));
+            (world.silent, world.only_asks) = (true, true);
             let result = script.call(&mut world).await;
             let asked = message.transaction.envelope.recipients.last().filter(|_| context == Context::Rcpt);
             let recipient = asked.map(|one| String::from_utf8_lossy(one.path.as_bytes()).into_owned());
@@ -251,7 +263,8 @@ fn step(context: Context, recipient: Option<&str>, asked: &Asked) -> Value {
 mod tests {
     use std::path::Path;
 
-    use super::{Trial, rate};
+    use super::{Blocker, Quarantine, Trial, rate};
+    use crate::config;
     use crate::policy::script::{Bounds, Recorded, Replies};
     use crate::rate::{Ask, Clock, Memory};
 
@@ -269,6 +282,9 @@ mod tests {
             bounds: Bounds::default(),
             replies: Replies::default(),
             outside: None,
+            quarantine: Quarantine::asked_only(&config::Quarantine { enabled: true, ..Default::default() }),
+            blocker: Blocker::asked_only(&config::Script::default()),
+            reputation: None,
             counters: counters.map(Path::to_owned),
         }
     }
@@ -283,6 +299,22 @@ mod tests {
         assert_eq!(lines.last(), Some(&"verdict: accept: 250 2.0.0 accepted (try)"));
         let json = trial(0.0, None).run().await.unwrap().to_json();
         assert_eq!((&json["verdict"], &json["asked"][0]["function"]), (&"accept".into(), &"rate".into()));
+    }
+
+    #[tokio::test]
+    async fn samples_blocks_and_parts_are_shown_and_nothing_comes_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("p.luau");
+        let text = "function data() quarantine() block(60, 'a bot') parts() block(86401, '') end";
+        std::fs::write(&script, text).unwrap();
+        let message = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/attachment.eml");
+        let text = Trial { script, message, ..trial(9.0, None) }.run().await.unwrap().to_text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "  1. quarantine() = true");
+        assert_eq!(lines[1], "  2. block(60, \"a bot\") = true");
+        assert!(lines[2].contains("{\"parts\":[{\"part\":\"1\",\"type\":\"text/html\""), "{text}");
+        assert!(lines[2].contains("\"class\":\""), "{text}");
+        assert!(lines[3].ends_with("failed: seconds must be a whole number from 0 to 86400"), "{text}");
     }
 
     #[tokio::test]

@@ -41,6 +41,18 @@ pub trait World: Send {
         left: Duration,
     ) -> impl Future<Output = Result<Answer, String>> + Send;
 
+    /// The message's parts.
+    fn parts(&mut self) -> impl Future<Output = Answer> + Send;
+
+    /// How good the mail of whoever sends the message has been, from 0 to 100.
+    fn reputation(&mut self) -> impl Future<Output = Result<u64, rate::Away>> + Send;
+
+    /// Whether a sample of the message was taken.
+    fn quarantine(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Whether whoever sends the message is blocked now.
+    fn block(&mut self, duration: Duration, reason: &str) -> impl Future<Output = bool> + Send;
+
     fn stat(&mut self, namespace: &str, key: &str);
 
     fn log(&mut self, text: &str);

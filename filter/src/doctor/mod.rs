@@ -1,6 +1,7 @@
 //! `weir-filter doctor`: looks at the configuration, the scanners and what else a filter node depends on, whether or not it
 //! runs, and says what is wrong and what mends it. It changes nothing; scanners are shown test messages.
 
+mod names;
 mod probe;
 mod resources;
 mod scanners;
@@ -46,6 +47,7 @@ pub async fn examine(path: &Path) -> Report {
     });
     let pid = running.ok().as_ref().and_then(|status: &Value| status["pid"].as_u64());
     findings.extend(resources::check(&config, pid));
+    findings.extend(names::check(&config).await);
     findings.extend(scanners::check(&config).await);
     Report::new(findings)
 }

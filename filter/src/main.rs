@@ -89,7 +89,7 @@ enum Command {
     Export(reading::Whose),
     /// Remove all that is stored of a customer.
     Forget(reading::Whose),
-    /// Show how many addresses sent mail, day by day.
+    /// Show how many addresses sent mail, day by day: IP addresses and senders' mail addresses.
     Usage(reading::Usage),
     /// Show what is counted of senders, or drop it.
     #[command(subcommand)]

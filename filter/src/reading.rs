@@ -84,6 +84,9 @@ pub struct Usage {
     /// From this day on: 2026-11-21, or so long ago: 7d.
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Senders' mail addresses a day that are licensed: a day with more is said to have more, and nothing else comes of it.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<usize>,
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -309,13 +312,17 @@ pub fn usage(arguments: &Usage) -> anyhow::Result<()> {
     for unread in &usage.unread {
         eprintln!("warning: what is in this file is not counted: {unread}");
     }
+    for day in usage.days.iter().filter(|day| arguments.limit.is_some_and(|limit| day.senders > limit)) {
+        let limit = arguments.limit.unwrap_or_default();
+        eprintln!("warning: {}: {} senders are more than {limit}", day.day, day.senders);
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&usage.days)?);
         return Ok(());
     }
-    println!("{:12} {:>10} {:>12}", "DAY (UTC)", "SOURCES", "MESSAGES");
+    println!("{:12} {:>10} {:>10} {:>12}", "DAY (UTC)", "SOURCES", "SENDERS", "MESSAGES");
     for day in &usage.days {
-        println!("{:12} {:>10} {:>12}", day.day, day.sources, day.messages);
+        println!("{:12} {:>10} {:>10} {:>12}", day.day, day.sources, day.senders, day.messages);
     }
     Ok(())
 }

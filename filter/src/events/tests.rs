@@ -370,16 +370,16 @@ fn addresses_are_counted_by_day_and_a_slash_64_is_one() {
         v6(1, "fd01::1"),
         v6(2, "fd01::2"),
         v6(3, "fd01:0:0:1::1"),
-        event(4, NOW + DAY),
-        event(4, NOW + DAY),
+        Event { sender: Some("another".into()), ..event(4, NOW + DAY) },
+        Event { sender: None, ..event(4, NOW + DAY) },
     ];
     store.write(&next, &[], NOW + DAY).unwrap();
-    let seen = |since| -> Vec<(String, usize, u64)> {
+    let seen = |since| -> Vec<(String, usize, usize, u64)> {
         let days = usage(directory.path(), since).unwrap();
         assert_eq!(days.unread, Vec::<String>::new());
-        days.days.into_iter().map(|day| (day.day, day.sources, day.messages)).collect()
+        days.days.into_iter().map(|day| (day.day, day.sources, day.senders, day.messages)).collect()
     };
-    let (first, second) = (("2026-11-21".to_owned(), 250, 700), ("2026-11-22".to_owned(), 3, 5));
+    let (first, second) = (("2026-11-21".to_owned(), 250, 1, 700), ("2026-11-22".to_owned(), 3, 2, 5));
     assert_eq!(seen(None), [second.clone(), first]);
     assert_eq!(seen(Some(NOW + DAY)), [second]);
 }

@@ -40,7 +40,7 @@ impl Judging {
         owner: Option<&Owner>,
         verdict: Verdict,
     ) -> Verdict {
-        conclude(node, self.event(node, transaction, owner, &verdict), verdict)
+        conclude(node, self.event(node, transaction, owner, &verdict), verdict, false)
     }
 
     /// The end of a transaction that may not begin, or of one of its recipients.
@@ -88,7 +88,7 @@ impl Judging {
                 Err(_) => None,
             };
         }
-        conclude(node, event, verdict)
+        conclude(node, event, verdict, facts.results().is_unscanned())
     }
 
     fn event(
@@ -146,10 +146,10 @@ impl Judging {
     }
 }
 
-/// Counts a verdict, writes its log line and stores it.
-fn conclude(node: &Node, event: Event, verdict: Verdict) -> Verdict {
+/// Counts a verdict, writes its log line and stores it. `unscanned`: a scanner that was to look did not see all of it.
+fn conclude(node: &Node, event: Event, verdict: Verdict, unscanned: bool) -> Verdict {
     let event = event.bounded();
-    node.counters.judged(&verdict, !event.bypassed.is_empty());
+    node.counters.judged(&verdict, unscanned);
     record(node, event, None);
     verdict
 }

@@ -22,7 +22,7 @@ pub struct Dns {
     pub timeout_ms: u64,
     /// Look-ups at a time.
     pub concurrency: usize,
-    /// Answers kept, 500 bytes each and what is in them.
+    /// Answers kept; beyond it those go that are asked for least.
     pub cache: u64,
     /// Seconds that an answer is kept, where it says longer of itself.
     pub max_ttl: u64,

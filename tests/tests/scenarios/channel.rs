@@ -13,6 +13,7 @@ use weir_tests::wait::{PATIENCE, patient, wait_until};
 
 on_both_back_ends!(
     a_blocked_customer_sends_nothing_from_any_of_his_addresses,
+    a_script_blocks_a_customer_at_the_gateway,
     blocks_stay_while_the_node_is_away_and_over_a_restart,
     what_destinations_answer_is_counted_at_the_node,
 );
@@ -142,6 +143,47 @@ fn a_blocked_customer_sends_nothing_from_any_of_his_addresses(backend: Backend) 
     })
 }
 
+const POLICY: &str = "function data(message)\n\
+    if message.sender == 'bot@customer.test' then\n\
+    log(tostring(block(3600, 'a bot'))) reject('Your server sends spam')\nend\nend\n";
+
+/// For one message, with all his addresses; and it is written down which script did, and for which message.
+fn a_script_blocks_a_customer_at_the_gateway(backend: Backend) -> Result<()> {
+    Lab::run("channel-script", NarrowLink::Nowhere, |lab| {
+        place_token(lab)?;
+        let to = Family::V4.destination();
+        let _destination = Server::start(&lab.internet, to, Script::default())?;
+        lab.filter.write("/etc/weir/policy.luau", POLICY)?;
+        let mut config = node();
+        config.smtp_lines = "[script]\nfile = \"/etc/weir/policy.luau\"".into();
+        let node = WeirFilter::start(&lab.filter, 0, &config)?;
+        let agent = WeirAgent::start(&lab.gateway, &agent(backend))?;
+        let send = |from: IpAddr, sender: &str| -> Result<u16> {
+            let mut client = Client::connect_from(&lab.customer, from, (to, 25).into())?;
+            client.greet("mail.customer.test")?;
+            Ok(client.send_message(sender, &["user@v4.destination.test"], HAM)?.code)
+        };
+        ensure!(send(address(1), "a@customer.test")? == 250);
+        let since = Instant::now();
+        // The end of his sessions may come before the verdict.
+        let code = send(address(1), "bot@customer.test")?;
+        ensure!([550, 421].contains(&code), "{code}: {}", node.output());
+        wait_blocks(lab, 1)?;
+        ensure_refused(lab, backend, address(7), to)?;
+        ensure!(since.elapsed() < patient(Duration::from_secs(5)), "it took {:?}", since.elapsed());
+        ensure!(send(Family::V4.customer(), "a@customer.test")? == 250, "his neighbour");
+        let listed = command(lab, &["blocks"])?;
+        ensure!(listed.contains("4711") && listed.contains("by policy.luau"), "{listed}");
+        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir/filter-audit.jsonl"))?;
+        ensure!(
+            audit.contains("\"script\":\"policy.luau\"") && audit.contains("\"who\":\"4711\""),
+            "{audit}"
+        );
+        command(lab, &["unblock", "4711"])?;
+        agent.stop()
+    })
+}
+
 fn blocks_stay_while_the_node_is_away_and_over_a_restart(backend: Backend) -> Result<()> {
     Lab::run("channel-away", NarrowLink::Nowhere, |lab| {
         place_token(lab)?;
@@ -188,6 +230,12 @@ fn what_destinations_answer_is_counted_at_the_node(backend: Backend) -> Result<(
         }
         wait_until("the outcomes", PATIENCE, || {
             Ok(WeirFilter::status(&lab.filter)?["outcomes"]["rejected"].as_u64() == Some(3))
+        })?;
+        wait_until("the destination's reply in the log", PATIENCE, || {
+            let log = command(lab, &["log", "--json", "--customer", "4711"])?;
+            let replied =
+                |line: &&str| line.contains("\"reply_code\":550") && line.contains("550 5.1.1 nobody here");
+            Ok(log.lines().filter(replied).count() == 3)
         })?;
         let node = &WeirAgent::status(&lab.gateway)?["channel"]["nodes"][0];
         ensure!(node["outcomes_sent"] == 3 && node["outcomes_lost"] == 0, "{node}");

@@ -55,6 +55,7 @@ mod prefixes;
 mod presets;
 mod pressure;
 mod privileges;
+mod quarantine;
 mod recipients;
 mod records;
 mod release;

@@ -1,6 +1,7 @@
 //! One request, one answer.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
@@ -54,6 +55,7 @@ pub enum Failure {
 #[derive(Clone, Default)]
 pub struct Client {
     tls: Option<Arc<ClientConfig>>,
+    source: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Client {
@@ -85,7 +87,13 @@ impl Client {
             .map_err(io::Error::other)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: Some(Arc::new(config)) })
+        Ok(Self { tls: Some(Arc::new(config)), source: None })
+    }
+
+    /// Asks from this address, by which the service knows it; services of another family are not reached.
+    #[must_use]
+    pub fn from_address(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
     }
 
     /// Asks the service that the request's URI names.
@@ -107,7 +115,7 @@ impl Client {
         max_body: usize,
     ) -> Result<Response<Bytes>, Failure> {
         let place = Place::of(request.uri())?;
-        let stream = TcpStream::connect((place.host.as_str(), place.port)).await.map_err(Failure::Connect)?;
+        let stream = self.connect(&place).await.map_err(Failure::Connect)?;
         if !place.secure {
             return exchange(stream, prepare(request), max_body).await;
         }
@@ -115,6 +123,20 @@ impl Client {
         let name = ServerName::try_from(place.host).map_err(|error| Failure::Tls(io::Error::other(error)))?;
         let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(Failure::Tls)?;
         exchange(stream, prepare(request), max_body).await
+    }
+}
+
+impl Client {
+    async fn connect(&self, place: &Place) -> io::Result<TcpStream> {
+        let to = (place.host.as_str(), place.port);
+        let Some(source) = self.source else { return TcpStream::connect(to).await };
+        let mut found = lookup_host(to).await?;
+        let of_family = found.find(|address| address.is_ipv4() == source.is_ipv4());
+        let to =
+            of_family.ok_or_else(|| io::Error::other(format!("has no address that {source} reaches")))?;
+        let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind((source, 0).into())?;
+        socket.connect(to).await
     }
 }
 

@@ -82,7 +82,7 @@ pub async fn ask_others(
         let request = Request::post(format!("{scheme}://{other}{LOG}"))
             .header(header::AUTHORIZATION, token.authorization())
             .body(Full::from(query.clone()))?;
-        let client = client.clone();
+        let client = client.clone().from_address(config.address_towards(other));
         asking.spawn(async move { (other, ask(&client, request).await) });
     }
     let mut answers = asking.join_all().await;

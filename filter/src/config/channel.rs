@@ -1,6 +1,6 @@
 //! `[channel]`: what agents and this node say to each other beside mail.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -56,6 +56,12 @@ impl Default for Blocks {
 }
 
 impl Channel {
+    /// From where another node is asked, which knows this one by its address.
+    pub fn address_towards(&self, other: SocketAddr) -> Option<IpAddr> {
+        let own = self.listen.iter().map(SocketAddr::ip);
+        own.filter(|own| !own.is_unspecified()).find(|own| own.is_ipv4() == other.is_ipv4())
+    }
+
     /// All nodes but this one.
     pub fn others(&self) -> impl Iterator<Item = SocketAddr> {
         self.nodes.iter().copied().filter(|node| !self.listen.contains(node))

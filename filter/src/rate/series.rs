@@ -33,7 +33,12 @@ impl Entry {
 
     /// Adds the series of windows that are newer than this key, filled from the longest one there is.
     pub(super) fn complete(&mut self, windows: &[u64], now: u64) {
-        for seconds in windows.iter().skip(self.series.len()) {
+        let missing = windows.iter().skip(self.series.len());
+        if missing.len() > 0 {
+            // What is over is not known any more, whenever it was last looked at.
+            self.series.iter_mut().for_each(|series| series.expire(now));
+        }
+        for seconds in missing {
             let mut series = Series { seconds: *seconds, buckets: Vec::new() };
             if let Some(longest) = self.series.iter().max_by_key(|series| series.seconds) {
                 for (bucket, count) in &longest.buckets {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::agent::Finished;
@@ -156,7 +156,11 @@ impl WeirFilter {
 
     /// The same of this one, where several run.
     pub fn own_status(&self, host: &Host) -> Result<Value> {
-        let socket = format!("/run/weir/filter.{}.sock", self.process.pid());
+        // As it is called on its own host.
+        let output = self.output();
+        let ready = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let pid = ready.filter(|line| line["message"] == "ready").find_map(|line| line["pid"].as_u64());
+        let socket = format!("/run/weir/filter.{}.sock", pid.context("the process's number")?);
         Ok(serde_json::from_str(Self::ask(host, &["status", "--json", "--socket", &socket])?.trim())?)
     }
 

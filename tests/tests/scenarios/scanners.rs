@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weir_tests::components::{
-    CIcap, CLAMD_PORT, CLAMD_SOCKET, Clamd, FILTER_PORT, FilterConfig, Finished, LogLine, Rspamd, Spamd,
-    WeirFilter, eicar,
+    CIcap, CLAMD_SOCKET, Clamd, FILTER_PORT, FilterConfig, Finished, LogLine, Rspamd, Spamd, WeirFilter,
+    eicar,
 };
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::{GTUBE, HAM};
@@ -105,11 +105,24 @@ macro_rules! running {
     };
 }
 
-running!(Spamd, Rspamd, Clamd, CIcap);
+running!(Spamd, Rspamd, Clamd);
+
+/// What commercial engines look like.
+struct Engine {
+    icap: CIcap,
+    _clamd: Clamd,
+}
+
+impl Running for Engine {
+    fn signal(&self, signal: Signal) -> Result<()> {
+        self.icap.signal_all(signal)
+    }
+}
 
 /// One of the scanners, what it is to find, and in which field of a message's log line.
 struct Subject {
     name: &'static str,
+    in_status: &'static str,
     section: String,
     start: fn(&Lab) -> Result<Box<dyn Running>>,
     message: Vec<u8>,
@@ -132,6 +145,7 @@ fn infected() -> Vec<u8> {
 fn spamassassin_away() -> Result<()> {
     holds_nobody_up_and_comes_back(&Subject {
         name: "spamassassin",
+        in_status: "spamassassin",
         section: format!("[spamassassin]\naddress = \"{}:783\"\n{LINES}", node()),
         start: |lab| Ok(Box::new(Spamd::start(&lab.filter, node())?)),
         message: GTUBE.to_vec(),
@@ -144,6 +158,7 @@ fn spamassassin_away() -> Result<()> {
 fn rspamd_away() -> Result<()> {
     holds_nobody_up_and_comes_back(&Subject {
         name: "rspamd",
+        in_status: "rspamd",
         section: format!("[rspamd]\naddress = \"{}:11333\"\n{LINES}", node()),
         start: |lab| Ok(Box::new(Rspamd::start(&lab.filter, node())?)),
         message: GTUBE.to_vec(),
@@ -156,6 +171,7 @@ fn rspamd_away() -> Result<()> {
 fn clamav_away() -> Result<()> {
     holds_nobody_up_and_comes_back(&Subject {
         name: "clamav",
+        in_status: "clamav",
         section: format!("[clamav]\naddress = \"unix:{CLAMD_SOCKET}\"\n{LINES}"),
         start: |lab| Ok(Box::new(Clamd::start(&lab.filter, node())?)),
         message: infected(),
@@ -168,16 +184,14 @@ fn clamav_away() -> Result<()> {
 fn icap_away() -> Result<()> {
     holds_nobody_up_and_comes_back(&Subject {
         name: "one",
+        in_status: "icap-one",
         section: format!(
             "[icap]\n{LINES}engines = [{{ name = \"one\", address = \"{}:1344\", service = \"virus_scan\" }}]\n",
             node()
         ),
         start: |lab| {
-            if lab.filter.sh(&format!("ss -Hltn 'sport = :{CLAMD_PORT}'"))?.is_empty() {
-                // For as long as the lab lives.
-                std::mem::forget(Clamd::start(&lab.filter, node())?);
-            }
-            Ok(Box::new(CIcap::start(&lab.filter, node(), node())?))
+            let clamd = Clamd::start(&lab.filter, node())?;
+            Ok(Box::new(Engine { icap: CIcap::start(&lab.filter, node(), node())?, _clamd: clamd }))
         },
         message: infected(),
         field: "infection",
@@ -247,7 +261,7 @@ fn holds_nobody_up_and_comes_back(subject: &Subject) -> Result<()> {
         let timed_out = format!("{name}: timed-out");
         ensure!(causes[..2] == [timed_out.clone(), timed_out], "{causes:?}");
         ensure!(causes[2] == format!("{name}: breaker-open"), "{causes:?}");
-        let status = &WeirFilter::status(&lab.filter)?["scanners"][*name];
+        let status = &WeirFilter::status(&lab.filter)?["scanners"][subject.in_status];
         ensure!(status["timed_out"] == 2 && status["breaker_open"] == 1, "{status:#}");
         ensure!(filter.output().contains("not asked for a while"), "{}", filter.output());
         scanner.signal(Signal::SIGCONT)?;

@@ -66,7 +66,10 @@ local function keep(window)
     end
 end
 
-if known > 0 then keep(seconds) end
+-- All of them, for what is not kept while it is known cannot be asked for later.
+if known > 0 then
+    for _, window in ipairs(windows) do keep(window) end
+end
 local sum = 0
 for bucket, count in pairs(counts[seconds] or {}) do
     if bucket + BUCKETS >= math.floor(now / width(seconds)) then sum = sum + count end

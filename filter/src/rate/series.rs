@@ -34,13 +34,15 @@ impl Entry {
     /// Adds the series of windows that are newer than this key, filled from the longest one there is.
     pub(super) fn complete(&mut self, windows: &[u64], now: u64) {
         let missing = windows.iter().skip(self.series.len());
-        if missing.len() > 0 {
-            // What is over is not known any more, whenever it was last looked at.
-            self.series.iter_mut().for_each(|series| series.expire(now));
+        if missing.len() == 0 {
+            return;
         }
+        // What is over is not known any more, whenever it was last looked at.
+        self.series.iter_mut().for_each(|series| series.expire(now));
+        let longest = self.series.iter().max_by_key(|series| series.seconds).cloned();
         for seconds in missing {
             let mut series = Series { seconds: *seconds, buckets: Vec::new() };
-            if let Some(longest) = self.series.iter().max_by_key(|series| series.seconds) {
+            if let Some(longest) = &longest {
                 for (bucket, count) in &longest.buckets {
                     // As late as it can have been, so that no limit is loosened.
                     let end = (bucket + 1).saturating_mul(longest.width()) - 1;

@@ -150,6 +150,8 @@ fn add_others(found: &mut Found, query: &Query, node: &Node) -> anyhow::Result<(
         }
     }
     found.events.sort_by_key(|event| std::cmp::Reverse(event.at));
+    // Of a node that listens on all its addresses, and so does not see that it has asked itself.
+    found.events.dedup_by(|one, other| (one.at, &one.id, &one.node) == (other.at, &other.id, &other.node));
     found.events.truncate(query.limit);
     Ok(())
 }

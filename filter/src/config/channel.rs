@@ -58,8 +58,11 @@ impl Default for Blocks {
 impl Channel {
     /// From where another node is asked, which knows this one by its address.
     pub fn address_towards(&self, other: SocketAddr) -> Option<IpAddr> {
-        let own = self.listen.iter().map(SocketAddr::ip);
-        own.filter(|own| !own.is_unspecified()).find(|own| own.is_ipv4() == other.is_ipv4())
+        let fits = |own: &&SocketAddr| {
+            !own.ip().is_unspecified() && !own.ip().is_loopback() && own.is_ipv4() == other.is_ipv4()
+        };
+        let own = self.listen.iter().filter(fits);
+        own.max_by_key(|own| self.nodes.contains(own)).map(SocketAddr::ip)
     }
 
     /// All nodes but this one.

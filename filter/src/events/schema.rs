@@ -60,8 +60,9 @@ pub const COLUMNS: &str = "at, id, agent, node, customer, customer_unknown, addr
 const INSERT: &str = "INSERT INTO message VALUES \
     (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-const FILL_IN: &str =
-    "UPDATE message SET banner = coalesce(?2, banner), reply_code = ?3, reply = ?4 WHERE id = ?1";
+/// A recipient that was refused before has a row of the same id, and no destination heard of him.
+const FILL_IN: &str = "UPDATE message SET banner = coalesce(?2, banner), reply_code = ?3, reply = ?4 \
+    WHERE id = ?1 AND verdict = 'accept'";
 
 /// Writes one row.
 ///

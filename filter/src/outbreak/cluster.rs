@@ -6,9 +6,6 @@ use super::rule::{HOUR, Measures};
 /// Copies that are kept; of more the oldest go.
 const MAX_COPIES: usize = 256;
 
-/// Recipients of one message that are kept.
-const MAX_RECIPIENTS: usize = 32;
-
 /// Hours that are counted.
 const HOURS: usize = 24;
 
@@ -57,7 +54,7 @@ impl Cluster {
         let slot = self.slot(self.hour);
         self.hours[slot] = self.hours[slot].saturating_add(1);
         let (customer, source) = (short(sighting.customer), short(sighting.source));
-        for (recipient, domain) in sighting.recipients.iter().take(MAX_RECIPIENTS) {
+        for (recipient, domain) in &sighting.recipients {
             let (recipient, domain) = (short(*recipient), short(*domain));
             // Told again, it is the same copy, now.
             self.copies.retain(|copy| (copy.customer, copy.recipient) != (customer, recipient));

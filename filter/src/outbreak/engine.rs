@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::signature::hash;
-use super::{Counted, Fingerprint, Level, Nodes, Sighting, Signature, Store};
+use super::{Counted, Fingerprint, Level, MAX_RECIPIENTS, Nodes, Sighting, Signature, Store};
 use crate::content::Content;
 use crate::rate::{Away, Clock, Moment, Source};
 
@@ -88,6 +88,7 @@ impl<S: Store> Engine<S> {
             .recipients
             .iter()
             .filter(|recipient| own.is_empty() || !belongs(&domain(recipient), &own))
+            .take(MAX_RECIPIENTS)
             .map(|recipient| (self.hash(&recipient.to_lowercase()), self.hash(&domain(recipient))))
             .collect();
         if recipients.is_empty() {

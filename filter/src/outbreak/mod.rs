@@ -45,6 +45,9 @@ impl Level {
     }
 }
 
+/// Recipients of one message that are counted.
+const MAX_RECIPIENTS: usize = 32;
+
 /// A message of which copies are counted. Everybody in it is a hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
@@ -53,6 +56,15 @@ pub struct Sighting {
     pub source: u64,
     /// Recipients and their domains.
     pub recipients: Vec<(u64, u64)>,
+}
+
+impl Sighting {
+    /// Whatever another node says, it is no larger than one of this node's.
+    fn bounded(mut self) -> Self {
+        self.recipients.truncate(MAX_RECIPIENTS);
+        self.signature.attachments.truncate(signature::MAX_ATTACHMENTS);
+        self
+    }
 }
 
 /// What is known after it was counted.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamReadReply;
@@ -18,7 +18,7 @@ use crate::rate::{Away, Clock, Moment};
 const STREAM: &str = "weir:outbreak:sightings";
 const SEED: &str = "weir:outbreak:seed";
 
-/// Entries that the stream keeps, about 500 bytes each: of more the oldest go.
+/// Entries that the stream keeps, 0.5 to 2 kB each: of more the oldest go.
 const LENGTH: usize = 100_000;
 
 /// Sightings that wait to be told; of more the newest are not told.
@@ -51,8 +51,9 @@ struct Link {
     client: Client,
     /// Whose sightings an entry's are: those of this process are counted already.
     own: String,
-    sender: mpsc::Sender<Sighting>,
-    receiver: tokio::sync::Mutex<mpsc::Receiver<Sighting>>,
+    /// With the time when it was counted.
+    sender: mpsc::Sender<(Sighting, Instant)>,
+    receiver: tokio::sync::Mutex<mpsc::Receiver<(Sighting, Instant)>>,
     /// The last entry that was heard.
     last: Mutex<Option<String>>,
     here: AtomicBool,
@@ -144,6 +145,10 @@ impl Nodes {
             // Nothing that was signed with another is ever like what is signed with this one.
             seed.store(theirs, Relaxed);
             self.memory.clear();
+            let mut waiting = link.receiver.lock().await;
+            while waiting.try_recv().is_ok() {
+                link.untold.fetch_add(1, Relaxed);
+            }
         }
         // It waits for news, and whatever is asked on the same connection would wait too.
         let hearing = link.connect(PATIENCE + NEWS).await?;
@@ -171,11 +176,13 @@ impl Nodes {
             for entry in news.into_iter().flat_map(|news| news.keys).flat_map(|stream| stream.ids) {
                 let node: Option<String> = entry.get("node");
                 let sighting: Option<String> = entry.get("sighting");
+                let waited: u64 = entry.get("waited").unwrap_or_default();
                 if node.is_some_and(|node| node != link.own)
-                    && let Some(sighting) = sighting.and_then(|text| serde_json::from_str(&text).ok())
+                    && let Some(sighting) =
+                        sighting.and_then(|text| serde_json::from_str::<Sighting>(&text).ok())
                 {
-                    let at = moment(&entry.id).unwrap_or(u64::MAX).min(clock.now().0);
-                    self.memory.count(&sighting, Moment(at));
+                    let at = moment(&entry.id).unwrap_or(u64::MAX).min(clock.now().0).saturating_sub(waited);
+                    self.memory.count(&sighting.bounded(), Moment(at));
                     link.heard.fetch_add(1, Relaxed);
                 }
                 *link.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry.id);
@@ -201,10 +208,12 @@ impl Link {
         loop {
             let count = receiver.recv_many(&mut sightings, AT_ONCE).await as u64;
             let mut entries = redis::pipe();
-            for sighting in sightings.drain(..) {
+            for (sighting, counted) in sightings.drain(..) {
                 let Ok(text) = serde_json::to_string(&sighting) else { continue };
                 let entry = entries.cmd("XADD").arg(STREAM).arg("MAXLEN").arg("~").arg(LENGTH).arg("*");
-                entry.arg("node").arg(&self.own).arg("sighting").arg(text).ignore();
+                // Of a store that was away, and no moment of another clock than the store's.
+                let waited = counted.elapsed().as_millis().to_string();
+                entry.arg("node").arg(&self.own).arg("waited").arg(waited).arg("sighting").arg(text).ignore();
             }
             // Until the store has them, whatever ends this.
             self.untold.fetch_add(count, Relaxed);
@@ -218,7 +227,7 @@ impl Link {
 impl Store for Nodes {
     async fn count(&self, sighting: &Sighting, now: Moment) -> Result<Counted, Away> {
         if let Some(link) = &self.link
-            && link.sender.try_send(sighting.clone()).is_err()
+            && link.sender.try_send((sighting.clone(), Instant::now())).is_err()
         {
             link.untold.fetch_add(1, Relaxed);
         }

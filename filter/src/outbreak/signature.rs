@@ -18,7 +18,7 @@ const MIN_SHINGLES: usize = 10;
 const MIN_ATTACHMENT: usize = 512;
 
 /// Attachments of a message that are counted.
-const MAX_ATTACHMENTS: usize = 16;
+pub(super) const MAX_ATTACHMENTS: usize = 16;
 
 /// What a message is known by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
-//! The verdict on a message. One context so far, the end of data: once for each message, whatever
-//! its number of recipients.
+//! The verdict on a message: the presets at the end of data, once for each message whatever its number of recipients; scripts
+//! about connections and recipients, too.
 
 mod engines;
 mod limits;

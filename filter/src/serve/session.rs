@@ -325,6 +325,8 @@ impl Session {
             Command::Noop => Reply::enhanced(250, "2.0.0", "ok"),
             Command::Help => Reply::enhanced(214, "2.0.0", "this node judges mail and sends none"),
             Command::Quit => {
+                // An envelope alone is no message: agents ask about recipients so.
+                self.mail.take_if(|mail| !mail.has_begun());
                 self.close(&Reply::enhanced(221, "2.0.0", "bye"));
                 return None;
             }

@@ -139,6 +139,15 @@ fn a_sender_or_recipient_that_is_refused_is_not_taken_and_is_no_error() {
 }
 
 #[test]
+fn an_envelope_that_is_quit_is_no_message_that_was_cut_short() {
+    let mut session = session(settings());
+    let input = format!("{XCLIENT}EHLO a\r\nMAIL FROM:<s@x>\r\nRCPT TO:<r@y>\r\nQUIT\r\n");
+    session.handle(Input::Bytes(input.as_bytes()));
+    outputs(&mut session);
+    assert!(session.transaction().is_none());
+}
+
+#[test]
 fn ehlo_announces_what_is_understood_and_no_starttls() {
     let seen = said("EHLO proxy\r\n");
     assert_eq!(

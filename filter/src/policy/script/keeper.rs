@@ -130,7 +130,7 @@ impl Keeper {
         if let Some(error) = &error {
             tracing::warn!(id = facts.transaction().id, script = script.name(), error, "script failed");
         }
-        slot.ended(&loaded, error.as_deref());
+        slot.ended(&loaded, context, error.as_deref());
         Some(result.map(|verdict| verdict.unwrap_or(Verdict::Accept)))
     }
 

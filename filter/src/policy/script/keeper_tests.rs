@@ -123,13 +123,31 @@ async fn connections_and_recipients_are_asked_about() {
     assert_eq!((node.replies().await.as_str(), node.sum("n").await), (accepted, 3));
 }
 
+/// However many recipients it lets pass.
+#[tokio::test]
+async fn a_script_that_fails_in_one_context_is_taken_out() {
+    let node = Node::new(FIRST, None, OnScriptError::Preset).await;
+    node.change(
+        "function rcpt() end function data(message) if message.id:sub(1, 1) == 'm' then error('no') end end",
+    )
+    .await;
+    assert_eq!(node.status("active")["refused"], Value::Null);
+    for number in 0..300 {
+        node.early(Context::Rcpt, &format!("x-{number}"), &["r@a.test"]).await;
+    }
+    for _ in 0..11 {
+        node.send().await;
+    }
+    assert_eq!(node.replies().await, "550 5.7.1 first (ID)");
+    assert!(node.status("active")["alarm"].is_string());
+}
+
 #[tokio::test]
 async fn what_needs_the_message_is_refused_before_there_is_one() {
     let node = Node::new(FIRST, None, OnScriptError::Preset).await;
     node.change("function rcpt() if has('spamassassin') then scan('spamassassin') end end").await;
     let refused = node.status("active")["refused"].as_str().unwrap_or_default().to_owned();
-    let expected =
-        "script.luau: sample rcpt (one recipient, clean): script.luau:1: scan: can be called in data only";
+    let expected = "script.luau: sample rcpt (one recipient, lists away): script.luau:1: scan: can be called in data only";
     assert!(refused.starts_with(expected), "{refused}");
 }
 

@@ -34,6 +34,8 @@ const MAX_LINE: usize = 1000;
 /// Names counted by `stat`; further ones are counted as `other`.
 const MAX_STATS: usize = 1000;
 
+const RECIPIENT: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
+
 /// What `stat` has counted since the start.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<HashMap<String, u64>>);
@@ -143,8 +145,13 @@ impl<'a, C: Counters> Live<'a, C> {
         match self.context {
             Context::Connect => connection(id).to_owned(),
             Context::Rcpt => {
-                let recipient = transaction.envelope.recipients.last().map(|last| last.path.as_bytes());
-                format!("{id} {}", String::from_utf8_lossy(recipient.unwrap_or_default()))
+                // In a store that others may read; so it is not the address.
+                let mut digest = RECIPIENT.digest();
+                digest.update(id.as_bytes());
+                if let Some(recipient) = transaction.envelope.recipients.last() {
+                    digest.update(recipient.path.as_bytes());
+                }
+                format!("{id} {:016x}", digest.finalize())
             }
             Context::Data => id.clone(),
         }

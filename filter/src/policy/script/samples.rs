@@ -75,7 +75,9 @@ impl Samples {
                 }
             } else {
                 let nothing = (context.name(), &Bytes::new());
-                try_all(script, *context, nothing, &[("clean", Recorded::default())], replies).await?;
+                let said = [("lists away", None), ("on no list", Some(false)), ("on every list", Some(true))];
+                let results = said.map(|(kind, listed)| (kind, Recorded { listed, ..Recorded::default() }));
+                try_all(script, *context, nothing, &results, replies).await?;
             }
         }
         Ok(())

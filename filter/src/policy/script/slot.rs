@@ -32,13 +32,24 @@ pub(super) struct Loading {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) script: Script,
-    runs: AtomicU64,
-    errors: AtomicU64,
+    /// By context: one that always fails at the end of data is no less broken for its many recipients.
+    runs: [AtomicU64; Context::ALL.len()],
+    errors: [AtomicU64; Context::ALL.len()],
 }
 
 impl Loaded {
     pub(super) fn is_asked(&self, context: Context) -> bool {
         self.script.contexts().contains(&context)
+    }
+
+    fn counts(&self, context: Context) -> (&AtomicU64, &AtomicU64) {
+        let [connect, rcpt, data] = self.runs.each_ref();
+        let [connect_errors, rcpt_errors, data_errors] = self.errors.each_ref();
+        match context {
+            Context::Connect => (connect, connect_errors),
+            Context::Rcpt => (rcpt, rcpt_errors),
+            Context::Data => (data, data_errors),
+        }
     }
 }
 
@@ -122,10 +133,11 @@ impl Slot {
 
     /// Counts how a call of a script ended. One that errs too often at its beginning goes, and the one before it
     /// returns.
-    pub(super) fn ended(&self, loaded: &Arc<Loaded>, error: Option<&str>) {
-        let runs = loaded.runs.fetch_add(1, Relaxed) + 1;
+    pub(super) fn ended(&self, loaded: &Arc<Loaded>, context: Context, error: Option<&str>) {
+        let (runs, errors) = loaded.counts(context);
+        let runs = runs.fetch_add(1, Relaxed) + 1;
         let Some(error) = error else { return };
-        let errors = loaded.errors.fetch_add(1, Relaxed) + 1;
+        let errors = errors.fetch_add(1, Relaxed) + 1;
         if runs > TRIAL || errors != MAX_ERRORS + 1 {
             return;
         }
@@ -153,8 +165,8 @@ impl Slot {
         let held = self.held();
         json!({
             "file": self.path.display().to_string(),
-            "calls": held.current.runs.load(Relaxed),
-            "errors": held.current.errors.load(Relaxed),
+            "calls": sum(&held.current.runs),
+            "errors": sum(&held.current.errors),
             "refused": held.refused,
             "alarm": held.alarm,
         })
@@ -163,6 +175,10 @@ impl Slot {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn sum(counts: &[AtomicU64]) -> u64 {
+    counts.iter().map(|count| count.load(Relaxed)).sum()
 }
 
 /// None: there is no file.
@@ -182,5 +198,5 @@ async fn load(path: &Path, source: &str, loading: &Loading) -> Result<Loaded, Lo
     let script = Script::new(&name, source, loading.bounds)?;
     names::check(&name, source, &loading.missing)?;
     loading.samples.try_on(&script, &loading.replies).await?;
-    Ok(Loaded { script, runs: AtomicU64::new(0), errors: AtomicU64::new(0) })
+    Ok(Loaded { script, runs: Default::default(), errors: Default::default() })
 }

@@ -164,7 +164,12 @@ fn a_filter_that_somebody_removes_is_missed() {
             steering.attachments.retain(|other| other.index() != filter.index());
             steering.attachments.push(filter);
             let problems = settled(&mut steering);
-            assert!(problems[0].contains("detached from cust0"), "{problems:?}");
+            if problems[0].contains("File exists") {
+                // The kernel takes a filter away in its own time, and may say that the place is taken still.
+                assert!((0..20).any(|_| settled(&mut steering) == NOTHING), "{problems:?}");
+            } else {
+                assert!(problems[0].contains("detached from cust0"), "{problems:?}");
+            }
             assert_attached("cust0", 1);
             assert_eq!(settled(&mut steering), NOTHING);
         }

@@ -5,7 +5,6 @@ use weir_smtp::envelope::Path;
 use crate::config::{CheckMode as Mode, Envelope as Config};
 use crate::dns::{Dns, Domain, is_name};
 use crate::message::Transaction;
-use crate::together::together;
 
 /// Domains of recipients that are looked for.
 const MAX_DOMAINS: usize = 50;
@@ -94,6 +93,17 @@ pub fn written(transaction: &Transaction, config: &Config) -> Vec<Fault> {
     if on(Check::SenderFqdn) && !sender.is_null() && !is_qualified(sender) {
         faults.push(fault(Check::SenderFqdn, "5.1.7", "The sender's address needs a domain in full"));
     }
+    if on(Check::SenderDomainExists) && has_no_domain(sender) {
+        faults.push(fault(
+            Check::SenderDomainExists,
+            "5.1.8",
+            "The sender's address has no domain that can exist",
+        ));
+    }
+    if on(Check::RecipientDomainExists) && recipients.clone().any(has_no_domain) {
+        let text = "A recipient's address has no domain that can exist";
+        faults.push(fault(Check::RecipientDomainExists, "5.1.2", text));
+    }
     if on(Check::RecipientFqdn) && recipients.any(|path| !is_postmaster(path) && !is_qualified(path)) {
         faults.push(fault(Check::RecipientFqdn, "5.1.3", "Each recipient's address needs a domain in full"));
     }
@@ -116,7 +126,8 @@ pub async fn looked_up(transaction: &Transaction, config: &Config, dns: &Dns) ->
         }
         domains.extend(found.into_iter().map(|domain| (Check::RecipientDomainExists, domain)));
     }
-    let states = together(domains.iter().map(|(_, domain)| dns.domain(domain))).await;
+    let names: Vec<&str> = domains.iter().map(|(_, domain)| domain.as_str()).collect();
+    let states = dns.domains(&names).await;
     let faults = domains.iter().zip(states).filter_map(|((check, domain), state)| {
         let sender = *check == Check::SenderDomainExists;
         let (whose, missing, null) =
@@ -135,10 +146,15 @@ pub async fn looked_up(transaction: &Transaction, config: &Config, dns: &Dns) ->
     faults.collect()
 }
 
-/// None where there is nothing to be looked for: a bounce, an address in brackets. What cannot be a name does not exist,
-/// which the syntax says.
+/// None where there is nothing to be looked for: a bounce, an address in brackets, and what [`has_no_domain`].
 fn to_look_up(path: &Path) -> Option<String> {
     path.domain().filter(|domain| is_name(domain))
+}
+
+/// What stands behind the `@` cannot be a name and is no address in brackets; or there is none, in what needs one.
+fn has_no_domain(path: &Path) -> bool {
+    let none = path.domain().is_none_or(|domain| !is_name(&domain) && !is_literal(domain.as_bytes()));
+    none && !path.is_null() && !is_postmaster(path)
 }
 
 /// Without a domain it is every server's own (RFC 5321 section 4.5.1).
@@ -217,7 +233,7 @@ mod tests {
     use weir_smtp::envelope::Mailbox;
 
     use super::*;
-    use crate::dns::tests::{a, asking, mx, server};
+    use crate::dns::tests::{a, asking, asking_briefly, mx, server};
     use crate::scan::tests::message;
 
     fn mailbox(path: &str) -> Mailbox {
@@ -257,6 +273,7 @@ mod tests {
             (Check::StrictSyntax, "5.1.7"),
             (Check::StrictSyntax, "5.1.3"),
             (Check::SenderFqdn, "5.1.7"),
+            (Check::SenderDomainExists, "5.1.8"),
             (Check::RecipientFqdn, "5.1.3"),
         ];
         assert_eq!(found(&bad, &ALL), expected);
@@ -267,10 +284,33 @@ mod tests {
                 Check::HeloRequired => one.helo_required = Mode::Log,
                 Check::StrictSyntax => one.strict_syntax = Mode::Log,
                 Check::SenderFqdn => one.sender_fqdn = Mode::Log,
+                Check::SenderDomainExists => one.sender_domain_exists = Mode::Log,
                 _ => one.recipient_fqdn = Mode::Log,
             }
             assert!(found(&bad, &one).contains(&(check, status)), "{check:?}");
             assert!(found(&bad, &one).iter().all(|(found, _)| *found == check), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_have_no_domain_has_none_that_exists() {
+        let domains = Config {
+            sender_domain_exists: Mode::Reject,
+            recipient_domain_exists: Mode::Reject,
+            ..Config::default()
+        };
+        for path in ["root", "x@", "x@.", "x@a..b", "x@a b", "x@[x]", "x@[IPv6:1]", "@"] {
+            let faults = found(&transaction(None, path, &["b@example.org", path]), &domains);
+            let expected = [(Check::SenderDomainExists, "5.1.8"), (Check::RecipientDomainExists, "5.1.2")];
+            assert_eq!(faults, expected, "{path}");
+        }
+        let mut octets = transaction(None, "", &["b@example.org"]);
+        octets.envelope.sender.path = Path::new(&b"x@\xff.example"[..]);
+        assert_eq!(found(&octets, &domains), [(Check::SenderDomainExists, "5.1.8")]);
+        for path in
+            ["", "Postmaster", "x@a_b.example", "x@org", "x@[192.0.2.1]", "x@[IPv6:::1]", "x@bücher.example"]
+        {
+            assert_eq!(found(&transaction(None, path, &["b@example.org", path]), &domains), [], "{path}");
         }
     }
 
@@ -336,13 +376,14 @@ mod tests {
         let records = [("there.example", a("192.0.2.1")), ("null.example", mx("."))];
         let (address, _) = server(&records).await;
         let dns = asking(address);
-        let looked_up = async |sender: &str, recipients: &[&str]| {
-            let faults = looked_up(&transaction(None, sender, recipients), &ALL, &dns).await;
+        let looked_up = async |dns: &Dns, sender: &str, recipients: &[&str]| {
+            let faults = looked_up(&transaction(None, sender, recipients), &ALL, dns).await;
             faults.into_iter().map(|fault| (fault.status, fault.text)).collect::<Vec<_>>()
         };
-        assert_eq!(looked_up("a@there.example", &["b@there.example", "c@[10.1.0.2]"]).await, []);
-        assert_eq!(looked_up("", &["postmaster", "b@silent.example", "c@broken.example"]).await, []);
-        let faults = looked_up("a@null.example", &["b@there.example", "c@gone.example"]).await;
+        assert_eq!(looked_up(&dns, "a@there.example", &["b@there.example", "c@[10.1.0.2]"]).await, []);
+        let brief = asking_briefly(address);
+        assert_eq!(looked_up(&brief, "", &["postmaster", "b@silent.example", "c@broken.example"]).await, []);
+        let faults = looked_up(&dns, "a@null.example", &["b@there.example", "c@gone.example"]).await;
         assert_eq!(
             faults,
             [

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_daemon::config::Problems;
 
-use super::{positive, seconds};
+use super::{Envelope, positive, seconds};
 use crate::dns::{Asks, Use, Values, is_name};
 
 /// Names and lists in the DNS (docs/dns.md), for `[envelope]`, `dns.lists` and scripts. Nothing is asked unless one of these
@@ -18,7 +18,8 @@ pub struct Dns {
     /// /etc/resolv.conf, as it is at the start. Lists refuse who asks them through a public resolver: have one of your own.
     #[schemars(example = ["127.0.0.1", "[::1]:5353"])]
     pub servers: Vec<String>,
-    /// Milliseconds for one answer, the wait for its turn included. A message waits for it.
+    /// Milliseconds for one answer, the wait for its turn included. A message waits for it, and for three in a row at most (a
+    /// domain's MX, its address, and the lists): three times as long must be within `smtp.verdict_budget`.
     pub timeout_ms: u64,
     /// Look-ups at a time.
     pub concurrency: usize,
@@ -71,6 +72,9 @@ impl Default for Dns {
     }
 }
 
+/// Look-ups that a message waits for one after the other: a domain's MX, its address, and the lists.
+const IN_A_ROW: u64 = 3;
+
 /// Lists that a message is looked up in, at the same time.
 const MAX_LISTS: usize = 20;
 
@@ -78,7 +82,8 @@ const MAX_LISTS: usize = 20;
 const MAX_NAME: usize = 30;
 
 impl Dns {
-    pub(super) fn check(&self, problems: &mut Problems) {
+    /// `budget`: all the time that there is for a verdict, in seconds.
+    pub(super) fn check(&self, problems: &mut Problems, envelope: &Envelope, budget: u64) {
         for (index, server) in self.servers.iter().enumerate() {
             if address(server).is_none() {
                 problems.add(&format!("dns.servers[{index}]"), "must be an address, or address:port");
@@ -86,6 +91,14 @@ impl Dns {
         }
         if !(10..=20_000).contains(&self.timeout_ms) {
             let what = format!("{} milliseconds; accepted: 10 to 20000", self.timeout_ms);
+            problems.add("dns.timeout_ms", what);
+        }
+        let asks = !self.lists.is_empty() || envelope.asks_for_names();
+        if asks && self.timeout_ms.saturating_mul(IN_A_ROW) > budget.saturating_mul(1000) {
+            let what = format!(
+                "{} milliseconds: {IN_A_ROW} look-ups in a row may take longer than smtp.verdict_budget, {budget} seconds",
+                self.timeout_ms
+            );
             problems.add("dns.timeout_ms", what);
         }
         positive(problems, "dns.concurrency", self.concurrency as u64);
@@ -176,5 +189,28 @@ mod tests {
         .unwrap_err();
         assert!(problems.contains("f:7: dns.lists[0].values"), "{problems}");
         assert!(problems.contains("would always be an error"), "{problems}");
+    }
+
+    #[test]
+    fn three_look_ups_in_a_row_are_within_the_time_for_a_verdict() {
+        let with = |timeout: u64, more: &str| {
+            parsed(&format!(
+                "verdict_budget = 30\n[dns]\nservers = [\"127.0.0.1\"]\ntimeout_ms = {timeout}\n{more}"
+            ))
+        };
+        let list =
+            "[[dns.lists]]\nname = \"a\"\nzone = \"a.example\"\nvalues = [\"127.0.0.2\"]\nuse = \"bulk\"\n";
+        for more in [
+            list,
+            "[envelope]\nsender_domain_exists = \"log\"\n",
+            "[envelope]\nrecipient_domain_exists = \"reject\"\n",
+        ] {
+            with(10_000, more).unwrap();
+            let problems = with(10_001, more).unwrap_err();
+            let told = "f:7: dns.timeout_ms: 10001 milliseconds: 3 look-ups in a row may take longer than smtp.verdict_budget, 30 seconds";
+            assert!(problems.contains(told), "{problems}");
+        }
+        // Nobody would ask.
+        with(10_001, "").unwrap();
     }
 }

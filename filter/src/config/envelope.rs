@@ -13,12 +13,20 @@ pub struct Envelope {
     pub strict_syntax: Check,
     /// The sender's domain has a dot, or is an address in brackets. Bounces pass.
     pub sender_fqdn: Check,
-    /// The sender's domain has an MX or an address, and does not say that it takes no mail. Bounces pass.
+    /// The sender's domain has an MX or an address, and does not say that it takes no mail. Bounces and addresses in brackets pass;
+    /// what has no domain, or none that can exist, does not.
     pub sender_domain_exists: Check,
     /// The same of each recipient's domain; `postmaster` passes.
     pub recipient_fqdn: Check,
-    /// The same of the domains of the recipients, of 50 at most.
+    /// The same of the domains of the recipients, of 50 at most; `postmaster` passes.
     pub recipient_domain_exists: Check,
+}
+
+impl Envelope {
+    /// Whether name servers are asked for domains.
+    pub(super) fn asks_for_names(&self) -> bool {
+        [self.sender_domain_exists, self.recipient_domain_exists].iter().any(|check| *check != Check::Off)
+    }
 }
 
 /// What becomes of a message that does not pass.

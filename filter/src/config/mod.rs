@@ -168,7 +168,7 @@ impl Check for Config {
         self.quarantine.check(problems);
         self.outbreak.check(problems);
         self.maps.check(problems);
-        self.dns.check(problems);
+        self.dns.check(problems, &self.envelope, budget);
         self.reputation.check(problems);
         self.blocks.check(problems);
         if let Some(channel) = &self.channel {

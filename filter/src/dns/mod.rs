@@ -16,11 +16,12 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Label, Name, RData, RecordType};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 pub use list::{Asks, List, Listing, Use};
 pub use name::{is_name, of_address, reversed};
@@ -28,6 +29,7 @@ pub use values::{Values, is_error};
 
 use crate::bounded::Bounded;
 use crate::config::Dns as Config;
+use crate::together::together;
 
 /// Where a host says which name servers it asks.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -40,6 +42,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Failures that are remembered.
 const MAX_FAILED: usize = 10_000;
+
+/// Look-ups for the envelope of one message that are under way at a time.
+const AT_ONCE: usize = 5;
 
 /// How often the same complaint is in the log, at most.
 const COMPLAINT: Duration = Duration::from_secs(60);
@@ -180,30 +185,32 @@ impl Dns {
 
     /// The records of this kind of a name.
     pub async fn ask(&self, name: &str, kind: Kind) -> Answer {
-        let (Some(asked), true) = (Name::from_utf8(name).ok(), is_name(name)) else {
+        if !is_name(name) {
             return Answer::Nothing { named: false };
-        };
+        }
         let key = (name.trim_end_matches('.').to_ascii_lowercase(), kind);
         if self.failed().get(&key).is_some_and(|at| at.elapsed() < PAUSE) {
             return Answer::Away("it failed a moment ago".to_owned());
         }
         self.counts.asked.fetch_add(1, Relaxed);
-        let answered = timeout(self.timeout, self.converse(asked, kind)).await;
-        let answer = answered
-            .unwrap_or_else(|_| Answer::Away(format!("no answer within {} ms", self.timeout.as_millis())));
+        let answer = match to_ask(&key.0) {
+            Ok(asked) => timeout(self.timeout, self.converse(asked, kind)).await.unwrap_or_else(|_| {
+                Answer::Away(format!("no answer within {} ms", self.timeout.as_millis()))
+            }),
+            Err(error) => Answer::Away(format!("it cannot be asked for: {error}")),
+        };
         if let Answer::Away(cause) = &answer {
-            self.counts.failed.fetch_add(1, Relaxed);
-            if self.complained.is_time() {
-                tracing::warn!(
-                    name,
-                    kind = kind.name(),
-                    cause,
-                    "DNS: no answer, which is held against nobody"
-                );
-            }
+            self.unanswered(name, kind.name(), cause);
             self.failed().insert(key, Instant::now());
         }
         answer
+    }
+
+    fn unanswered(&self, name: &str, kind: &str, cause: &str) {
+        self.counts.failed.fetch_add(1, Relaxed);
+        if self.complained.is_time() {
+            tracing::warn!(name, kind, cause, "DNS: no answer, which is held against nobody");
+        }
     }
 
     async fn converse(&self, mut name: Name, kind: Kind) -> Answer {
@@ -226,9 +233,28 @@ impl Dns {
         }
     }
 
-    /// Whether a domain can have mail: as RFC 5321 section 5.1 looks for where it goes.
-    pub async fn domain(&self, name: &str) -> Domain {
-        match self.ask(name, Kind::Mx).await {
+    /// Whether the domains of one message can have mail. A few look-ups are under way at a time, so that a message with many
+    /// domains does not take the turns of others; all together have the time of two in a row. What is not known then is
+    /// [`Domain::Away`].
+    pub async fn domains(&self, names: &[&str]) -> Vec<Domain> {
+        let share = &Semaphore::new(AT_ONCE);
+        let until = tokio::time::Instant::now() + self.timeout * 2;
+        let asking = names.iter().map(|name| async move {
+            timeout_at(until, self.domain(name, share)).await.unwrap_or_else(|_| {
+                self.unanswered(name, "domain", "not known in the time for all domains of a message");
+                Domain::Away
+            })
+        });
+        together(asking).await
+    }
+
+    /// As RFC 5321 section 5.1 looks for where mail goes.
+    async fn domain(&self, name: &str, share: &Semaphore) -> Domain {
+        let ask = async |kind| match share.acquire().await {
+            Ok(_turn) => self.ask(name, kind).await,
+            Err(_) => Answer::Away("stopped".to_owned()),
+        };
+        match ask(Kind::Mx).await {
             Answer::Records(records) => {
                 let null =
                     |record: &Record| matches!(record, Record::Mx { exchange, .. } if exchange.is_empty());
@@ -238,7 +264,7 @@ impl Dns {
             Answer::Nothing { named: true } => {}
             Answer::Away(_) => return Domain::Away,
         }
-        let (v4, v6) = tokio::join!(self.ask(name, Kind::A), self.ask(name, Kind::Aaaa));
+        let (v4, v6) = tokio::join!(ask(Kind::A), ask(Kind::Aaaa));
         match (v4, v6) {
             (Answer::Records(_), _) | (_, Answer::Records(_)) => Domain::Exists,
             (Answer::Away(_), _) | (_, Answer::Away(_)) => Domain::Away,
@@ -258,6 +284,14 @@ impl Dns {
     fn failed(&self) -> std::sync::MutexGuard<'_, Bounded<(String, Kind), Instant>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A name as it is asked for: labels of ASCII as they are, with an underscore wherever it stands, others as IDNA has them.
+fn to_ask(name: &str) -> Result<Name, ProtoError> {
+    let label = |label: &str| {
+        if label.is_ascii() { Label::from_raw_bytes(label.as_bytes()) } else { Label::from_utf8(label) }
+    };
+    Name::from_labels(name.split('.').map(label).collect::<Result<Vec<_>, _>>()?)
 }
 
 fn resolver(config: &Config, servers: &[SocketAddr], limit: Duration) -> anyhow::Result<TokioResolver> {

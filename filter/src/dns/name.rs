@@ -8,10 +8,13 @@ const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
 /// Whether the DNS can have this name: labels of letters, digits, hyphens and underscores. Others than ASCII are taken as they
-/// are, since they have to be converted first.
+/// are, since they have to be converted first; not what stands for octets that were no UTF-8.
 pub fn is_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let plain = |one: char| !one.is_ascii() || one.is_ascii_alphanumeric() || one == '-' || one == '_';
+    let plain = |one: char| match one {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => true,
+        other => !other.is_ascii() && other != char::REPLACEMENT_CHARACTER,
+    };
     let label = |label: &str| !label.is_empty() && label.len() <= MAX_LABEL && label.chars().all(plain);
     !name.is_empty() && name.len() <= MAX_NAME && name.split('.').all(label)
 }
@@ -60,14 +63,26 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_name_is_none() {
-        for name in ["example.org", "example.org.", "_dmarc.example", "x", "bücher.example"] {
+        for name in ["example.org", "example.org.", "_dmarc.example", "a_b.example", "x", "bücher.example"] {
             assert!(is_name(name), "{name}");
         }
         let long = "a".repeat(64);
         let longer = ["a".repeat(60).as_str(); 5].join(".");
-        for name in
-            ["", ".", "a..b", ".a", "[10.1.0.2]", "a b.example", "a/b", "\\046", "a\0b", &long, &longer]
-        {
+        let not_utf8 = String::from_utf8_lossy(b"\xff.example");
+        for name in [
+            "",
+            ".",
+            "a..b",
+            ".a",
+            "[10.1.0.2]",
+            "a b.example",
+            "a/b",
+            "\\046",
+            "a\0b",
+            &long,
+            &longer,
+            &not_utf8,
+        ] {
             assert!(!is_name(name), "{name}");
         }
     }

@@ -56,8 +56,18 @@ pub(crate) fn mx(exchange: &str) -> RData {
     RData::MX(MX::new(10, Name::from_ascii(exchange).unwrap()))
 }
 
+/// Long enough for a machine with much to do.
 pub(crate) fn asking(server: SocketAddr) -> Dns {
-    Dns::new(&Config { servers: vec![server.to_string()], timeout_ms: 300, ..Config::default() }).unwrap()
+    asking_for(server, 5000)
+}
+
+/// Where nobody answers.
+pub(crate) fn asking_briefly(server: SocketAddr) -> Dns {
+    asking_for(server, 300)
+}
+
+fn asking_for(server: SocketAddr, timeout_ms: u64) -> Dns {
+    Dns::new(&Config { servers: vec![server.to_string()], timeout_ms, ..Config::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -94,44 +104,72 @@ async fn nothing_is_not_the_same_as_nobody_answering() {
     assert_eq!(dns.ask("example.org", Kind::Mx).await, Answer::Nothing { named: true });
     assert_eq!(dns.ask("nowhere.example", Kind::A).await, Answer::Nothing { named: false });
     assert!(matches!(dns.ask("broken.example", Kind::A).await, Answer::Away(_)));
-    assert!(matches!(dns.ask("silent.example", Kind::A).await, Answer::Away(_)));
+    let brief = asking_briefly(address);
+    assert!(matches!(brief.ask("silent.example", Kind::A).await, Answer::Away(_)));
     let before = asked.load(Relaxed);
-    assert_eq!(dns.ask("silent.example", Kind::A).await, Answer::Away("it failed a moment ago".into()));
+    assert_eq!(brief.ask("silent.example", Kind::A).await, Answer::Away("it failed a moment ago".into()));
     assert_eq!(dns.ask("[10.1.0.2]", Kind::A).await, Answer::Nothing { named: false });
     assert_eq!(asked.load(Relaxed), before);
-    assert_eq!(dns.status()["failed"], 2);
+    assert_eq!((&dns.status()["failed"], &brief.status()["failed"]), (&1.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn names_are_asked_for_as_they_are_written() {
+    let names =
+        ["a_b.example", "mail_1.example.com", "_dmarc.example", "a_.example", "xn--bcher-kva.example"];
+    let records: Vec<_> = names.iter().map(|name| (*name, a("192.0.2.1"))).collect();
+    let (address, asked) = server(&records).await;
+    let dns = asking(address);
+    for name in names.iter().chain(&["bücher.example", "A_B.example."]) {
+        let found = dns.ask(name, Kind::A).await;
+        assert_eq!(found, Answer::Records(vec![Record::Address([192, 0, 2, 1].into())]), "{name}");
+    }
+    let before = asked.load(Relaxed);
+    for name in ["c_d.example", "-a.example"] {
+        assert_eq!(dns.ask(name, Kind::A).await, Answer::Nothing { named: false }, "{name}");
+    }
+    assert_eq!(asked.load(Relaxed), before + 2, "the server says so");
+    // What IDNA does not know may be there all the same.
+    let before = asked.load(Relaxed);
+    let strange = dns.ask("\u{ad}\u{378}.example", Kind::A).await;
+    assert!(
+        matches!(&strange, Answer::Away(cause) if cause.starts_with("it cannot be asked for")),
+        "{strange:?}"
+    );
+    assert_eq!(asked.load(Relaxed), before);
+}
+
+#[tokio::test]
+async fn a_message_with_many_domains_asks_for_few_at_a_time() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let dns = asking_briefly(socket.local_addr().unwrap());
+    let names: Vec<String> = (0..50).map(|number| format!("{number}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(dns.domains(&names).await, [Domain::Away; 50]);
+    // Those whose turn did not come are told, too.
+    assert_eq!(dns.status()["failed"], 50);
+    let mut seen = std::collections::HashSet::new();
+    let mut octets = [0; 2000];
+    while let Ok((length, _)) = socket.try_recv_from(&mut octets) {
+        seen.insert(Message::from_vec(&octets[..length]).unwrap().queries[0].name().to_ascii());
+    }
+    // Two after each other, and who comes just before the end.
+    assert!((1..=3 * AT_ONCE).contains(&seen.len()), "{seen:?}");
 }
 
 #[tokio::test]
 async fn a_dead_server_is_away_in_time() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let dns = asking(socket.local_addr().unwrap());
+    let dns = asking_briefly(socket.local_addr().unwrap());
     let began = Instant::now();
     let names: Vec<String> = (0..50).map(|number| format!("{number}.example")).collect();
     let asking = names.iter().map(|name| dns.ask(name, Kind::A));
-    for answer in futures(asking).await {
+    for answer in together(asking).await {
         assert!(matches!(answer, Answer::Away(_)));
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let nobody = Dns { resolver: None, ..dns };
     assert!(matches!(nobody.ask("example.org", Kind::A).await, Answer::Away(_)));
-}
-
-async fn futures<F: Future<Output = Answer>>(asking: impl Iterator<Item = F>) -> Vec<Answer> {
-    let mut asking: Vec<_> = asking.map(Box::pin).collect();
-    let mut answers = Vec::new();
-    std::future::poll_fn(|context| {
-        asking.retain_mut(|one| match one.as_mut().poll(context) {
-            std::task::Poll::Ready(answer) => {
-                answers.push(answer);
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
-        if asking.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    answers
 }
 
 #[tokio::test]
@@ -144,12 +182,12 @@ async fn domains_that_can_have_mail() {
     ];
     let (address, _) = server(&records).await;
     let dns = asking(address);
-    assert_eq!(dns.domain("mx.example").await, Domain::Exists);
-    assert_eq!(dns.domain("a.example").await, Domain::Exists);
-    assert_eq!(dns.domain("null.example").await, Domain::NullMx);
-    assert_eq!(dns.domain("text.example").await, Domain::Missing);
-    assert_eq!(dns.domain("nowhere.example").await, Domain::Missing);
-    assert_eq!(dns.domain("silent.example").await, Domain::Away);
+    let names =
+        ["mx.example", "a.example", "null.example", "text.example", "nowhere.example", "broken.example"];
+    let expected =
+        [Domain::Exists, Domain::Exists, Domain::NullMx, Domain::Missing, Domain::Missing, Domain::Away];
+    assert_eq!(dns.domains(&names).await, expected);
+    assert_eq!(asking_briefly(address).domains(&["silent.example"]).await, [Domain::Away]);
     assert_eq!(RecordType::MX, Kind::Mx.record_type());
 }
 
@@ -177,7 +215,7 @@ async fn a_list_says_what_it_knows_and_no_more() {
     assert_eq!(look_up("10.1.0.5").await, Listing::NotListed);
     let silent = List::new(&crate::config::DnsList { asks: Asks::SenderDomain, ..config });
     assert_eq!(
-        silent.look_up(&dns, "10.1.0.2".parse().unwrap(), Some("silent.example")).await,
+        silent.look_up(&asking_briefly(address), "10.1.0.2".parse().unwrap(), Some("silent.example")).await,
         Listing::Unknown
     );
     assert_eq!(list.status()["listed"], 1);

@@ -142,7 +142,7 @@ impl<'m> Facts<'m> {
 
     /// Its headers and parts. None where nobody may look.
     pub async fn content(&self) -> Option<&Arc<Opened>> {
-        let inside = self.inside.filter(|_| !self.closed && !self.results.is_spared())?;
+        let inside = self.inside.filter(|_| !self.closed && self.results.spared().is_none())?;
         Some(self.content.get_or_init(|| inside.read(self.message)).await)
     }
 

@@ -67,7 +67,7 @@ const EVENTS: Place = Place {
         field("reason", "what the customer was told", EXPLAIN),
         field("scores", "what scanners said: score, names of tests", EXPLAIN),
         field("infections", "names of viruses that scanners found", EXPLAIN),
-        field("bypassed", "scanners that were not asked, and why", EXPLAIN),
+        field("bypassed", "scanners that were not asked (`content`: files and outbreaks), and why", EXPLAIN),
         field("reply_code", "code of the destination's reply", TRACE),
         field("reply", "its text", TRACE),
         field("steps", "milliseconds of each step", "to find what is slow"),

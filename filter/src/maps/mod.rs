@@ -48,8 +48,8 @@ pub struct Said {
     pub bypass: Option<Cause>,
     /// Added to SpamAssassin's.
     pub score: f64,
-    /// Some of what was taken from the score was so for a sender or recipient, who can be anybody.
-    pub lowered_by_envelope: bool,
+    /// What of it was taken for a sender or recipient, who can be anybody: 0, or below.
+    pub lowered_by_envelope: f64,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +106,9 @@ impl Said {
                 let scores = entries.iter().map(|entry| entry.map_or(0.0, |entry| entry.score));
                 let score = scores.reduce(f64::max).unwrap_or_default();
                 self.score += score;
-                self.lowered_by_envelope |= score < 0.0 && of != Of::Customer;
+                if of != Of::Customer {
+                    self.lowered_by_envelope += score.min(0.0);
+                }
             }
             Use::Defer | Use::Reject | Use::Bypass => {}
         }

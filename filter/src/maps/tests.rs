@@ -83,9 +83,9 @@ fn scores_are_added() {
         .map(Of::Sender, Use::Score, "x.example -1.5\n")
         .map(Of::Recipient, Use::Score, "y.example 4\nz.example -9\n");
     let said = bench.say("4711", "a@x.example", &["b@y.example", "c@z.example"]);
-    assert_eq!((said.score, said.lowered_by_envelope), (0.5, true));
+    assert_eq!((said.score, said.lowered_by_envelope), (0.5, -1.5));
     let said = bench.say("4711", "a@w.example", &["c@z.example", "d@w.example"]);
-    assert_eq!((said.score, said.lowered_by_envelope), (-2.0, false));
+    assert_eq!((said.score, said.lowered_by_envelope), (-2.0, 0.0));
 }
 
 #[test]

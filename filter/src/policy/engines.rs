@@ -28,10 +28,20 @@ pub(super) struct Opinions {
     pub(super) level: Level,
     /// How many of them call it likely spam at least.
     pub(super) likely: usize,
+    /// What SpamAssassin's would be without what maps of senders and recipients took from its score; `Clean` where that is
+    /// no more than it is now. Senders and recipients can be anybody: it counts all the same.
+    pub(super) unlowered: Level,
     /// SpamAssassin's.
     pub(super) score: f64,
     /// What made them think so, for the customer.
     pub(super) reason: String,
+}
+
+/// What SpamAssassin's score says.
+struct Scored {
+    level: Level,
+    unlowered: Level,
+    score: f64,
 }
 
 impl Opinions {
@@ -46,11 +56,13 @@ impl Opinions {
 impl<C: Counters> Case<'_, C> {
     /// Asks the engines one after the other, until one is sure. `sure`: what makes SpamAssassin so.
     pub(super) async fn opinions(&self, sure: impl Fn(f64) -> bool) -> Result<Opinions, Refusal> {
-        let mut opinions = Opinions { level: Level::Clean, likely: 0, score: 0.0, reason: String::new() };
+        let clean = Level::Clean;
+        let mut opinions =
+            Opinions { level: clean, likely: 0, unlowered: clean, score: 0.0, reason: String::new() };
         let level = self.outbreak().await;
         opinions.add(level, "the same message comes from many".to_owned());
-        let (level, score) = self.spamassassin(sure).await?;
-        opinions.score = score;
+        let Scored { level, unlowered, score } = self.spamassassin(sure).await?;
+        (opinions.unlowered, opinions.score) = (unlowered, score);
         opinions.add(level, format!("SpamAssassin score {score:.1}"));
         if opinions.level < Level::Sure {
             let (level, score) = self.rspamd().await;
@@ -67,23 +79,19 @@ impl<C: Counters> Case<'_, C> {
         }
     }
 
-    async fn spamassassin(&self, sure: impl Fn(f64) -> bool) -> Result<(Level, f64), Refusal> {
+    async fn spamassassin(&self, sure: impl Fn(f64) -> bool) -> Result<Scored, Refusal> {
         let scanned = self.facts.spamassassin().await;
         if let Scanned::Unscanned(cause) = scanned {
             self.required("spamassassin-away", *cause, self.settings.spamassassin_away)?;
         }
         let bulk_above = self.settings.policy.bulk_above;
-        let score = scanned.found().map_or(0.0, |report| report.score + self.said.score);
-        let likely = |score| score > bulk_above;
-        let mut level = self.level(scanned, score, &sure, likely);
-        // Senders and recipients can be anybody: whose score is lowered for them has the limits of bulk mail all the same.
-        if self.said.lowered_by_envelope
-            && self.level(scanned, scanned.score(), &sure, likely) >= Level::Likely
-            && self.settings.policy.unscanned == Unscanned::Bulk
-        {
-            level = level.max(Level::Unscanned);
-        }
-        Ok((level, score))
+        let with = |maps: f64| scanned.found().map_or(0.0, |report| report.score + maps);
+        let of = |score| self.level(scanned, score, &sure, |score| score > bulk_above);
+        let score = with(self.said.score);
+        let level = of(score);
+        let unlowered = of(with(self.said.score - self.said.lowered_by_envelope));
+        let unlowered = if unlowered > level { unlowered } else { Level::Clean };
+        Ok(Scored { level, unlowered, score })
     }
 
     async fn rspamd(&self) -> (Level, f64) {

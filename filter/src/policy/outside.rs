@@ -64,7 +64,7 @@ impl<C: Counters> Case<'_, C> {
             match action {
                 Use::Reject => return Err(Refusal::reject("dns-list", text())),
                 Use::Defer => return Err(Refusal::defer("dns-list", text())),
-                Use::Bulk => self.bulk().await?,
+                Use::Bulk => return self.bulk().await,
                 Use::Allow => self.facts.results().spare_scores(Cause::Allowed),
             }
         }

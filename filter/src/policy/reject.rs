@@ -28,7 +28,7 @@ pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
     if opinions.level == Level::Sure || opinions.likely >= AGREED {
         return Err(case.is_spam(&format!("Your message looks like spam: {}", opinions.reason)));
     }
-    if opinions.level == Level::Unscanned {
+    if opinions.level == Level::Unscanned || opinions.unlowered > Level::Clean {
         return case.bulk().await;
     }
     Ok(())

@@ -19,10 +19,11 @@ pub(super) async fn judge<C: Counters>(case: &Case<'_, C>) -> Step {
     } else if case.facts.quarantine().is_some_and(|quarantine| opinions.score > quarantine.sample_above()) {
         case.sample("spamassassin").await;
     }
-    if opinions.level > Level::Clean {
+    let counts = opinions.level.max(opinions.unlowered);
+    if counts > Level::Clean {
         case.bulk().await?;
     }
-    if opinions.level == Level::Sure {
+    if counts == Level::Sure {
         case.spam().await?;
     }
     if let Some(reject_at) = policy.reject_at.filter(|reject_at| opinions.score >= *reject_at) {

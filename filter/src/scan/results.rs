@@ -74,9 +74,9 @@ impl<'m> Results<'m> {
         let _: Result<(), Cause> = self.spared.set(cause);
     }
 
-    /// Nobody is to look at what is in the message.
-    pub fn is_spared(&self) -> bool {
-        self.spared.get().is_some()
+    /// Why nobody is to look at what is in the message, where somebody could.
+    pub fn spared(&self) -> Option<Cause> {
+        self.spared.get().copied().filter(|_| !self.closed)
     }
 
     /// What a scanner says, if it may be asked.
@@ -200,9 +200,11 @@ impl<'m> Results<'m> {
         scores.chain(viruses)
     }
 
-    /// The class `unscanned`: one of those that were asked has not seen all of the message.
+    /// The class `unscanned`: one of those that were asked has not seen all of the message, or nobody was to look, for a
+    /// reason that a customer can bring about. That holds without any scanner, too: files and outbreaks are not looked for.
     pub fn is_unscanned(&self) -> bool {
-        self.known().any(|said| said.unscanned.is_some_and(Cause::is_a_gap))
+        let unscanned = self.known().filter_map(|said| said.unscanned);
+        unscanned.chain(self.spared()).any(Cause::is_a_gap)
     }
 }
 
@@ -255,6 +257,18 @@ mod tests {
         assert!(!results.is_unscanned());
         assert_eq!(results.spamassassin().await, &Scanned::Unscanned(Cause::NotConfigured));
         assert_eq!(results.known().count(), 1);
+    }
+
+    #[test]
+    fn what_a_customer_has_spared_is_unscanned_without_any_scanner() {
+        let (message, scanners) = (message(), Scanners::default());
+        for (cause, unscanned) in [(Cause::Map, true), (Cause::Allowed, false)] {
+            let results = Results::new(&message, &scanners);
+            assert!(!results.is_unscanned());
+            results.spare(cause);
+            assert_eq!((results.is_unscanned(), results.spared()), (unscanned, Some(cause)));
+            assert!(!results.closed().is_unscanned(), "nobody would have looked");
+        }
     }
 
     #[tokio::test]

@@ -18,6 +18,9 @@ use crate::policy::script::Context;
 /// Octets of a message in which its header is looked for.
 const MAX_HEADER: u64 = 64 * 1024;
 
+/// What is said for the scanner where a message's parts are not looked at: its files, and whether others send it too.
+const CONTENT: &str = "content";
+
 /// A message that is judged, from its end on.
 #[derive(Debug)]
 pub(super) struct Judging {
@@ -66,6 +69,9 @@ impl Judging {
         verdict: Verdict,
     ) -> Verdict {
         let mut event = self.event(node, &message.transaction, Some(facts.owner()), &verdict);
+        // Of files and outbreaks, which have no scanner that would say so.
+        let spared = facts.results().spared().map(|cause| cause.name().to_owned());
+        event.bypassed.extend(spared.map(|cause| Bypassed { scanner: CONTENT.to_owned(), cause }));
         for said in facts.results().known() {
             let scanner = said.scanner.to_string();
             event.scores.extend(said.report.map(|report| Score {

@@ -71,13 +71,16 @@ fn lists_and_names_decide_and_a_dead_name_server_refuses_nobody() -> Result<()> 
                 "[[dns.lists]]\nname = \"{name}\"\nzone = \"{name}.test\"\nvalues = [\"127.0.*.2-3\"]\nuse = \"{action}\"\n"
             )
         };
-        config.sections = format!(
-            "[envelope]\nsender_domain_exists = \"reject\"\nrecipient_domain_exists = \"reject\"\nsender_fqdn = \"log\"\n\
+        let sections = |timeout: u64| {
+            format!(
+                "[envelope]\nsender_domain_exists = \"reject\"\nrecipient_domain_exists = \"reject\"\nsender_fqdn = \"log\"\n\
              [[maps.files]]\nfile = {SENDERS:?}\nof = \"sender\"\nuse = \"reject\"\n\
-             [dns]\ntimeout_ms = 500\nmax_ttl = 1\n{}{}",
-            list("bad", "reject"),
-            list("good", "allow")
-        );
+             [dns]\ntimeout_ms = {timeout}\nmax_ttl = 1\n{}{}",
+                list("bad", "reject"),
+                list("good", "allow")
+            )
+        };
+        config.sections = sections(5000);
         let filter = WeirFilter::start(&lab.filter, 0, &config)?;
         let known = "a@customer.test";
         // Listed; not listed by this answer; an error of the list; nothing.
@@ -126,6 +129,12 @@ fn lists_and_names_decide_and_a_dead_name_server_refuses_nobody() -> Result<()> 
         expect(lab, "10.1.0.9", "other@customer.test", HAM, "550 5.7.1 Mail of this sender is not taken")?;
 
         // Nobody answers any more: what was refused for a name is not, and status says why.
+        filter.stop()?;
+        config.sections = sections(500);
+        let filter = WeirFilter::start(&lab.filter, 0, &config)?;
+        wait_until("a name that is not there to be refused", PATIENCE, || {
+            Ok(tell(lab, "10.1.0.9", "a@gone.test", HAM)?.starts_with("550 5.1.8 "))
+        })?;
         server.kill()?;
         wait_until("what is known of names to be forgotten", PATIENCE, || {
             Ok(tell(lab, "10.1.0.2", "a@gone.test", HAM)?.starts_with("250 "))

@@ -1,10 +1,12 @@
 //! Blocks at the wish of a policy script: of whoever sends the message that it judges, for a while, and not of too many.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tracing::{error, warn};
 use weir_daemon::audit::{Actor, Audit};
 
@@ -19,6 +21,9 @@ const HOUR: u64 = 3600;
 /// Where blocks of all scripts are counted.
 const NAMESPACE: &str = "script-blocks";
 const ALL: &str = "all";
+
+/// Orders that are carried out at a time; two for the same one never are.
+const TURNS: usize = 64;
 
 /// What a script wants done.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,8 @@ pub struct Blocker {
     max_per_hour: u64,
     /// None: nobody is ever blocked, it is only asked.
     means: Option<Means>,
+    /// By whom is meant.
+    turns: Vec<Arc<Turn<()>>>,
     blocked: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
@@ -65,6 +72,7 @@ impl Blocker {
         Self {
             max_per_hour: config.max_blocks_per_hour,
             means: None,
+            turns: (0..TURNS).map(|_| Arc::default()).collect(),
             blocked: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -84,14 +92,21 @@ impl Blocker {
             }
         };
         let means = self.means.as_ref().filter(|_| !order.only_asks);
+        // Messages of his that are judged at the same time wait for what comes of the first one's order.
+        let turn = match means {
+            Some(_) => self.turn(&who).await,
+            None => None,
+        };
         if means.is_some_and(|means| means.blocks.has(&who)) {
             return true;
         }
         let namespace = &format!("{}{NAMESPACE}", order.before);
         let (limit, now) = (self.max_per_hour, order.now);
         let ask = Ask { namespace, key: ALL, limit, seconds: HOUR, weight: 1, message: None };
+        // He counts once in an hour, however many of his messages want it: they must not use up what there is for others.
+        let counted_as = format!("{who} {}", now.0 / 1000 / HOUR);
         // No limit at all would be asked for the sum.
-        let within = match counters.rate(id, ask, now).await {
+        let within = match counters.rate(&counted_as, ask, now).await {
             Ok(answer) => limit > 0 && answer.within,
             Err(cause) => {
                 warn!(id, script = order.script, %cause, "block() of the script: not blocked");
@@ -104,11 +119,26 @@ impl Blocker {
                 self.refuse(id, &who, order.script);
                 false
             }
-            Some(means) => self.carry_out(means.clone(), id, who, order).await,
+            Some(means) => self.carry_out(means.clone(), id, who, order, turn).await,
         }
     }
 
-    async fn carry_out(&self, means: Means, id: &str, who: Who, order: Order<'_>) -> bool {
+    async fn turn(&self, who: &Who) -> Option<OwnedMutexGuard<()>> {
+        let mut hasher = DefaultHasher::new();
+        who.to_string().hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
+        let turn = self.turns.get(place)?.clone();
+        Some(turn.lock_owned().await)
+    }
+
+    async fn carry_out(
+        &self,
+        means: Means,
+        id: &str,
+        who: Who,
+        order: Order<'_>,
+        turn: Option<OwnedMutexGuard<()>>,
+    ) -> bool {
         let arguments = json!({
             "who": who,
             "seconds": order.duration.as_secs(),
@@ -119,6 +149,8 @@ impl Blocker {
         let (script, reason, duration) = (order.script.to_owned(), order.reason.to_owned(), order.duration);
         // The disk is waited for: not on a thread that serves others.
         let work = move || -> Result<(), String> {
+            // Held to the end of it, also where the script's time is over before.
+            let _turn = turn;
             means.audit.record(Actor::own(), "block", &arguments)?;
             let blocked = means.blocks.block(&means.customers, &who, duration, &reason, &script);
             blocked.map_err(|error| error.to_string())

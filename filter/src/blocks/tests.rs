@@ -8,6 +8,7 @@ use crate::facts::Facts;
 use crate::rate::{Memory, Moment, Once};
 use crate::scan::Scanners;
 use crate::scan::tests::message;
+use crate::together::together;
 
 fn customers() -> Customers {
     let text = "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"::1/128\"]\n\
@@ -162,6 +163,24 @@ async fn a_script_blocks_whoever_sends_and_not_too_many() {
     let status = scripts.blocker.status();
     assert_eq!((&status["blocked"], &status["refused"]), (&2.into(), &1.into()), "{status}");
     assert!(status["alarm"].as_str().unwrap().contains("more than 2 customers in an hour"), "{status}");
+}
+
+/// As a bot's messages are, which come all at once.
+#[tokio::test]
+async fn many_messages_of_one_customer_leave_the_blocks_of_others_to_them() {
+    let scripts = Scripts::new(2);
+    let ids: Vec<String> = (0..10).map(|number| format!("m{number}")).collect();
+    let done = together(ids.iter().map(|id| scripts.block(id, "10.1.7.1", false))).await;
+    assert_eq!((done, scripts.blocks.len(), scripts.audit().len()), (vec![true; 10], 1, 1));
+    // Nor does it count again if he is blocked anew in this hour.
+    scripts.blocks.unblock(&who("a")).unwrap();
+    assert!(scripts.block("m10", "10.1.7.2", false).await);
+    assert!(scripts.block("m11", "fd01::7", false).await, "the second customer of two");
+    assert!(!scripts.block("m12", "10.9.0.1", false).await);
+    let status = scripts.blocker.status();
+    assert_eq!((&status["blocked"], &status["refused"]), (&3.into(), &1.into()), "{status}");
+    let asked = together(ids.iter().map(|id| scripts.block(id, "10.8.0.1", true))).await;
+    assert_eq!(asked, [true; 10], "a candidate's are counted in the same way");
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ pub struct Script {
     pub http_ca_file: Option<PathBuf>,
     /// Seconds for which a script may block a customer with `block()`.
     pub max_block_seconds: u64,
-    /// Customers that scripts may block in an hour, all together; further ones are not blocked, which is an error in the log and an
+    /// Customers that scripts may block in an hour, all together, each of whom counts once an hour; further ones are not blocked, which is an error in the log and an
     /// alarm in `status`: a script that has gone mad must not block everybody. 0: none.
     pub max_blocks_per_hour: u64,
     /// How a script's refusals are written: `{reason}` is the script's text, `{limit}` the limit that it names, `{contact}`

@@ -9,7 +9,7 @@ use crate::blocks::Blocker;
 use crate::body::Body;
 use crate::content::Opened;
 use crate::customers::{Customer, Identity, Owner};
-use crate::files::Files;
+use crate::files::{Files, MAX_DEPTH};
 use crate::inside::Inside;
 use crate::message::{Message, Transaction};
 use crate::outbreak::Finding;
@@ -33,6 +33,8 @@ pub struct Facts<'m> {
     closed: bool,
     content: OnceCell<Arc<Opened>>,
     files: OnceCell<Files>,
+    /// By the depth that was asked for.
+    files_to: [OnceCell<Files>; MAX_DEPTH + 1],
     outbreak: OnceCell<Option<Finding>>,
 }
 
@@ -50,6 +52,7 @@ impl<'m> Facts<'m> {
             closed: false,
             content: OnceCell::new(),
             files: OnceCell::new(),
+            files_to: Default::default(),
             outbreak: OnceCell::new(),
         }
     }
@@ -175,10 +178,12 @@ impl<'m> Facts<'m> {
         self.results.spamassassin().await
     }
 
-    /// Files in archives within each other up to this depth.
-    pub async fn files_to(&self, depth: usize) -> Option<Files> {
+    /// Files in archives within each other up to this depth, [`MAX_DEPTH`] at most.
+    pub async fn files_to(&self, depth: usize) -> Option<&Files> {
         let (inside, content) = (self.inside?, self.content().await?);
-        Some(inside.inspector().look_to(&self.transaction().id, Arc::clone(content), depth).await)
+        let depth = depth.min(MAX_DEPTH);
+        let look = || inside.inspector().look_to(&self.transaction().id, Arc::clone(content), depth);
+        Some(self.files_to.get(depth)?.get_or_init(look).await)
     }
 
     /// Nobody is to look at the message: no scanner is asked.

@@ -33,6 +33,9 @@ pub struct Limits {
     pub ratio: u64,
 }
 
+/// Archives within each other that a script may ask for.
+pub const MAX_DEPTH: usize = 10;
+
 /// A file may be packed as tightly as can be while it is not larger than this.
 pub const RATIO_FLOOR: u64 = 10 * 1024 * 1024;
 

@@ -6,6 +6,7 @@ use mlua::{MultiValue, Table, Value};
 
 use super::reply::Wanted;
 use crate::blocks::MAX_REASON;
+use crate::files;
 
 /// A namespace or a key that is longer is cut, and its checksum put behind: keys come from customers, and a long one
 /// must neither fill the store nor fail the script.
@@ -15,7 +16,7 @@ const MAX_KEY: usize = 255;
 const MAX_SECONDS: u64 = 31 * 86_400;
 
 /// Archives within each other.
-const MAX_DEPTH: u64 = 10;
+const MAX_DEPTH: u64 = files::MAX_DEPTH as u64;
 
 /// More than there are; a larger table is not gone through.
 const MAX_OPTIONS: usize = 20;

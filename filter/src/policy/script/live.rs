@@ -92,6 +92,8 @@ pub struct Live<'a, C> {
     pub only_asks: bool,
     /// What the script asks, if that is to be shown.
     pub shown: Option<Vec<Asked>>,
+    /// What it was told of the parts.
+    parts: Option<Answer>,
     header: Content,
     /// How often a key was counted by this script: a replay asks in the same order, and each time counts once.
     counted: HashMap<(String, String), u32>,
@@ -128,6 +130,7 @@ impl<'a, C: Counters> Live<'a, C> {
             silent: false,
             only_asks: false,
             shown: None,
+            parts: None,
             header,
             counted,
             logged: 0,
@@ -295,10 +298,14 @@ impl<C: Counters> World for Live<'_, C> {
     }
 
     async fn parts(&mut self) -> Answer {
-        match self.recorded {
+        if let Some(parts) = &self.parts {
+            return parts.clone();
+        }
+        let parts = match self.recorded {
             Some(recorded) if recorded.is_away("filetype") => parts::unseen("failed"),
             _ => parts::of(self.facts).await,
-        }
+        };
+        self.parts.insert(parts).clone()
     }
 
     async fn reputation(&mut self) -> Result<u64, Away> {

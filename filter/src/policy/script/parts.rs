@@ -16,8 +16,9 @@ const MAX_NAME: usize = 255;
 pub(super) async fn of(facts: &Facts<'_>) -> Answer {
     let Some(content) = facts.content().await.cloned() else { return unseen(recorded::unseen(facts)) };
     // Only what each part is itself: what is within archives is `scan("filetype")`.
-    let files = facts.files_to(0).await.unwrap_or_default();
-    let parts = content.parts().iter().take(MAX_PARTS).map(|part| told(part, &files));
+    let none = Files::default();
+    let files = facts.files_to(0).await.unwrap_or(&none);
+    let parts = content.parts().iter().take(MAX_PARTS).map(|part| told(part, files));
     let parts = Answer::List(parts.collect());
     let more = (content.parts().len() > MAX_PARTS).then_some(Trouble::TooManyParts);
     let trouble = content.troubles().first().map(|found| found.trouble).or(more);
@@ -53,6 +54,10 @@ mod tests {
     use crate::facts::Facts;
     use crate::inside::Inside;
     use crate::message::Message;
+    use crate::policy::script::live::{Counting, Live};
+    use crate::policy::script::tests::script_with;
+    use crate::policy::script::{Bounds, Context, Replies};
+    use crate::rate::{Memory, Moment};
     use crate::scan::Scanners;
     use crate::scan::tests::transaction;
 
@@ -91,6 +96,26 @@ mod tests {
         let closed = self::told(text, true).await;
         assert_eq!((&closed["scanned"], &closed["cause"]), (&false.into(), &"privacy".into()), "{closed}");
         assert!(closed["parts"].as_array().is_none_or(Vec::is_empty), "{closed}");
+    }
+
+    /// The time is not the script's, so that it must not be able to ask for more and more of it.
+    #[tokio::test]
+    async fn a_message_is_looked_into_once_however_often_a_script_asks() {
+        let text = multipart("--b\r\n\r\nhello\r\n");
+        let mut transaction = transaction();
+        transaction.findings.size = text.len() as u64;
+        let message = Message { transaction, body: Body::Memory(text.into()) };
+        let (scanners, inside) = (Scanners::default(), Inside::alone());
+        let facts = Facts::new(&message, &scanners).with_inside(&inside);
+        let source = "function data() for i = 1, 20 do
+            assert(#parts().parts == 1 and parts().parts[1].part == '1')
+            for depth = 0, 2 do assert(scan('filetype', { depth = depth }).scanned) end
+        end end";
+        let script = script_with(source, Bounds::default()).unwrap();
+        let (replies, counting) = (Replies::default(), Counting::<Memory>::Nowhere);
+        let mut world = Live::new(&facts, Context::Data, counting, &replies, "p", Moment(0)).await;
+        assert_eq!(script.call(&mut world).await.unwrap(), None);
+        assert_eq!(inside.inspector().counts().looked, 3, "once for each depth");
     }
 
     #[tokio::test]

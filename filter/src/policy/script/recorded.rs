@@ -94,7 +94,7 @@ pub(super) async fn scan(
         }),
         "filetype" => Ok(match depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)) {
             None => seen(facts, facts.files().await),
-            Some(depth) => seen(facts, facts.files_to(depth).await.as_ref()),
+            Some(depth) => seen(facts, facts.files_to(depth).await),
         }),
         _ => Err(missing(scanner)),
     }

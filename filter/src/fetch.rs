@@ -159,6 +159,12 @@ impl Fetcher {
         Ok((answer.status().as_u16(), answer.into_body().to_vec()))
     }
 
+    /// # Errors
+    /// If scripts may not ask there.
+    pub fn admits(&self, url: &str) -> Result<(), String> {
+        self.admitted(url).map(drop)
+    }
+
     /// The URL, if scripts may ask there.
     fn admitted(&self, url: &str) -> Result<Uri, String> {
         let wrong = || format!("{url:?} is no URL: http://host:port/path, or https");

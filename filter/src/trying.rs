@@ -54,7 +54,7 @@ pub struct Try {
     #[arg(long, value_name = "SCANNER", value_parser = SCANNERS)]
     away: Vec<String>,
     /// Ask the name servers and HTTP services of the configuration, in the name of this message. Without it nobody is asked, and
-    /// nobody knows.
+    /// nobody knows. Nothing is posted in any case.
     #[arg(long, requires = "config")]
     ask: bool,
     /// Steps and verdict as JSON.

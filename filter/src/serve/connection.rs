@@ -174,10 +174,12 @@ impl Connection {
         let message = Message { transaction, body: Body::Memory(Bytes::new()) };
         let facts = Facts::new(&message, &node.scanners).with_owner(owner).with_outside(&node.outside);
         let facts = facts.with_blocker(&node.blocker).with_reputation(node.reputation.as_ref());
-        match node.verdict(context, &facts).await {
+        let verdict = match node.verdict(context, &facts).await {
             Verdict::Accept => Verdict::Accept,
             refused => asking.early(node, &facts, context, refused),
-        }
+        };
+        node.compare(context, &facts, &verdict).await;
+        verdict
     }
 
     /// Beside the verdict: a store across the network is nothing to wait for.
@@ -224,7 +226,9 @@ impl Connection {
                     let Transaction { id, envelope, .. } = facts.transaction();
                     node.judged.note(id, facts.identity(), envelope.sender.path.domain().as_deref());
                 }
-                judging.seen(node, &message, &facts, verdict).await
+                let verdict = judging.seen(node, &message, &facts, verdict).await;
+                node.compare(Context::Data, &facts, &verdict).await;
+                verdict
             }
             Err(cause) => {
                 warn!(id = transaction.id, %cause, "message could not be stored");

@@ -10,6 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::{Node, listen, serve};
 use crate::config::Config;
+use crate::events::{Query, Records, search};
+use crate::rate::Ask;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -20,10 +22,18 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-async fn start(sections: &str) -> Running {
+fn configured(sections: &str) -> Config {
     let text = format!("[smtp]\nlisten = [\"127.0.0.1:0\"]\nproxies = [\"127.0.0.1/32\"]\n{sections}");
-    let config: Config = weir_daemon::config::parse("test", &text).unwrap();
-    let node = Arc::new(Node::new(&config).unwrap());
+    weir_daemon::config::parse("test", &text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+async fn start(sections: &str) -> Running {
+    let config = configured(sections);
+    run(&config, Node::new(&config).unwrap()).await
+}
+
+async fn run(config: &Config, node: Node) -> Running {
+    let node = Arc::new(node);
     let listeners = listen(&config.smtp.listen, "smtp.listen").await.unwrap();
     let address = listeners[0].local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
@@ -168,6 +178,51 @@ async fn a_scanner_that_is_away_is_treated_as_configured() {
         replies.contains("451 4.7.1 Temporarily unable to scan your message, try later (b)"),
         "{replies}"
     );
+}
+
+/// It would count against a customer of whom the active policy knows nothing bad.
+#[tokio::test]
+async fn what_only_a_candidate_had_scanned_is_no_part_of_the_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("active.luau"), "function data() accept() end").unwrap();
+    let candidate =
+        "function data() if scan('spamassassin').score > 5 then reject('spam') end scan('clamav') end";
+    std::fs::write(path("candidate.luau"), candidate).unwrap();
+    std::fs::create_dir(path("events")).unwrap();
+    let (address, _seen) = spamd("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 1000.0 / 5.0\r\n\r\nGTUBE").await;
+    let sections = format!(
+        "[spamassassin]\naddress = \"{address}\"\n[clamav]\naddress = \"127.0.0.1:1\"\n[reputation]\nenabled = true\n\
+         [script]\nfile = {:?}\ncandidate = {:?}\n[events]\ndirectory = {:?}\n",
+        path("active.luau"),
+        path("candidate.luau"),
+        path("events")
+    );
+    let config = configured(&sections);
+    let mut node = Node::new(&config).unwrap().with_scripts(&config).await.unwrap();
+    node.records = Records::open(&config.events).unwrap();
+    let running = run(&config, node).await;
+    let node = &running.node;
+    let replies = talk(running.address, &message("m", "Subject: x\r\n\r\nbody")).await;
+    assert!(replies.contains("250 2.0.0 accepted (m)"), "{replies}");
+    let status = crate::status::status(node, &[]);
+    assert_eq!(status["scanners"]["spamassassin"]["scanned"], 1, "{status}");
+    assert_eq!(status["messages"]["unscanned"], 0, "{status}");
+    let sum = |namespace: &str| {
+        let ask = Ask { namespace, key: "10.1.0.2", limit: 0, seconds: 7 * 86_400, weight: 1, message: None };
+        node.policy.counters().memory().ask(ask, node.clock.now()).sum
+    };
+    // Noted beside the verdict.
+    while sum("reputation-messages") == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(sum("reputation-points"), 0);
+    node.records.as_ref().unwrap().writer.sync();
+    let query = Query { limit: 10, ..Query::default() };
+    let event = search(&path("events"), &query).unwrap().events.remove(0);
+    assert!(event.scores.is_empty() && event.bypassed.is_empty(), "{event:?}");
+    assert!(!event.steps.iter().any(|step| step.step == "spamassassin"), "{event:?}");
 }
 
 #[tokio::test]

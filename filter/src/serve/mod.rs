@@ -189,6 +189,13 @@ impl Node {
         }
     }
 
+    /// What the candidate says of it, when the message is done with: nothing comes of it.
+    pub async fn compare(&self, context: Context, facts: &Facts<'_>, verdict: &Verdict) {
+        if let Some(scripts) = &self.scripts {
+            scripts.compare(context, facts, self.policy.once(), self.clock.now(), verdict).await;
+        }
+    }
+
     fn is_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.proxies.iter().any(|prefix| prefix.contains(&address))

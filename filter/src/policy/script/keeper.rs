@@ -86,22 +86,31 @@ impl Keeper {
             Some(slot) => self.ask(slot, context, facts, Counting::Store(counters, ""), now).await,
             None => None,
         };
-        let verdict = match scripted {
+        match scripted {
             Some(Ok(verdict)) => verdict,
             Some(Err(_)) if self.on_error == OnScriptError::Defer => {
                 let text = "Temporarily unable to judge your message, try later";
                 Verdict::Refuse(Refusal::defer(ERROR, text))
             }
             Some(Err(_)) | None => preset.await,
-        };
-        if let Some(slot) = &self.candidate {
-            let counting = Counting::Store(counters, CANDIDATE);
-            let other = self.ask(slot, context, facts, counting, now).await;
-            if let Some(Ok(other)) = other {
-                self.compare(facts, &verdict, &other);
-            }
         }
-        verdict
+    }
+
+    /// Asks the candidate, and says where it differs from this verdict. To be done when all is written down of the message:
+    /// what is found out for the candidate alone is no part of it.
+    pub async fn compare<C: Counters>(
+        &self,
+        context: Context,
+        facts: &Facts<'_>,
+        counters: &Once<C>,
+        now: Moment,
+        verdict: &Verdict,
+    ) {
+        let Some(slot) = &self.candidate else { return };
+        let counting = Counting::Store(counters, CANDIDATE);
+        if let Some(Ok(other)) = self.ask(slot, context, facts, counting, now).await {
+            self.count(facts, verdict, &other);
+        }
     }
 
     /// None: the script says nothing of this context.
@@ -134,7 +143,7 @@ impl Keeper {
         Some(result.map(|verdict| verdict.unwrap_or(Verdict::Accept)))
     }
 
-    fn compare(&self, facts: &Facts<'_>, verdict: &Verdict, other: &Verdict) {
+    fn count(&self, facts: &Facts<'_>, verdict: &Verdict, other: &Verdict) {
         self.compared.fetch_add(1, Relaxed);
         if other.name() == verdict.name() {
             return;

@@ -9,6 +9,7 @@ use weir_smtp::envelope::{Mailbox, Path as MailPath};
 use super::{Context, Keeper};
 use crate::config::{Config, OnScriptError};
 use crate::facts::Facts;
+use crate::inside::Inside;
 use crate::policy::Verdict;
 use crate::rate::{Ask, Counters, Memory, Moment, Once};
 use crate::scan::tests::message;
@@ -65,7 +66,9 @@ impl Node {
             self.counters.rate(&message.transaction.id, ask, NOW).await.unwrap();
             Verdict::Accept
         };
-        self.keeper.judge(Context::Data, &facts, &self.counters, NOW, preset).await
+        let verdict = self.keeper.judge(Context::Data, &facts, &self.counters, NOW, preset).await;
+        self.keeper.compare(Context::Data, &facts, &self.counters, NOW, &verdict).await;
+        verdict
     }
 
     /// What is said to a recipient, or before there is one.
@@ -246,6 +249,33 @@ async fn a_candidate_is_compared_and_counts_for_itself() {
     assert_eq!((node.sum("n").await, node.sum("candidate:n").await), (5, 2));
     assert_eq!((node.status("compared"), node.status("differing")), (5.into(), 3.into()));
     assert_eq!(node.status("candidate")["calls"], 5);
+}
+
+/// Its sighting would count against the customer, also of a message that a limit refused.
+#[tokio::test]
+async fn a_candidate_counts_no_message_for_outbreaks() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let candidate = "function data() if scan('outbreak').cause == 'not-asked' then reject('x') end end";
+    write(&path("candidate.luau"), candidate);
+    // The verdicts are the same where the candidate is told what is expected.
+    for (active, known) in
+        [("function data() reject('a limit') end", false), ("function data() scan('outbreak') end", true)]
+    {
+        write(&path("script.luau"), active);
+        let mut config = config(Some(path("script.luau")), Some(path("candidate.luau")));
+        config.outbreak.enabled = true;
+        let (scanners, inside) = (Scanners::default(), Inside::new(&config).unwrap());
+        let keeper = Keeper::new(&config, &scanners).await.unwrap();
+        let (message, counters) = (message(), Once::new(Memory::new(100), 100));
+        let facts = Facts::new(&message, &scanners).with_inside(&inside);
+        let preset = std::future::ready(Verdict::Accept);
+        let verdict = keeper.judge(Context::Data, &facts, &counters, NOW, preset).await;
+        keeper.compare(Context::Data, &facts, &counters, NOW, &verdict).await;
+        let status = keeper.status();
+        assert_eq!((&status["compared"], &status["differing"]), (&1.into(), &0.into()), "{active}: {status}");
+        assert_eq!(facts.outbreak_if_known().is_some(), known, "{active}");
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,20 @@ impl Question {
         }
     }
 
+    /// Whether something may come of it where it is asked.
+    pub(super) fn tells(&self) -> bool {
+        matches!(self, Self::Http(fetch) if fetch.post)
+    }
+
+    /// # Errors
+    /// If it may not be asked there.
+    pub(super) fn admitted(&self, outside: &Outside) -> Result<(), String> {
+        match self {
+            Self::Http(fetch) => outside.fetcher().admits(&fetch.url),
+            Self::Dns { .. } | Self::List { .. } => Ok(()),
+        }
+    }
+
     /// What a script is told where nobody is asked. `listed`: what lists are to say; none where nobody knows.
     pub(super) fn unasked(&self, listed: Option<bool>) -> Answer {
         let answer = Ipv4Addr::new(127, 0, 0, 3);

@@ -4,11 +4,15 @@ use super::Answer;
 use super::live::outbreaks;
 use crate::facts::Facts;
 use crate::files::{Files, Found};
+use crate::outbreak;
 use crate::rate::Moment;
 use crate::scan::{Cause, Finding, Report, Scanned, Scanners};
 
 /// The scanners that a script can name.
 pub const SCANNERS: [&str; 6] = ["spamassassin", "rspamd", "clamav", "icap", "outbreak", "filetype"];
+
+/// Why a candidate is told nothing of outbreaks.
+const NOT_ASKED: &str = "not-asked";
 
 /// A file in a message, by its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,15 +92,32 @@ pub(super) async fn scan(
             }
             Ok(finding(&engines))
         }
-        "outbreak" => Ok(match facts.outbreak(now).await {
-            Some(finding) => level(finding.level.max(finding.attachment).number(), None),
-            None => level(0, Some(unseen(facts))),
-        }),
+        "outbreak" => Ok(outbreak(facts.outbreak(now).await, unseen(facts))),
         "filetype" => Ok(match depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)) {
             None => seen(facts, facts.files().await),
             Some(depth) => seen(facts, facts.files_to(depth).await),
         }),
         _ => Err(missing(scanner)),
+    }
+}
+
+/// What was found out about others who send it, if somebody has asked. Nobody is asked, for that counts the message.
+///
+/// # Errors
+/// If this node tells no outbreaks.
+pub(super) fn known_outbreak(facts: &Facts<'_>) -> Result<Answer, String> {
+    if !outbreaks(facts) {
+        return Err(missing("outbreak"));
+    }
+    let cause = if facts.is_closed() { unseen(facts) } else { NOT_ASKED };
+    Ok(outbreak(facts.outbreak_if_known(), cause))
+}
+
+/// `cause`: why nothing was found out, if nothing was.
+fn outbreak(finding: Option<&outbreak::Finding>, cause: &str) -> Answer {
+    match finding {
+        Some(finding) => level(finding.level.max(finding.attachment).number(), None),
+        None => level(0, Some(cause)),
     }
 }
 

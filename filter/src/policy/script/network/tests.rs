@@ -117,6 +117,29 @@ async fn nobody_is_asked_where_nobody_is_to_be() {
     assert_eq!(told(None, source, "10.1.0.2", &listed).await, "127.0.0.3");
 }
 
+/// As a candidate does, and `try --ask`.
+#[tokio::test]
+async fn nothing_is_posted_where_it_is_only_asked() {
+    let (outside, _) = outside("[script]\nhttp_hosts = [\"127.0.0.1:1\"]\n").await;
+    let source = "function data(message)
+        local get = http('http://127.0.0.1:1/').failed
+        local post = http('http://127.0.0.1:1/', { method = 'POST', body = 'x' }).failed
+        local there = pcall(http, 'http://127.0.0.1:2/', { method = 'POST' })
+        reject(tostring(get == 'not asked') .. ' ' .. tostring(post == 'not asked') .. ' ' .. tostring(there))
+    end";
+    let script = script_with(source, Bounds::default()).unwrap();
+    let (message, scanners, replies) = (message(), Scanners::default(), Replies::default());
+    let facts = Facts::new(&message, &scanners).with_outside(&outside);
+    for (only_asks, expected, asked) in [(true, "false true false", 1), (false, "false false false", 3)] {
+        let counting = Counting::<Memory>::Nowhere;
+        let mut world = Live::new(&facts, Context::Data, counting, &replies, "p", Moment(0)).await;
+        world.only_asks = only_asks;
+        let verdict = script.call(&mut world).await.unwrap().unwrap();
+        assert_eq!(verdict.refusal().unwrap().text, expected);
+        assert_eq!(outside.fetcher().status()["asked"], asked);
+    }
+}
+
 /// Names that nobody answers take the script's time, and do not make it fail.
 #[tokio::test]
 async fn silence_does_not_fail_a_script() {

@@ -69,7 +69,11 @@ const EVENTS: Place = Place {
         field("infections", "names of viruses that scanners found", EXPLAIN),
         field("bypassed", "scanners that were not asked (`content`: files and outbreaks), and why", EXPLAIN),
         field("reply_code", "code of the destination's reply", TRACE),
-        field("reply", "its text", TRACE),
+        field(
+            "reply",
+            "its text, with `[address]` in place of each word that holds a mail address (but as it is with `events.store_addresses`)",
+            TRACE,
+        ),
         field("steps", "milliseconds of each step", "to find what is slow"),
     ],
 };
@@ -174,7 +178,7 @@ Nothing of a message's content is kept: not its text, not its subject, no attach
 switched `[quarantine]` on (below). A body is in memory, or in a file without a
 name, until its verdict. Mail addresses are stored only as keyed hashes (HMAC-SHA256, the first 80 bits, of the address in small
 letters; the key is made at the first start, `address.key` in `events.directory`, mode 0600, and never leaves the node); domains
-are stored in clear. Whoever has the key can test whether an address he knows was a sender or a recipient, and no more; remove
+are stored in clear; in what a destination replied `[address]` stands for them. Whoever has the key can test whether an address he knows was a sender or a recipient, and no more; remove
 the key, and nobody can.
 
 Messages of customers in `privacy.no_content` meet the limits only: nobody looks at their content, so they have no scores and no

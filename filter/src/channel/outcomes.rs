@@ -69,7 +69,9 @@ impl Judged {
             // Also of one that was judged before this process began: its row may be there.
             if let Some(records) = &node.records {
                 let reply = if outcome.text.is_empty() { &outcome.outcome } else { &outcome.text };
-                let stored = Stored { banner: None, code: outcome.code, reply: reply.clone() };
+                // Destinations name the recipient in it.
+                let reply = records.addresses.in_text(reply);
+                let stored = Stored { banner: None, code: outcome.code, reply };
                 records.writer.outcome(id, stored);
             }
             let about = self.messages.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.into());

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use weir_daemon::channel::{BLOCKS, Block, Blocks, OUTCOMES, Outcome, Outcomes};
 use weir_daemon::http::{Client, Full, Limits, Method, Request, Token, header};
+use weir_daemon::time;
 
 use crate::blocks::Who;
 use crate::config::Config;
 use crate::customers::Identity;
+use crate::events::{Event, Query, Records, search};
 use crate::rate::Ask;
 use crate::serve::Node;
 
@@ -31,17 +33,26 @@ fn token(path: &Path, text: &str) -> Token {
 
 impl World {
     async fn new(agents: &str) -> Self {
+        Self::storing(agents, false).await
+    }
+
+    /// `addresses`: also mail addresses.
+    async fn storing(agents: &str, addresses: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         let token = token(&path, "0123456789abcdef0123456789abcdef\n");
         let text = format!(
             "[smtp]\nlisten = [\"[::1]:10025\"]\nproxies = [\"{agents}\"]\n[counters]\nfile = \"\"\n[blocks]\nfile = \"\"\n\
              [channel]\nlisten = [\"127.0.0.1:10026\"]\ntoken_file = \"{}\"\n\
-             [[customers.prefixes]]\nprefix = \"10.1.7.0/24\"\nid = \"a\"\n",
-            path.display()
+             [[customers.prefixes]]\nprefix = \"10.1.7.0/24\"\nid = \"a\"\n\
+             [events]\ndirectory = \"{}\"\nstore_addresses = {addresses}\n",
+            path.display(),
+            directory.path().join("events").display()
         );
         let config: Config = weir_daemon::config::parse("f", &text).unwrap_or_else(|error| panic!("{error}"));
-        let node = Arc::new(Node::new(&config).unwrap());
+        let mut node = Node::new(&config).unwrap();
+        node.records = Records::open(&config.events).unwrap();
+        let node = Arc::new(node);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(super::serve(node.clone(), listener));
@@ -131,10 +142,8 @@ async fn strangers_and_wrong_tokens_learn_nothing() {
     assert_eq!(world.node.channel.as_ref().unwrap().status()["refused_strangers"], 1);
 }
 
-#[tokio::test]
-async fn outcomes_are_counted_once_for_customer_and_sender_domain() {
-    let world = World::new("127.0.0.1/32").await;
-    let outcome = |id: &str, code| Outcome {
+fn outcome(id: &str, code: Option<u16>) -> Outcome {
+    Outcome {
         id: id.to_owned(),
         customer: [10, 1, 7, 1].into(),
         destination: ([192, 0, 2, 1], 25).into(),
@@ -142,7 +151,29 @@ async fn outcomes_are_counted_once_for_customer_and_sender_domain() {
         code,
         text: "no".to_owned(),
         time: 0,
-    };
+    }
+}
+
+#[tokio::test]
+async fn replies_are_stored_without_mail_addresses() {
+    let text = "5.1.1 <r@example.net>: no such user";
+    for (addresses, stored) in [(false, "5.1.1 [address] no such user"), (true, text)] {
+        let world = World::storing("127.0.0.1/32", addresses).await;
+        let writer = &world.node.records.as_ref().unwrap().writer;
+        writer.event(Event { id: "m1".to_owned(), at: time::now() * 1_000_000, ..Event::default() });
+        let outcomes = vec![Outcome { text: text.to_owned(), ..outcome("m1", Some(550)) }];
+        let report = serde_json::to_vec(&Outcomes { lost: 0, outcomes }).unwrap();
+        assert_eq!(world.ask(Method::POST, OUTCOMES, &world.token, None, report).await.0, 204);
+        writer.sync();
+        let query = Query { limit: 10, ..Query::default() };
+        let events = search(&world.directory.path().join("events"), &query).unwrap().events;
+        assert_eq!((events[0].reply.as_deref(), events[0].reply_code), (Some(stored), Some(550)));
+    }
+}
+
+#[tokio::test]
+async fn outcomes_are_counted_once_for_customer_and_sender_domain() {
+    let world = World::new("127.0.0.1/32").await;
     for (id, domain) in [("m1", Some("Example.ORG")), ("m2", Some("example.org")), ("m3", None), ("m4", None)]
     {
         world.node.judged.note(id, Identity::Customer("a".to_owned()), domain);

@@ -20,7 +20,7 @@ pub struct Events {
     /// Bytes of all files; when they are taken the oldest go early. Ten million messages take about 5 GiB.
     pub max_size: u64,
     /// Whether mail addresses are stored as they are, and not as hashes with a key that never leaves the node. Domains
-    /// are stored in any case.
+    /// are stored in any case. In what a destination replied `[address]` stands for them otherwise.
     pub store_addresses: bool,
 }
 

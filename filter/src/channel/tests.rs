@@ -160,7 +160,8 @@ async fn replies_are_stored_without_mail_addresses() {
     for (addresses, stored) in [(false, "5.1.1 [address] no such user"), (true, text)] {
         let world = World::storing("127.0.0.1/32", addresses).await;
         let writer = &world.node.records.as_ref().unwrap().writer;
-        writer.event(Event { id: "m1".to_owned(), at: time::now() * 1_000_000, ..Event::default() });
+        let (id, at, verdict) = ("m1".to_owned(), time::now() * 1_000_000, "accept".to_owned());
+        writer.event(Event { id, at, verdict, ..Event::default() });
         let outcomes = vec![Outcome { text: text.to_owned(), ..outcome("m1", Some(550)) }];
         let report = serde_json::to_vec(&Outcomes { lost: 0, outcomes }).unwrap();
         assert_eq!(world.ask(Method::POST, OUTCOMES, &world.token, None, report).await.0, 204);

@@ -250,11 +250,6 @@ impl Scanners {
         self.icap.iter().map(|engine| engine.name.as_str())
     }
 
-    /// What counts call the engine with this place among [`Self::engines`].
-    fn name_of(&self, place: usize) -> Option<&str> {
-        self.icap.get(place).map(|engine| engine.scanner.name())
-    }
-
     /// The engine with this place among [`Self::engines`].
     pub async fn icap(&self, place: usize, message: &Message, until: Instant) -> Scanned<Finding> {
         scan(self.icap.get(place).map(|engine| &engine.scanner), message, until).await

@@ -79,10 +79,11 @@ impl<'m> Results<'m> {
         self.spared.get().copied().filter(|_| !self.closed)
     }
 
-    /// What a scanner says, if it may be asked.
+    /// What a scanner says, if there is one and it may be asked.
     async fn unless_spared<F>(
         &self,
         scanner: &str,
+        is_there: bool,
         scores: Option<&Cause>,
         asking: impl Future<Output = Scanned<F>>,
     ) -> Scanned<F> {
@@ -90,7 +91,7 @@ impl<'m> Results<'m> {
             return Scanned::Unscanned(Cause::Privacy);
         }
         match self.spared.get().or(scores) {
-            Some(cause) if self.scanners.has(scanner) => return Scanned::Unscanned(*cause),
+            Some(cause) if is_there => return Scanned::Unscanned(*cause),
             Some(_) => return Scanned::Unscanned(Cause::NotConfigured),
             None => {}
         }
@@ -116,7 +117,8 @@ impl<'m> Results<'m> {
         self.spamassassin
             .get_or_init(|| {
                 let asking = self.scanners.spamassassin(self.message, self.until);
-                self.unless_spared("spamassassin", self.spared_scores.get(), asking)
+                let is_there = self.scanners.has("spamassassin");
+                self.unless_spared("spamassassin", is_there, self.spared_scores.get(), asking)
             })
             .await
     }
@@ -135,7 +137,8 @@ impl<'m> Results<'m> {
         self.rspamd
             .get_or_init(|| {
                 let asking = self.scanners.rspamd(self.message, self.until);
-                self.unless_spared("rspamd", self.spared_scores.get(), asking)
+                let is_there = self.scanners.has("rspamd");
+                self.unless_spared("rspamd", is_there, self.spared_scores.get(), asking)
             })
             .await
     }
@@ -143,7 +146,8 @@ impl<'m> Results<'m> {
     pub async fn clamav(&self) -> &Scanned<Finding> {
         self.clamav
             .get_or_init(|| {
-                self.unless_spared("clamav", None, self.scanners.clamav(self.message, self.until))
+                let asking = self.scanners.clamav(self.message, self.until);
+                self.unless_spared("clamav", self.scanners.has("clamav"), None, asking)
             })
             .await
     }
@@ -160,8 +164,8 @@ impl<'m> Results<'m> {
         cell: &'r OnceCell<Scanned<Finding>>,
     ) -> &'r Scanned<Finding> {
         cell.get_or_init(|| {
-            let name = self.scanners.name_of(place).unwrap_or_default();
-            self.unless_spared(name, None, self.scanners.icap(place, self.message, self.until))
+            let name = self.scanners.engines().nth(place).unwrap_or_default();
+            self.unless_spared(name, true, None, self.scanners.icap(place, self.message, self.until))
         })
         .await
     }
@@ -293,7 +297,7 @@ mod tests {
         assert_eq!(unscanned, [("two", Cause::Failed)]);
         let mut timed: Vec<String> = results.times().into_iter().map(|(name, _)| name.into()).collect();
         timed.sort_unstable();
-        assert_eq!(timed, ["icap-one", "icap-three", "icap-two"]);
+        assert_eq!(timed, ["one", "three", "two"], "by the names of scores and infections");
         assert!(results.is_unscanned());
     }
 }

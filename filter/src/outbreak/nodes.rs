@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamReadReply;
+use redis::streams::{StreamId, StreamReadReply};
 use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -62,6 +62,7 @@ struct Link {
     told: AtomicU64,
     heard: AtomicU64,
     untold: AtomicU64,
+    not_understood: AtomicU64,
 }
 
 /// For the status.
@@ -74,6 +75,8 @@ pub struct Shared {
     pub heard: u64,
     /// Those that others never heard of.
     pub untold: u64,
+    /// Entries that are no sightings of this version's: of a node with another, or somebody else's.
+    pub not_understood: u64,
 }
 
 impl Nodes {
@@ -95,6 +98,7 @@ impl Nodes {
                 told: AtomicU64::default(),
                 heard: AtomicU64::default(),
                 untold: AtomicU64::default(),
+                not_understood: AtomicU64::default(),
             })
         };
         Ok(Self { memory, link: url.map(link).transpose()? })
@@ -110,6 +114,7 @@ impl Nodes {
             told: link.told.load(Relaxed),
             heard: link.heard.load(Relaxed),
             untold: link.untold.load(Relaxed),
+            not_understood: link.not_understood.load(Relaxed),
         })
     }
 
@@ -174,16 +179,16 @@ impl Nodes {
             command.arg("STREAMS").arg(STREAM).arg(since);
             let news: Option<StreamReadReply> = command.query_async(&mut connection).await?;
             for entry in news.into_iter().flat_map(|news| news.keys).flat_map(|stream| stream.ids) {
-                let node: Option<String> = entry.get("node");
-                let sighting: Option<String> = entry.get("sighting");
-                let waited: u64 = entry.get("waited").unwrap_or_default();
-                if node.is_some_and(|node| node != link.own)
-                    && let Some(sighting) =
-                        sighting.and_then(|text| serde_json::from_str::<Sighting>(&text).ok())
-                {
-                    let at = moment(&entry.id).unwrap_or(u64::MAX).min(clock.now().0).saturating_sub(waited);
-                    self.memory.count(&sighting.bounded(), Moment(at));
-                    link.heard.fetch_add(1, Relaxed);
+                if entry.get::<String>("node").is_none_or(|node| node != link.own) {
+                    match understood(&entry, clock.now()) {
+                        Some((sighting, at)) => {
+                            self.memory.count(&sighting, at);
+                            link.heard.fetch_add(1, Relaxed);
+                        }
+                        None => {
+                            link.not_understood.fetch_add(1, Relaxed);
+                        }
+                    }
                 }
                 *link.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry.id);
             }
@@ -235,6 +240,14 @@ impl Store for Nodes {
     }
 }
 
+/// What another node saw, and when, as far as this one's clock says.
+fn understood(entry: &StreamId, now: Moment) -> Option<(Sighting, Moment)> {
+    let sighting: Sighting = serde_json::from_str(&entry.get::<String>("sighting")?).ok()?;
+    let waited: u64 = entry.get("waited")?;
+    let at = moment(&entry.id)?.min(now.0).saturating_sub(waited);
+    Some((sighting.bounded(), Moment(at)))
+}
+
 /// When an entry was written, on the store's clock.
 fn moment(id: &str) -> Option<u64> {
     id.split_once('-').and_then(|(milliseconds, _)| milliseconds.parse().ok())
@@ -242,7 +255,32 @@ fn moment(id: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::moment;
+    use redis::Value;
+    use redis::streams::StreamId;
+
+    use super::{moment, understood};
+    use crate::outbreak::{MAX_RECIPIENTS, Sighting, Signature};
+    use crate::rate::Moment;
+
+    /// Counted when it was seen, not when the store was back; and no larger than one of this node's.
+    #[test]
+    fn what_another_node_saw_is_dated_and_bounded() {
+        let recipients = vec![(1, 2); 5000];
+        let sighting = Sighting { signature: Signature::default(), customer: 1, source: 1, recipients };
+        let text = serde_json::to_string(&sighting).unwrap();
+        let entry = |sighting: &str| {
+            let fields = [("node", "other"), ("waited", "5000"), ("sighting", sighting)];
+            let value = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+            let map = fields.map(|(name, text)| (name.to_owned(), value(text))).into();
+            StreamId { id: "1600000000000-0".into(), map, ..StreamId::default() }
+        };
+        let later = Moment(1_700_000_000_000);
+        let (heard, at) = understood(&entry(&text), later).unwrap();
+        assert_eq!((heard.recipients.len(), at), (MAX_RECIPIENTS, Moment(1_599_999_995_000)));
+        let (_, at) = understood(&entry(&text), Moment(1_500_000_000_000)).unwrap();
+        assert_eq!(at, Moment(1_499_999_995_000), "a clock that is behind");
+        assert!(understood(&entry("{}"), later).is_none());
+    }
 
     #[test]
     fn ids_of_entries_say_when() {

@@ -7,6 +7,7 @@
 mod file;
 mod memory;
 mod once;
+mod packed;
 mod series;
 mod shared;
 mod shown;

@@ -1,15 +1,29 @@
 //! The counts of one key: for each window its buckets, and what of them is kept in a file.
+//!
+//! A store has a million of these: they are small, and what they point at is as large as it need be.
 
 use serde::{Deserialize, Serialize};
 
 use super::BUCKETS;
+use super::packed::Packed;
 
-/// Counts in the buckets of one window, oldest first; empty buckets take no room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Counts in the buckets of one window, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Saved", into = "Saved")]
 pub(super) struct Series {
     /// Of the window.
     seconds: u64,
-    /// Number of the bucket since 1970, and the count in it.
+    /// Number of the oldest bucket since 1970.
+    first: u64,
+    /// What is in it and in each after it.
+    counts: Packed,
+}
+
+/// A series in a file.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    seconds: u64,
+    /// Number of the bucket since 1970, and the count in it; without those that are empty.
     buckets: Vec<(u64, u64)>,
 }
 
@@ -37,16 +51,17 @@ impl Entry {
         if missing.len() == 0 {
             return;
         }
+        self.series.reserve_exact(missing.len());
         // What is over is not known any more, whenever it was last looked at.
         self.series.iter_mut().for_each(|series| series.expire(now));
         let longest = self.series.iter().max_by_key(|series| series.seconds).cloned();
         for seconds in missing {
-            let mut series = Series { seconds: *seconds, buckets: Vec::new() };
+            let mut series = Series { seconds: *seconds, ..Series::default() };
             if let Some(longest) = &longest {
-                for (bucket, count) in &longest.buckets {
+                for (bucket, count) in longest.buckets() {
                     // As late as it can have been, so that no limit is loosened.
                     let end = (bucket + 1).saturating_mul(longest.width()) - 1;
-                    series.add(end.min(now), *count);
+                    series.add(end.min(now), count);
                 }
             }
             self.series.push(series);
@@ -76,24 +91,58 @@ impl Series {
 
     fn sum(&mut self, now: u64) -> u64 {
         self.expire(now);
-        self.buckets.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        self.counts.iter().fold(0, u64::saturating_add)
+    }
+
+    /// Those in which something was counted.
+    fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        (self.first..).zip(self.counts.iter()).filter(|(_, count)| *count > 0)
     }
 
     /// A bucket is dropped when all of it is older than the window.
     fn expire(&mut self, now: u64) {
         let current = now / self.width();
-        let live = self.buckets.iter().position(|(bucket, _)| bucket.saturating_add(BUCKETS) >= current);
-        self.buckets.drain(..live.unwrap_or(self.buckets.len()));
+        let over = current.saturating_sub(self.first.saturating_add(BUCKETS));
+        if over > 0 {
+            self.counts.drop_first(over);
+            self.first += over;
+        }
     }
 
     fn add(&mut self, now: u64, weight: u64) {
         self.expire(now);
-        let current = now / self.width();
-        match self.buckets.last_mut() {
-            // A clock that went back must not put buckets out of order.
-            Some((bucket, count)) if *bucket >= current => *count = count.saturating_add(weight),
-            _ => self.buckets.push((current, weight)),
+        self.count(now / self.width(), weight);
+    }
+
+    fn count(&mut self, bucket: u64, weight: u64) {
+        let Some(last) = self.counts.pop() else {
+            self.first = bucket;
+            return self.counts.push(weight);
+        };
+        // A clock that went back must not put buckets out of order.
+        let after = bucket.saturating_sub(self.first + self.counts.len());
+        if after == 0 {
+            return self.counts.push(last.saturating_add(weight));
         }
+        self.counts.push(last);
+        (1..after).for_each(|_| self.counts.push(0));
+        self.counts.push(weight);
+    }
+}
+
+impl From<Saved> for Series {
+    fn from(saved: Saved) -> Self {
+        let mut series = Self { seconds: saved.seconds, ..Self::default() };
+        for (bucket, count) in saved.buckets {
+            series.add(bucket.saturating_mul(series.width()), count);
+        }
+        series
+    }
+}
+
+impl From<Series> for Saved {
+    fn from(series: Series) -> Self {
+        Self { seconds: series.seconds, buckets: series.buckets().collect() }
     }
 }
 

@@ -21,6 +21,8 @@ pub const MAIL_LOG: &str = "/var/log/mail.log";
 
 const STORE: &str = "/var/store";
 
+const QUEUES: &str = "active bounce corrupt defer deferred flush hold incoming private saved trace";
+
 /// Written next to the final name and renamed: a test never reads half a message.
 const STORE_SCRIPT: &str = r#"#!/bin/sh
 cat >"/var/store/.$2" && mv "/var/store/.$2" "/var/store/$1.$2"
@@ -193,7 +195,7 @@ impl<'a> Postfix<'a> {
         host.write("/etc/postfix/main.cf", main)?;
         host.write("/etc/postfix/master.cf", master)?;
         host.write("/usr/local/bin/store", STORE_SCRIPT)?;
-        // What the package's maintainer script does on a real machine.
+        // What the package's maintainer script does on a real machine, and `postfix start`, which needs 250 programs for it.
         host.sh(&format!(
             "grep -q ^postfix: /etc/passwd || {{
                  echo 'postfix:x:5001:5001::/var/spool/postfix:/usr/sbin/nologin' >>/etc/passwd
@@ -204,10 +206,17 @@ impl<'a> Postfix<'a> {
              chgrp postdrop /usr/sbin/postqueue /usr/sbin/postdrop && chmod 2755 /usr/sbin/postqueue /usr/sbin/postdrop
              mkdir -p {STORE} /var/lib/postfix /var/spool/postfix
              chown nobody {STORE}; chown postfix /var/lib/postfix
-             cp /usr/share/postfix/dynamicmaps.cf /etc/postfix/"
+             cd /var/spool/postfix; mkdir -p pid {QUEUES} public maildrop
+             chown postfix {QUEUES}; chmod 700 {QUEUES}
+             chown postfix:postdrop public maildrop; chmod 710 public; chmod 730 maildrop
+             cp /usr/share/postfix/dynamicmaps.cf /etc/postfix/
+             # What was written within the last two seconds may be half written, and every program of Postfix waits that long.
+             touch -d '1 hour ago' /etc/postfix/main.cf"
         ))?;
-        let mut command = Command::new("postfix");
-        command.args(["-c", "/etc/postfix", "start-fg"]);
+        // It makes a session of its own, which the leader of a group cannot; and closes every descriptor that there could be.
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=4096", "setsid", "--wait"]);
+        command.args(["/usr/lib/postfix/sbin/master", "-c", "/etc/postfix", "-s"]);
         let mut process = host.spawn("postfix", command)?;
         wait_for("Postfix's banner", PATIENCE, || {
             ensure!(

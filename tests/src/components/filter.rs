@@ -1,7 +1,7 @@
 //! weir-filter, one process a node.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::agent::Finished;
 use super::logs::{self, LogLine};
-use crate::lab::{Family, Host, Process, paths};
+use crate::lab::{Family, Host, Process, SECOND_PROXY, paths};
 use crate::wait::{PATIENCE, wait_for};
 
 pub const PORT: u16 = 10025;
@@ -67,10 +67,8 @@ impl FilterConfig {
 
     pub fn to_toml(&self) -> String {
         let listen: Vec<_> = self.listen.iter().map(ToString::to_string).collect();
-        let proxies = Family::BOTH.map(|family| match family.proxy() {
-            IpAddr::V4(proxy) => format!("{proxy}/32"),
-            IpAddr::V6(proxy) => format!("{proxy}/128"),
-        });
+        let proxies = [Family::V4.proxy(), Family::V6.proxy(), SECOND_PROXY.into()]
+            .map(|proxy| format!("{proxy}/{}", if proxy.is_ipv4() { 32 } else { 128 }));
         let mut text = format!(
             "[smtp]\nlisten = {listen:?}\nproxies = {proxies:?}\n{}\n\
              [policy]\npreset = \"reject\"\nreject_at = {:?}\n\

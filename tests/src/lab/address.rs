@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The prefixes that an agent of the lab intercepts.
 pub const CUSTOMER_PREFIXES: [&str; 2] = ["10.1.0.0/16", "fd01::/32"];
 
+/// The second gateway, where there is one, as the filter nodes see it.
+pub const SECOND_PROXY: Ipv4Addr = Ipv4Addr::new(10, 4, 3, 1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     V4,

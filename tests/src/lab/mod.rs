@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
-pub use address::{CUSTOMER_PREFIXES, Family};
+pub use address::{CUSTOMER_PREFIXES, Family, SECOND_PROXY};
 pub use host::Host;
 pub use network::{cable, ip};
 pub use process::Process;
@@ -136,6 +136,14 @@ impl Lab {
         let host = Host::start(name, &self.logs)?;
         network::forward(&host)?;
         Ok(host)
+    }
+
+    /// A gateway beside the first, which has the customer's addresses of `prefix` (IPv4) both ways, and goes to the filter
+    /// host as the first does.
+    pub fn second_gateway(&self, prefix: &str) -> Result<Host> {
+        let beside = self.host("gateway2")?;
+        network::lay_beside(&beside, [&self.customer, &self.internet, &self.filter], prefix)?;
+        Ok(beside)
     }
 
     /// Keeps the logs when the lab goes: what was done in it has failed.

@@ -13,8 +13,12 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::host::Host;
+use super::{CUSTOMER_INTERFACE, FILTER_INTERFACE, INTERNET_INTERFACE};
 
 const FULL: u32 = 1500;
+
+/// Of the customer's routes through a second gateway.
+const BESIDE_TABLE: u32 = 100;
 
 /// One path through the lab, from an end host to the gateway.
 pub(super) struct Path<'a> {
@@ -95,6 +99,31 @@ impl Path<'_> {
             ],
         )
     }
+}
+
+/// A second gateway's cables, on transfer networks 10.4.n.x: the customer's addresses of `prefix` go through it both ways.
+pub(super) fn lay_beside(gateway: &Host, ends: [&Host; 3], prefix: &str) -> Result<()> {
+    let interfaces = [CUSTOMER_INTERFACE, INTERNET_INTERFACE, FILTER_INTERFACE];
+    for ((n, interface), end) in (1..).zip(interfaces).zip(ends) {
+        cable(gateway, interface, end, "eth1")?;
+        ip(
+            gateway,
+            &[
+                format!("addr add 10.4.{n}.1/24 dev {interface}"),
+                format!("route add 10.{n}.0.0/16 via 10.4.{n}.2"),
+            ],
+        )?;
+        ip(end, &[format!("addr add 10.4.{n}.2/24 dev eth1")])?;
+    }
+    let [customer, internet, _] = ends;
+    ip(
+        customer,
+        &[
+            format!("rule add from {prefix} lookup {BESIDE_TABLE}"),
+            format!("route add default via 10.4.1.1 table {BESIDE_TABLE}"),
+        ],
+    )?;
+    ip(internet, &[format!("route add {prefix} via 10.4.2.1")])
 }
 
 /// The gateway's and the routers' job.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
-use weir_tests::lab::{Family, Lab, NarrowLink};
+use weir_tests::lab::{Family, Host, Lab, NarrowLink};
 use weir_tests::probe::{HAM, is_dropped, is_reset};
 use weir_tests::smtp::{Client, Script, Server};
 use weir_tests::wait::{PATIENCE, patient, wait_until};
@@ -27,13 +27,21 @@ fn address(number: u8) -> IpAddr {
     Ipv4Addr::new(10, 1, 9, number % ADDRESSES + 1).into()
 }
 
+/// Of his addresses these go through another gateway: 32 to 60.
+const BESIDE: &str = "10.1.9.32/27";
+
 fn place_token(lab: &Lab) -> Result<()> {
-    for host in [&lab.gateway, &lab.filter] {
+    place_token_on(&[&lab.gateway, &lab.filter])?;
+    let add = |number: u8| format!("ip address add {}/16 dev eth0\n", address(number));
+    lab.customer.sh(&(0..ADDRESSES).map(add).collect::<String>())?;
+    Ok(())
+}
+
+fn place_token_on(hosts: &[&Host]) -> Result<()> {
+    for host in hosts {
         host.write("/etc/weir/channel.token", TOKEN)?;
         host.sh("chmod 600 /etc/weir/channel.token")?;
     }
-    let add = |number: u8| format!("ip address add {}/16 dev eth0\n", address(number));
-    lab.customer.sh(&(0..ADDRESSES).map(add).collect::<String>())?;
     Ok(())
 }
 
@@ -60,9 +68,9 @@ fn command(lab: &Lab, arguments: &[&str]) -> Result<String> {
     Ok(finished.output)
 }
 
-fn wait_blocks(lab: &Lab, expected: u64) -> Result<()> {
+fn wait_blocks(gateway: &Host, expected: u64) -> Result<()> {
     wait_until("the agent's list of blocks", PATIENCE, || {
-        Ok(WeirAgent::status(&lab.gateway)?["channel"]["blocks"].as_u64() == Some(expected))
+        Ok(WeirAgent::status(gateway)?["channel"]["blocks"].as_u64() == Some(expected))
     })
 }
 
@@ -90,14 +98,25 @@ fn ensure_refused(lab: &Lab, backend: Backend, from: IpAddr, to: IpAddr) -> Resu
     Ok(())
 }
 
+/// He has two gateways, each with an agent of its own.
 fn a_blocked_customer_sends_nothing_from_any_of_his_addresses(backend: Backend) -> Result<()> {
     Lab::run("channel", NarrowLink::Nowhere, |lab| {
         place_token(lab)?;
+        let beside = lab.second_gateway(BESIDE)?;
+        place_token_on(&[&beside])?;
+        let gateways = [&lab.gateway, &beside];
         let to = Family::V4.destination();
         let destination = Server::start(&lab.internet, to, Script::default())?;
         let _node = WeirFilter::start(&lab.filter, 0, &node())?;
-        let agent = WeirAgent::start(&lab.gateway, &agent(backend))?;
+        let agents = gateways
+            .map(|gateway| WeirAgent::start(gateway, &agent(backend)))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
         let mut sessions = (0..SESSIONS).map(|number| open(lab, number, to)).collect::<Result<Vec<_>>>()?;
+        for gateway in gateways {
+            let taken = WeirAgent::status(gateway)?["counters"]["sessions"].as_u64();
+            ensure!(taken >= Some(u64::from(SESSIONS) / 3), "{} has {taken:?} of them", gateway.name());
+        }
         let mut other = Client::connect_from(&lab.customer, Family::V4.customer(), (to, 25).into())?;
         other.greet("mail.customer.test")?;
 
@@ -109,11 +128,15 @@ fn a_blocked_customer_sends_nothing_from_any_of_his_addresses(backend: Backend) 
             ensure!(text.contains("blocked by your provider") && session.is_closed()?, "{text}");
         }
         ensure!(since.elapsed() < patient(Duration::from_secs(5)), "it took {:?}", since.elapsed());
-        wait_blocks(lab, 1)?;
+        gateways.iter().try_for_each(|gateway| wait_blocks(gateway, 1))?;
         for number in 0..ADDRESSES {
             ensure_refused(lab, backend, address(number), to)?;
         }
-        let steering = &WeirAgent::status(&lab.gateway)?["steering"];
+        let counted = |reason: &str| -> Result<u64> {
+            let of = |gateway: &Host| Ok(WeirAgent::status(gateway)?["steering"][reason].as_u64());
+            let counts = gateways.map(of).into_iter().collect::<Result<Vec<_>>>()?;
+            Ok(counts.into_iter().flatten().sum())
+        };
         if backend == Backend::Ebpf {
             // Told a moment ago: the next SYN goes nowhere.
             ensure_refused(lab, backend, address(7), to)?;
@@ -124,11 +147,11 @@ fn a_blocked_customer_sends_nothing_from_any_of_his_addresses(backend: Backend) 
                 Duration::from_millis(300),
             );
             ensure!(again.is_err(), "told twice in a second");
-            let steering = &WeirAgent::status(&lab.gateway)?["steering"];
-            ensure!(steering["blocked_told"].as_u64() >= Some(61), "{steering}");
-            ensure!(steering["blocked_dropped"].as_u64() >= Some(1), "{steering}");
+            let (told, dropped) = (counted("blocked_told")?, counted("blocked_dropped")?);
+            ensure!(told > u64::from(ADDRESSES) && dropped >= 1, "{told} told, {dropped} dropped");
         } else {
-            ensure!(steering["blocked_reset"].as_u64() >= Some(u64::from(ADDRESSES)), "{steering}");
+            let reset = counted("blocked_reset")?;
+            ensure!(reset >= u64::from(ADDRESSES), "{reset} reset");
         }
         // His neighbour is not he.
         let sent = other.send_message("a@customer.test", &["user@v4.destination.test"], HAM)?;
@@ -137,9 +160,11 @@ fn a_blocked_customer_sends_nothing_from_any_of_his_addresses(backend: Backend) 
         ensure!(messages == 1, "{messages} messages arrived");
 
         command(lab, &["unblock", "4711"])?;
-        wait_blocks(lab, 0)?;
-        Client::connect_from(&lab.customer, address(1), (to, 25).into())?.expect(220)?;
-        agent.stop()
+        gateways.iter().try_for_each(|gateway| wait_blocks(gateway, 0))?;
+        for number in [0, 40] {
+            Client::connect_from(&lab.customer, address(number), (to, 25).into())?.expect(220)?;
+        }
+        agents.into_iter().try_for_each(WeirAgent::stop)
     })
 }
 
@@ -168,7 +193,7 @@ fn a_script_blocks_a_customer_at_the_gateway(backend: Backend) -> Result<()> {
         // The end of his sessions may come before the verdict.
         let code = send(address(1), "bot@customer.test")?;
         ensure!([550, 421].contains(&code), "{code}: {}", node.output());
-        wait_blocks(lab, 1)?;
+        wait_blocks(&lab.gateway, 1)?;
         ensure_refused(lab, backend, address(7), to)?;
         ensure!(since.elapsed() < patient(Duration::from_secs(5)), "it took {:?}", since.elapsed());
         ensure!(send(Family::V4.customer(), "a@customer.test")? == 250, "his neighbour");
@@ -195,7 +220,7 @@ fn blocks_stay_while_the_node_is_away_and_over_a_restart(backend: Backend) -> Re
         // Another block of the operator's at the gateway: neither overwrites the other.
         let local = WeirAgent::command(&lab.gateway, &["block", "10.1.9.2", "--drop"])?;
         ensure!(local.success, "{}", local.output);
-        wait_blocks(lab, 1)?;
+        wait_blocks(&lab.gateway, 1)?;
         filter.kill()?;
         ensure_refused(lab, backend, address(0), to)?;
         ensure!(is_dropped(&lab.customer, address(1), to)?, "the operator's own block");
@@ -207,7 +232,7 @@ fn blocks_stay_while_the_node_is_away_and_over_a_restart(backend: Backend) -> Re
         let _filter = WeirFilter::start(&lab.filter, 0, &node())?;
         ensure!(command(lab, &["blocks"])?.contains("4711"), "the node has forgotten it");
         command(lab, &["unblock", "4711"])?;
-        wait_blocks(lab, 0)?;
+        wait_blocks(&lab.gateway, 0)?;
         Client::connect_from(&lab.customer, address(2), (to, 25).into())?.expect(220)?;
         ensure!(is_dropped(&lab.customer, address(1), to)?, "the operator's own block without the node's");
         second.stop()

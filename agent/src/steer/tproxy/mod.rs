@@ -21,7 +21,7 @@ use super::{
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
 use beater::Beater;
-use ruleset::{CHAIN, FAMILY, REMEMBERED, Stage, TABLE};
+use ruleset::{CHAIN, CUSTOMERS, FAMILY, Names, REMEMBERED, Stage, TABLE};
 
 /// The rules, without the sets: those may be long, and this is asked every second.
 const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
@@ -33,6 +33,7 @@ pub(super) struct Tproxy {
     routing: Routing,
     stage: Stage,
     state: State,
+    names: Names,
     removed: bool,
     pulse: Arc<Pulse>,
     heart: Option<Heart>,
@@ -84,7 +85,7 @@ impl Tproxy {
         look()?;
         let mut steering = Self::idle(plan, known, pulse);
         steering.routing.install()?;
-        if let Err(error) = make_table(&steering.plan, &steering.state) {
+        if let Err(error) = steering.make_table() {
             // The table of a dead agent is untouched by a failed transaction, and inert (`open`) or
             // dropping (`closed`) without the rules.
             if let Err(error) = routing::remove_all() {
@@ -122,6 +123,7 @@ impl Tproxy {
             routing,
             stage,
             state,
+            names: Names::beside(&[]),
             removed: true,
             pulse,
             heart: None,
@@ -132,10 +134,26 @@ impl Tproxy {
 
     fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
         if self.stage != stage {
-            nft::apply(&ruleset::replace_rules(&self.plan, stage))?;
+            nft::apply(&ruleset::replace_rules(&self.plan, &self.names, stage))?;
             self.stage = stage;
         }
         Ok(())
+    }
+
+    fn make_table(&mut self) -> Result<(), SteerError> {
+        self.names = make_table(&self.plan, &self.state)?;
+        Ok(())
+    }
+
+    /// Puts sets of these names in the place of those that there are: `sets` makes and fills them.
+    fn replace_sets(&mut self, plan: &Plan, names: Names, sets: &[Value]) -> Result<(), SteerError> {
+        let rules = ruleset::replace_rules(plan, &names, self.stage);
+        let outcome = nft::apply(sets).and_then(|()| nft::apply(&rules));
+        if outcome.is_ok() {
+            self.names = names;
+        }
+        delete_replaced(&self.names);
+        outcome
     }
 
     /// Whether SYNs of ours come back. Asked less often than the rest, since each question is a process.
@@ -206,13 +224,15 @@ impl Steering for Tproxy {
         let (mut plan, mut state) = (self.plan.clone(), self.state.clone());
         plan.set_tables(tables)?;
         state.tables = tables.clone();
-        let mut commands = ruleset::replace_customers(&plan, tables);
         let exempt = [RuleKind::ExemptCustomer, RuleKind::ExemptDestination];
-        commands.extend(ruleset::replace_prefixes(&exempt, &plan.families, &state, BootTime::now()));
+        let names = self.names.with_new(ruleset::names_of_prefixes(&exempt).chain([CUSTOMERS]));
+        let mut sets = ruleset::customers(&plan, &names);
+        sets.extend(filled(&exempt, &names, &plan, &state));
         // While the kernel takes a large table it takes no heartbeat: a shorter one would end, and the agent be taken for
         // hung.
         self.heart = None;
-        let outcome = nft::command(&ruleset::long_beat()).and_then(|()| nft::apply(&commands));
+        let outcome =
+            nft::command(&ruleset::long_beat()).and_then(|()| self.replace_sets(&plan, names, &sets));
         self.heart = Some(start_heart(self.pulse.clone())?);
         outcome?;
         (self.plan, self.state) = (plan, state);
@@ -222,7 +242,10 @@ impl Steering for Tproxy {
     fn set_rules(&mut self, kind: RuleKind, rules: &Rules) -> Result<(), SteerError> {
         let mut state = self.state.clone();
         state.rules.insert(kind, rules.clone());
-        nft::apply(&ruleset::replace_prefixes(&[kind], &self.plan.families, &state, BootTime::now()))?;
+        let names = self.names.with_new(ruleset::names_of_prefixes(&[kind]));
+        let plan = self.plan.clone();
+        let sets = filled(&[kind], &names, &plan, &state);
+        self.replace_sets(&plan, names, &sets)?;
         self.state = state;
         Ok(())
     }
@@ -246,11 +269,11 @@ impl Steering for Tproxy {
     }
 
     fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
-        let restore = || {
-            make_table(&self.plan, &self.state)?;
-            self.routing.repair().map(drop)
+        let restore = |steering: &mut Self| {
+            steering.make_table()?;
+            steering.routing.repair().map(drop)
         };
-        let outcome = if touched { restore() } else { Ok(()) };
+        let outcome = if touched { restore(self) } else { Ok(()) };
         self.heart = Some(start_heart(self.pulse.clone())?);
         outcome
     }
@@ -260,7 +283,7 @@ impl Steering for Tproxy {
         self.routing.repair()?;
         // While the kernel takes a large table it takes no heartbeat. Without a table nobody is alive for it.
         let _ = nft::command(&ruleset::long_beat());
-        make_table(&self.plan, &self.state)?;
+        self.make_table()?;
         self.heart = Some(start_heart(self.pulse.clone())?);
         (self.removed, self.claim) = (false, Some(claim));
         Ok(())
@@ -282,7 +305,7 @@ impl Steering for Tproxy {
         match nft::list(&LIST_CHAIN) {
             Ok(Some(objects)) if has_rules(&objects) => {}
             Ok(_) => {
-                let outcome = match make_table(&self.plan, &self.state) {
+                let outcome = match self.make_table() {
                     Ok(()) if self.stage == Stage::Withdrawn => {
                         self.stage = Stage::Steering;
                         self.withdraw()
@@ -348,25 +371,54 @@ fn remembers() -> Result<bool, SteerError> {
 }
 
 /// Has the table hold what holds now, whatever is there.
-fn make_table(plan: &Plan, state: &State) -> Result<(), SteerError> {
-    let contents = contents(plan, state);
-    let with_contents = |mut commands: Vec<Value>| {
-        commands.extend_from_slice(&contents);
-        nft::apply(&commands)
+fn make_table(plan: &Plan, state: &State) -> Result<Names, SteerError> {
+    let names = Names::beside(&sets()?);
+    let mut sets = vec![ruleset::add_table()];
+    sets.extend(ruleset::customers(plan, &names));
+    sets.extend(filled(&RuleKind::ALL, &names, plan, state));
+    let rest = |remembers| [ruleset::refill_table(plan, &names, remembers), contents(state)].concat();
+    let refill = || {
+        nft::apply(&sets)?;
+        nft::apply(&rest(remembers()?))
     };
-    with_contents(ruleset::refill_table(plan, remembers()?)).or_else(|error| {
+    refill().or_else(|error| {
         tracing::debug!(%error, "the nft table that is there is not like ours");
-        with_contents(ruleset::replace_table(plan))
-    })
+        nft::apply(&[ruleset::delete_table(), sets.clone(), rest(false)].concat())
+    })?;
+    delete_replaced(&names);
+    Ok(names)
 }
 
-/// Commands that put what holds now into empty sets.
-fn contents(plan: &Plan, state: &State) -> Vec<Value> {
+/// The names of the table's sets.
+fn sets() -> Result<Vec<String>, SteerError> {
+    let objects = nft::list(&["table", FAMILY, TABLE])?.unwrap_or_default();
+    Ok(objects.iter().filter_map(|object| object["set"]["name"].as_str()).map(str::to_owned).collect())
+}
+
+/// What is left of sets that others have replaced does no harm, and goes with the next ones.
+fn delete_replaced(names: &Names) {
+    let delete = || {
+        let replaced = names.replaced(&sets()?);
+        if replaced.is_empty() { Ok(()) } else { nft::apply(&ruleset::delete_sets(&replaced)) }
+    };
+    if let Err(error) = delete() {
+        tracing::debug!(%error, "sets of prefixes that were replaced are left");
+    }
+}
+
+/// Commands that make the sets of these kinds and put what holds now into them.
+fn filled(kinds: &[RuleKind], names: &Names, plan: &Plan, state: &State) -> Vec<Value> {
+    let mut commands = ruleset::sets_of_prefixes(kinds, names);
+    commands.extend(ruleset::fill_prefixes(kinds, names, &plan.families, state, BootTime::now()));
+    commands
+}
+
+/// Commands that put what holds now into the other sets, which are empty.
+fn contents(state: &State) -> Vec<Value> {
     let pairs: Vec<(Pair, Terms)> = state.exempt.iter().map(|(pair, terms)| (*pair, *terms)).collect();
     let now = BootTime::now();
     let mut commands = vec![ruleset::first_beat()];
     commands.extend(ruleset::exempt_in_empty_sets(&pairs, now));
-    commands.extend(ruleset::replace_prefixes(&RuleKind::ALL, &plan.families, state, now));
     commands.extend(ruleset::release(state.released.filter(|until| *until > now), now));
     commands
 }
@@ -402,9 +454,40 @@ mod tests {
         on_a_host(|| {
             let plan = plan(Backend::Tproxy, WhenAgentDies::Closed);
             for _ in 0..2 {
-                nft::apply(&ruleset::refill_table(&plan, remembers().unwrap())).unwrap();
+                let names = Names::beside(&sets().unwrap());
+                let sets = [vec![ruleset::add_table()], ruleset::customers(&plan, &names)];
+                let none = ruleset::sets_of_prefixes(&RuleKind::ALL, &names);
+                nft::apply(&[sets.concat(), none].concat()).unwrap();
+                nft::apply(&ruleset::refill_table(&plan, &names, remembers().unwrap())).unwrap();
             }
             assert!(remembers().unwrap());
+        });
+    }
+
+    /// Those of prefixes are others each time, and there are no more of them than the rules ask.
+    #[test]
+    fn sets_that_were_replaced_are_gone() {
+        on_a_host(|| {
+            let plan = plan(Backend::Tproxy, WhenAgentDies::Open);
+            let state = State {
+                exempt: BTreeMap::new(),
+                rules: BTreeMap::new(),
+                tables: plan.tables.clone(),
+                released: None,
+            };
+            let of_prefixes = |names: &Names| {
+                let mut sets = sets().unwrap();
+                sets.retain(|name| names.all().contains(name));
+                assert!(names.replaced(&super::sets().unwrap()).is_empty());
+                sets.len()
+            };
+            let first = make_table(&plan, &state).unwrap();
+            assert_eq!(of_prefixes(&first), first.all().len());
+            // A table of an agent that was killed before it deleted what it had replaced.
+            nft::apply(&ruleset::customers(&plan, &first.with_new([CUSTOMERS]))).unwrap();
+            let second = make_table(&plan, &state).unwrap();
+            assert_eq!(of_prefixes(&second), second.all().len());
+            assert!(first.all().iter().all(|name| !second.all().contains(name)), "{first:?} {second:?}");
         });
     }
 }

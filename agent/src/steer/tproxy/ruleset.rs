@@ -18,6 +18,7 @@
 
 mod exempt;
 mod heart;
+mod names;
 mod own;
 mod prefixes;
 mod release;
@@ -59,8 +60,9 @@ pub(super) const COUNTERS: [&str; 11] = [
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat, last_beat, long_beat};
+pub(super) use names::{CUSTOMERS, Names, delete as delete_sets};
 pub(super) use own::{LOOPED_BACK_DROPPED, REMEMBERED};
-pub(super) use prefixes::replace as replace_prefixes;
+pub(super) use prefixes::{fill as fill_prefixes, names_of as names_of_prefixes, sets as sets_of_prefixes};
 pub(super) use release::release;
 
 /// Whether new connections are taken.
@@ -70,17 +72,17 @@ pub(super) enum Stage {
     Withdrawn,
 }
 
-/// Commands that put customers and rules in place of those of an earlier table, if there is one, in one transaction;
-/// all other sets are empty.
+/// Commands that put rules in place of those of an earlier table, if there is one, in one transaction. The sets of prefixes are
+/// there already; all others are empty then.
 ///
-/// The earlier table's sets are filled anew, not replaced: in the moment of the change a packet may meet a rule of the
+/// Those of the earlier table are filled anew, not replaced: in the moment of the change a packet may meet a rule of the
 /// old table, which must find what is in its sets now. One of a deleted set would find nothing.
 ///
 /// `remembers`: the table has the sets of [`REMEMBERED`]. Rules fill those, and nft has no words in JSON for what the kernel
 /// makes of such a set: it cannot be added once more.
-pub(super) fn refill_table(plan: &Plan, remembers: bool) -> Vec<Value> {
+pub(super) fn refill_table(plan: &Plan, names: &Names, remembers: bool) -> Vec<Value> {
     let mut commands = vec![
-        json!({ "add": { "table": table() } }),
+        add_table(),
         json!({ "add": { "chain": {
             "family": FAMILY, "table": TABLE, "name": CHAIN,
             "type": "filter", "hook": "prerouting", "prio": PRIORITY_MANGLE, "policy": "accept",
@@ -95,9 +97,7 @@ pub(super) fn refill_table(plan: &Plan, remembers: bool) -> Vec<Value> {
     }
     let mut sets = vec![release::set(), heart::set()];
     for family in Family::ALL {
-        sets.push(set(set_name(family), address_type(family), &["interval"]));
         sets.extend(exempt::sets(family));
-        sets.extend(prefixes::sets(family));
         if !remembers {
             sets.push(own::set(family));
         }
@@ -106,44 +106,36 @@ pub(super) fn refill_table(plan: &Plan, remembers: bool) -> Vec<Value> {
         commands.push(json!({ "add": { "set": set } }));
         commands.push(flush_set(&set["name"]));
     }
-    for &family in &plan.families {
-        commands.extend(add_customers(&plan.tables, family));
-    }
-    commands.extend(rules(plan, Stage::Steering));
-    commands.extend(own::rules(plan));
+    commands.extend(rules(plan, names, Stage::Steering));
+    commands.extend(own::rules(plan, names));
     commands
 }
 
-/// The same where the earlier table has another shape: of another version, or somebody else's.
-pub(super) fn replace_table(plan: &Plan) -> Vec<Value> {
-    let mut commands = delete_table();
-    commands.extend(refill_table(plan, false));
-    commands
-}
-
-/// Commands that change the rules for new connections; sets and counters stay.
-pub(super) fn replace_rules(plan: &Plan, stage: Stage) -> Vec<Value> {
+/// Commands that change the rules; sets and counters stay.
+pub(super) fn replace_rules(plan: &Plan, names: &Names, stage: Stage) -> Vec<Value> {
     let mut commands = vec![flush_chain()];
-    commands.extend(rules(plan, stage));
+    commands.extend(rules(plan, names, stage));
+    commands.extend(own::chains());
+    commands.extend(own::rules(plan, names));
     commands
 }
 
-/// Commands that put these customers in the place of others.
-pub(super) fn replace_customers(plan: &Plan, tables: &Tables) -> Vec<Value> {
+/// Commands that make and fill the sets of customers.
+pub(super) fn customers(plan: &Plan, names: &Names) -> Vec<Value> {
     let mut commands = Vec::new();
-    for &family in &plan.families {
-        commands.push(flush_set(&json!(set_name(family))));
-        commands.extend(add_customers(tables, family));
+    for family in Family::ALL {
+        let name = names.of(CUSTOMERS, family);
+        commands.push(json!({ "add": { "set": set(&name, address_type(family), &["interval"]) } }));
+        let elements = elements(&plan.tables, family);
+        if plan.families.contains(&family) && !elements.is_empty() {
+            commands.push(add_elements(&name, &elements));
+        }
     }
     commands
 }
 
-fn add_customers(tables: &Tables, family: Family) -> Option<Value> {
-    let elements = elements(tables, family);
-    (!elements.is_empty()).then(|| {
-        json!({ "add": { "element": {
-            "family": FAMILY, "table": TABLE, "name": set_name(family), "elem": elements } } })
-    })
+fn add_elements(set: &str, elements: &[Value]) -> Value {
+    json!({ "add": { "element": { "family": FAMILY, "table": TABLE, "name": set, "elem": elements } } })
 }
 
 /// What `add set` is told; the set is empty.
@@ -161,32 +153,38 @@ fn flush_chain() -> Value {
 
 /// Commands that remove the table, whether or not it is there.
 pub(super) fn delete_table() -> Vec<Value> {
-    vec![json!({ "add": { "table": table() } }), json!({ "delete": { "table": table() } })]
+    vec![add_table(), json!({ "delete": { "table": table() } })]
+}
+
+/// A command that makes the table, unless it is there.
+pub(super) fn add_table() -> Value {
+    json!({ "add": { "table": table() } })
 }
 
 fn table() -> Value {
     json!({ "family": FAMILY, "name": TABLE })
 }
 
-fn rules(plan: &Plan, stage: Stage) -> Vec<Value> {
+fn rules(plan: &Plan, names: &Names, stage: Stage) -> Vec<Value> {
     let mut rules = vec![connections(plan)];
     for &family in &plan.families {
         rules.push(own::looped_back(plan, family));
-        rules.extend(source_routes(plan, family, stage));
+        let new_connections = |treatment: &[Value]| new_connections(plan, names, family, treatment);
+        rules.extend(source_routes(plan, names, family, stage));
         // Whatever else is said of them, with a listener or without.
-        rules.extend(prefixes::refusals(family).map(|treatment| new_connections(plan, family, &treatment)));
+        rules.extend(prefixes::refusals(family, names).map(|treatment| new_connections(&treatment)));
         // Before the exempt ones, so that it counts against no pair's limit. Without a listener as well, as the next ones.
-        rules.push(new_connections(plan, family, &release::rule()));
-        rules.extend(prefixes::exemptions(family).map(|treatment| new_connections(plan, family, &treatment)));
+        rules.push(new_connections(&release::rule()));
+        rules.extend(prefixes::exemptions(family, names).map(|treatment| new_connections(&treatment)));
         // Without a listener as well: that a pair is exempt does not end with the agent.
-        rules.extend(exempt::rules(family).map(|treatment| new_connections(plan, family, &treatment)));
+        rules.extend(exempt::rules(family).map(|treatment| new_connections(&treatment)));
         if stage == Stage::Steering {
             let to_listener =
                 [heart::beats(), tproxy(plan, family), count(NEW_CONNECTION), set_mark(plan), accept()];
-            rules.push(new_connections(plan, family, &to_listener));
+            rules.push(new_connections(&to_listener));
         }
         if plan.when_agent_dies == WhenAgentDies::Closed {
-            rules.push(new_connections(plan, family, &[count(NO_LISTENER_DROPPED), json!({ "drop": null })]));
+            rules.push(new_connections(&[count(NO_LISTENER_DROPPED), json!({ "drop": null })]));
         }
     }
     rules.iter().map(|rule| add_rule(rule)).collect()
@@ -210,7 +208,7 @@ fn connection_packets(plan: &Plan) -> Vec<Value> {
 
 /// To the gateway itself, with an option or header by which the packet goes on to another destination: the kernel
 /// looks at those later, and as forwarded the packet never comes by here.
-fn source_routes(plan: &Plan, family: Family, stage: Stage) -> Vec<Vec<Value>> {
+fn source_routes(plan: &Plan, names: &Names, family: Family, stage: Stage) -> Vec<Vec<Value>> {
     if stage == Stage::Withdrawn && plan.when_agent_dies == WhenAgentDies::Open {
         return Vec::new();
     }
@@ -219,7 +217,7 @@ fn source_routes(plan: &Plan, family: Family, stage: Stage) -> Vec<Vec<Value>> {
         Family::V6 => vec![json!({ "exthdr": { "name": "rt" } })],
     };
     let rule = |option: &Value| {
-        let mut rule = customers_syn(plan, family);
+        let mut rule = customers_syn(plan, names, family);
         // An option or header alone stands for its presence.
         rule.push(matches(&fib_type(), &json!("local")));
         rule.push(matches(option, &json!(true)));
@@ -231,8 +229,8 @@ fn source_routes(plan: &Plan, family: Family, stage: Stage) -> Vec<Vec<Value>> {
 
 /// SYNs only: what belongs to a connection older than the agent must not reach the listener, which would
 /// reset it.
-fn new_connections(plan: &Plan, family: Family, treatment: &[Value]) -> Vec<Value> {
-    let mut rule = customers_syn(plan, family);
+fn new_connections(plan: &Plan, names: &Names, family: Family, treatment: &[Value]) -> Vec<Value> {
+    let mut rule = customers_syn(plan, names, family);
     // Mail to the gateway itself is the gateway's own.
     rule.push(json!({ "match": { "op": "!=", "left": fib_type(), "right": "local" } }));
     rule.extend_from_slice(treatment);
@@ -243,10 +241,10 @@ fn fib_type() -> Value {
     json!({ "fib": { "result": "type", "flags": ["daddr"] } })
 }
 
-fn customers_syn(plan: &Plan, family: Family) -> Vec<Value> {
+fn customers_syn(plan: &Plan, names: &Names, family: Family) -> Vec<Value> {
     vec![
         matches(&json!({ "meta": { "key": "iifname" } }), &set_of(&plan.customer_interfaces)),
-        matches(&payload(ip(family), "saddr"), &json!(format!("@{}", set_name(family)))),
+        matches(&payload(ip(family), "saddr"), &names.in_a_rule(CUSTOMERS, family)),
         matches(&payload("tcp", "dport"), &json!(25)),
         syn_alone(),
     ]
@@ -296,13 +294,6 @@ fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
-    }
-}
-
-fn set_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "customers_v4",
-        Family::V6 => "customers_v6",
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    CHAIN, FAMILY, TABLE, accept, address_type, connection_packets, count, ip, matches, payload, set_mark,
-    set_name, set_of, syn_alone,
+    CHAIN, CUSTOMERS, FAMILY, Names, TABLE, accept, address_type, connection_packets, count, ip, matches,
+    payload, set_mark, set_of, syn_alone,
 };
 use crate::steer::Plan;
 use crate::steer::routing::{Family, MARK_MASK};
@@ -51,7 +51,7 @@ pub(super) fn set(family: Family) -> Value {
 }
 
 /// The rules of those chains.
-pub(super) fn rules(plan: &Plan) -> Vec<Value> {
+pub(super) fn rules(plan: &Plan, names: &Names) -> Vec<Value> {
     let mut translated = connection_packets(plan);
     let mark = json!({ "&": [{ "meta": { "key": "mark" } }, MARK_MASK] });
     translated.insert(1, json!({ "match": { "op": "!=", "left": mark, "right": plan.mark } }));
@@ -61,7 +61,7 @@ pub(super) fn rules(plan: &Plan) -> Vec<Value> {
         let element = json!({ "elem": { "val": key(family), "timeout": SECONDS } });
         let remember = json!({ "set": {
             "op": "update", "elem": element, "set": format!("@{}", opening(family)) } });
-        let customers = json!(format!("@{}", set_name(family)));
+        let customers = names.in_a_rule(CUSTOMERS, family);
         rules.push(add(
             OPENING,
             &[

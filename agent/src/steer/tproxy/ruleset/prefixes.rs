@@ -1,9 +1,10 @@
 //! Prefixes that are not intercepted, or refused: sets of ranges with timeouts, of which the kernel itself drops what
-//! is over. What is configured and what the operator said for a while are in the same sets. A set is replaced whole.
+//! is over. What is configured and what the operator said for a while are in the same sets. A set is replaced whole, by one of
+//! another name.
 
 use serde_json::{Value, json};
 
-use super::{COUNTERS, FAMILY, TABLE, accept, address_type, count, ip, matches, payload};
+use super::{COUNTERS, Names, accept, add_elements, address_type, count, ip, matches, payload};
 use crate::prefixes::Prefixes;
 use crate::steer::routing::Family;
 use crate::steer::rules::flatten;
@@ -23,20 +24,13 @@ impl Set {
     const ALL: [Self; 4] =
         [Self::BlockedDropped, Self::BlockedReset, Self::ExemptCustomer, Self::ExemptDestination];
 
-    /// Of its counter; the family follows in the set's name.
+    /// Of its counter; family and number follow in the set's name.
     const fn name(self) -> &'static str {
         match self {
             Self::BlockedDropped => "blocked_dropped",
             Self::BlockedReset => "blocked_reset",
             Self::ExemptCustomer => "exempt_customer",
             Self::ExemptDestination => "exempt_destination",
-        }
-    }
-
-    fn of_family(self, family: Family) -> String {
-        match family {
-            Family::V4 => format!("{}_v4", self.name()),
-            Family::V6 => format!("{}_v6", self.name()),
         }
     }
 
@@ -74,35 +68,56 @@ impl Set {
     }
 }
 
-/// The sets, empty.
-pub fn sets(family: Family) -> impl Iterator<Item = Value> {
-    Set::ALL
-        .into_iter()
-        .map(move |set| super::set(&set.of_family(family), address_type(family), &["interval", "timeout"]))
+/// How the names of the sets begin.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Set::ALL.into_iter().map(Set::name)
+}
+
+/// Those of these kinds.
+pub fn names_of(kinds: &[RuleKind]) -> impl Iterator<Item = &'static str> {
+    Set::ALL.into_iter().filter(|set| kinds.contains(&set.kind())).map(Set::name)
+}
+
+/// Commands that make the sets of these kinds, empty.
+pub fn sets(kinds: &[RuleKind], names: &Names) -> Vec<Value> {
+    let mut commands = Vec::new();
+    for set in names_of(kinds) {
+        for family in Family::ALL {
+            let set = super::set(&names.of(set, family), address_type(family), &["interval", "timeout"]);
+            commands.push(json!({ "add": { "set": set } }));
+        }
+    }
+    commands
 }
 
 /// What is done with new connections of blocked customers.
-pub fn refusals(family: Family) -> [Vec<Value>; 2] {
-    [Set::BlockedDropped, Set::BlockedReset].map(|set| rule(set, family))
+pub fn refusals(family: Family, names: &Names) -> [Vec<Value>; 2] {
+    [Set::BlockedDropped, Set::BlockedReset].map(|set| rule(set, family, names))
 }
 
 /// What is done with new connections of exempt customers and to exempt destinations.
-pub fn exemptions(family: Family) -> [Vec<Value>; 2] {
-    [Set::ExemptCustomer, Set::ExemptDestination].map(|set| rule(set, family))
+pub fn exemptions(family: Family, names: &Names) -> [Vec<Value>; 2] {
+    [Set::ExemptCustomer, Set::ExemptDestination].map(|set| rule(set, family, names))
 }
 
-fn rule(set: Set, family: Family) -> Vec<Value> {
+fn rule(set: Set, family: Family, names: &Names) -> Vec<Value> {
     let name = set.name();
     debug_assert!(COUNTERS.contains(&name), "{name} has no counter");
     vec![
-        matches(&payload(ip(family), set.field()), &json!(format!("@{}", set.of_family(family)))),
+        matches(&payload(ip(family), set.field()), &names.in_a_rule(name, family)),
         count(name),
         set.verdict(),
     ]
 }
 
-/// Commands that put what holds now into the sets of these kinds.
-pub fn replace(kinds: &[RuleKind], families: &[Family], state: &State, now: BootTime) -> Vec<Value> {
+/// Commands that put what holds now into the sets of these kinds, which are empty.
+pub fn fill(
+    kinds: &[RuleKind],
+    names: &Names,
+    families: &[Family],
+    state: &State,
+    now: BootTime,
+) -> Vec<Value> {
     let mut commands = Vec::new();
     for set in Set::ALL.into_iter().filter(|set| kinds.contains(&set.kind())) {
         let rules = holding(set.kind(), state, now);
@@ -124,11 +139,8 @@ pub fn replace(kinds: &[RuleKind], families: &[Family], state: &State, now: Boot
                     json!({ "elem": { "val": addresses, "timeout": timeout } })
                 })
                 .collect();
-            let name = set.of_family(*family);
-            commands.push(super::flush_set(&json!(name)));
             if !elements.is_empty() {
-                commands.push(json!({ "add": { "element": {
-                    "family": FAMILY, "table": TABLE, "name": name, "elem": elements } } }));
+                commands.push(add_elements(&names.of(set.name(), *family), &elements));
             }
         }
     }

@@ -9,7 +9,7 @@ use super::Host;
 use super::finding::Finding;
 use crate::config::{Backend, WhenAgentDies};
 use crate::privileges;
-use crate::steer::{is_in_bpffs, trial};
+use crate::steer::{is_in_bpffs, kernel_version, trial};
 
 const KERNEL: &str = "kernel";
 const CAPABILITIES: &str = "capabilities";
@@ -41,19 +41,13 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
 }
 
 fn version(release: &str, backend: Backend) -> Finding {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
-    match (parts.next().flatten(), parts.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST && backend == Backend::Ebpf => {
-            Finding::problem(
-                KERNEL,
-                format!(
-                    "{release} is older than {}.{}: use steering.backend = \"tproxy\"",
-                    OLDEST.0, OLDEST.1
-                ),
-            )
-        }
-        (Some(_), Some(_)) => Finding::ok(KERNEL, release),
-        _ => Finding::unknown(KERNEL, format!("{release:?} is no version")),
+    match kernel_version(release) {
+        Some(version) if version < OLDEST && backend == Backend::Ebpf => Finding::problem(
+            KERNEL,
+            format!("{release} is older than {}.{}: use steering.backend = \"tproxy\"", OLDEST.0, OLDEST.1),
+        ),
+        Some(_) => Finding::ok(KERNEL, release),
+        None => Finding::unknown(KERNEL, format!("{release:?} is no version")),
     }
 }
 

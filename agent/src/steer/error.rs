@@ -52,6 +52,12 @@ pub enum SteerError {
     #[error("the kernel refused the steering program: {reason} (backend = \"tproxy\" does without it)")]
     Program { reason: String },
 
+    #[error(
+        "the kernel refused the steering program: {reason}. Before Linux 5.11 its tables are locked memory, of which this user may \
+         have {limit} bytes: raise that limit (LimitMEMLOCK=infinity in a systemd unit), or start as root"
+    )]
+    LockedMemory { reason: String, limit: u64 },
+
     #[error("the steering program could not be attached to {interface}: {reason}")]
     Attach { interface: String, reason: String },
 

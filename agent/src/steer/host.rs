@@ -86,3 +86,9 @@ pub(crate) fn is_in_bpffs(path: &Path) -> bool {
         .and_then(|ancestor| nix::sys::statfs::statfs(ancestor).ok())
         .is_some_and(|status| status.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
+
+/// Major and minor number of a kernel's release (uname(2)).
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}

@@ -45,7 +45,7 @@ pub use cleanup::{Report, cleanup};
 pub use error::SteerError;
 pub use events::Events;
 pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
-pub(crate) use host::{forwarding_off, is_in_bpffs, rules_on_bridges};
+pub(crate) use host::{forwarding_off, is_in_bpffs, kernel_version, rules_on_bridges};
 pub use plan::Plan;
 pub use rules::{MAX_RULES, Refusal, RuleKind, RuleTerms, Rules};
 pub use tables::{Limits, Tables};

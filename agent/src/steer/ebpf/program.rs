@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{EbpfLoader, include_bytes_aligned};
 use nix::libc;
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::utsname::uname;
 use nix::time::{ClockId, clock_gettime};
 use weir_ebpf_common::{Exemption, RuleKind, Side, Verdict, names};
 
@@ -19,7 +20,7 @@ use super::tables::unless_absent;
 use crate::config::WhenAgentDies;
 use crate::return_path::Admit;
 use crate::steer::routing::MARK_MASK;
-use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, Rules, SteerError, Tables, Terms};
+use crate::steer::{Beat, BootTime, PER_HOUR, Pair, Plan, Rules, SteerError, Tables, Terms, kernel_version};
 
 /// The object that build.rs has made of the crate `ebpf`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf.o"));
@@ -39,8 +40,8 @@ pub(super) struct Program {
 impl Program {
     /// Loads and verifies the program and fills its maps, all but the listener.
     pub(super) fn load(plan: &Plan) -> Result<Self, SteerError> {
-        // Kernels before 5.11 count maps as locked memory, of which a process may have 64 KiB.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        // Kernels before 5.11 count maps as locked memory, of which a process may have 64 KiB or a little more.
+        let may_lock = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok();
         let closed = u32::from(plan.when_agent_dies == WhenAgentDies::Closed);
         let bpf = EbpfLoader::new()
             .override_global(names::MARK, &plan.mark, true)
@@ -48,7 +49,7 @@ impl Program {
             .override_global(names::CLOSED, &closed, true)
             .map_max_entries(names::CONNECTIONS, plan.max_sources.max(1))
             .load(OBJECT)
-            .map_err(refused)?;
+            .map_err(|error| if may_lock { refused(error) } else { refused_with_a_limit(error) })?;
         let mut program = Self { bpf, generation: 0, rules: BTreeMap::new() };
         for side in Side::BOTH {
             load(program.classifier(side)?)?;
@@ -278,6 +279,27 @@ pub(super) fn is_ours(called: &str) -> bool {
 
 pub(super) fn refused(error: impl Error) -> SteerError {
     SteerError::Program { reason: describe(&error) }
+}
+
+/// The same of a process whose locked memory is limited: that is what an old kernel may mean by `not permitted`.
+fn refused_with_a_limit(error: impl Error + 'static) -> SteerError {
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((limit, _)) if is_forbidden(&error) && limit != RLIM_INFINITY && counts_maps_as_locked() => {
+            SteerError::LockedMemory { reason: describe(&error), limit }
+        }
+        _ => refused(error),
+    }
+}
+
+fn is_forbidden(error: &(dyn Error + 'static)) -> bool {
+    let forbids = |error: &io::Error| error.raw_os_error() == Some(libc::EPERM);
+    error.downcast_ref().is_some_and(forbids) || error.source().is_some_and(is_forbidden)
+}
+
+fn counts_maps_as_locked() -> bool {
+    uname().is_ok_and(|system| {
+        kernel_version(&system.release().to_string_lossy()).is_some_and(|version| version < (5, 11))
+    })
 }
 
 /// What the verifier says at the end; before it comes the whole program.

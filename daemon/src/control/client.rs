@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{DIRECTORY, pid_of};
 
-/// A daemon that does not answer in this time hangs.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// A daemon that does not answer in this time hangs: to replace a million prefixes takes a fifth of it.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One that hands over to another, and that other, are both there for moments.
 const HANDING_OVER: Duration = Duration::from_secs(1);
@@ -33,6 +33,12 @@ pub enum Error {
     Several { program: String, candidates: Vec<PathBuf> },
     #[error("{}: {cause}", path.display())]
     Socket { path: PathBuf, cause: io::Error },
+    #[error(
+        "{}: no answer within {} s: the daemon hangs, or the machine is overloaded; what was asked may be done all the same",
+        path.display(),
+        READ_TIMEOUT.as_secs()
+    )]
+    Silent { path: PathBuf },
     #[error("{}: the answer is not JSON: {cause}", path.display())]
     Answer { path: PathBuf, cause: serde_json::Error },
     #[error("{}: the answer is of another version of weir: restart the daemon", path.display())]
@@ -114,7 +120,10 @@ fn namespace(process: &str) -> Option<PathBuf> {
 }
 
 fn ask_at(path: &Path, request: &Value) -> Result<Value, Error> {
-    let failed = |cause| Error::Socket { path: path.to_path_buf(), cause };
+    let failed = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Silent { path: path.to_path_buf() },
+        _ => Error::Socket { path: path.to_path_buf(), cause },
+    };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
     stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(failed)?;
     stream.write_all(format!("{request}\n").as_bytes()).map_err(failed)?;

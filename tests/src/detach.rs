@@ -1,4 +1,5 @@
-//! Takes the programs off an interface, as tools do that know nothing of weir (`bpftool net detach`).
+//! Takes the programs off an interface, as tools do that know nothing of weir (`bpftool net detach`; `tc filter del` where the
+//! kernel has no TCX).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,6 +9,7 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 
 use crate::lab::Host;
+use crate::other_program::has_tcx;
 
 // Commands of bpf(2).
 const PROG_QUERY: libc::c_int = 16;
@@ -38,6 +40,11 @@ struct Query {
 
 /// All programs at the ingress of the host's interface, of which there must be some.
 pub fn detach(host: &Host, interface: &str) -> Result<()> {
+    if !has_tcx() {
+        let filters = host.sh(&format!("tc filter show dev {interface} ingress"))?;
+        ensure!(filters.contains("bpf"), "there is no program on {interface}");
+        return host.sh(&format!("tc filter del dev {interface} ingress")).map(|_| ());
+    }
     host.in_network(|| {
         let links = links(if_nametoindex(interface)?).context("ask for links")?;
         ensure!(!links.is_empty(), "there is no program on {interface}");

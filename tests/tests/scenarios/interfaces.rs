@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::detach::detach;
 use weir_tests::lab::{CUSTOMER_INTERFACE, Family, Host, Lab, NarrowLink, cable, ip};
+use weir_tests::other_program::has_tcx;
 use weir_tests::probe::{HAM, Way, is_dropped, time_until, way};
 use weir_tests::smtp::Client;
-use weir_tests::wait::{PATIENCE, wait_until};
+use weir_tests::wait::{PATIENCE, patient, wait_until};
 
 on_both_back_ends!(
     several_interfaces,
@@ -376,7 +377,7 @@ fn what_others_remove_is_back_well_within_a_second(backend: Backend) -> Result<(
         }
         let mean = total / (rounds * u32::try_from(removals.len())?);
         eprintln!("what was removed was back after {mean:?} on average");
-        ensure!(mean < Duration::from_millis(300), "only after {mean:?}");
+        ensure!(mean < patient(Duration::from_millis(300)), "only after {mean:?}");
         agent.stop()
     })
 }
@@ -448,7 +449,8 @@ fn an_interface_that_was_gone_is_steered_again() -> Result<()> {
             })?;
             ensure!(agent.output().contains("made anew: steered again"), "not said in the log");
             let links = lab.gateway.sh("ls /sys/fs/bpf/weir 2>/dev/null | grep -c link_; true")?;
-            ensure!(links.trim() == if closed { "2" } else { "0" }, "{links} pinned links");
+            let pinned = if closed && has_tcx() { "2" } else { "0" };
+            ensure!(links.trim() == pinned, "{links} pinned links");
             agent.kill()?;
             if closed {
                 ensure!(is_dropped(&lab.customer, from, to)?, "closed");

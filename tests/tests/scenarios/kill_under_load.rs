@@ -10,6 +10,7 @@ use weir_tests::components::{AgentConfig, Backend, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::{Way, time_until};
 use weir_tests::smtp::{Script, Server};
+use weir_tests::wait::patient;
 
 on_both_back_ends!(open_lets_all_through_within_a_second, closed_lets_none_through);
 
@@ -73,16 +74,17 @@ fn under_load(
     patience: Duration,
     meanwhile: impl FnOnce() -> Result<Instant>,
 ) -> Result<(Vec<Attempt>, Instant)> {
-    let end = Instant::now() + BEFORE + AFTER;
+    let (period, before) = (patient(PERIOD), patient(BEFORE));
+    let end = Instant::now() + before + patient(AFTER);
     let sender = |number: u32| {
         lab.customer.in_network(|| {
             thread::scope(|scope| {
                 let mut attempts = Vec::new();
-                let mut next = Instant::now() + PERIOD * number / SENDERS;
+                let mut next = Instant::now() + period * number / SENDERS;
                 while next < end {
                     thread::sleep(next.saturating_duration_since(Instant::now()));
                     attempts.push(scope.spawn(|| attempt(to, patience)));
-                    next += PERIOD;
+                    next += period;
                 }
                 let join = |attempt: thread::ScopedJoinHandle<'_, Result<Attempt>>| {
                     attempt.join().map_err(|_| anyhow!("a panic"))?
@@ -93,7 +95,7 @@ fn under_load(
     };
     thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS).map(|number| scope.spawn(move || sender(number))).collect();
-        thread::sleep(BEFORE);
+        thread::sleep(before);
         let killed = meanwhile();
         let mut attempts = Vec::new();
         for sender in senders {

@@ -30,7 +30,7 @@ fn root_gives_up_what_running_does_not_need(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// As a service with AmbientCapabilities= has it.
+/// As a service with AmbientCapabilities= and LimitMEMLOCK= has it.
 fn another_user_with_capabilities(backend: Backend) -> Result<()> {
     for config in [AgentConfig::new(backend), AgentConfig::new(backend).closed()] {
         Lab::run("privileges-user", NarrowLink::Nowhere, |lab| {
@@ -39,7 +39,7 @@ fn another_user_with_capabilities(backend: Backend) -> Result<()> {
             lab.gateway
                 .sh(&format!("install -d -o {NOBODY} /run/weir /var/lib/weir; chown {NOBODY} /sys/fs/bpf"))?;
             let user = format!(
-                "setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --bounding-set -all,{capabilities} \
+                "prlimit --memlock=unlimited setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --bounding-set -all,{capabilities} \
                  --inh-caps -all,{capabilities} --ambient-caps -all,{capabilities}"
             );
             let words: Vec<&str> = user.split(' ').collect();

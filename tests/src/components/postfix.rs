@@ -203,7 +203,8 @@ impl<'a> Postfix<'a> {
                  echo 'postdrop:x:5002:' >>/etc/group
              }}
              chmod 755 /usr/local/bin/store
-             chgrp postdrop /usr/sbin/postqueue /usr/sbin/postdrop && chmod 2755 /usr/sbin/postqueue /usr/sbin/postdrop
+             cd /usr/sbin; for each in postqueue postdrop; do cp --remove-destination $(readlink $each) $each; done
+             chgrp postdrop postqueue postdrop && chmod 2755 postqueue postdrop
              mkdir -p {STORE} /var/lib/postfix /var/spool/postfix
              chown nobody {STORE}; chown postfix /var/lib/postfix
              cd /var/spool/postfix; mkdir -p pid {QUEUES} public maildrop

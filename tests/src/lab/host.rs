@@ -129,10 +129,11 @@ impl Host {
     }
 
     /// Installs unpacked Debian packages (see `scripts/install-deps`) on this host, and only here. Programs that run stay
-    /// as they are.
+    /// as they are. Below /usr these are links: an emulated processor need not learn each copy of a program anew.
     pub fn install(&self, packages: &str) -> Result<()> {
         let from = paths::packages(packages)?;
-        self.sh(&format!("cp -a --remove-destination {0}/usr {0}/etc {0}/var /", from.display())).map(|_| ())
+        let script = "cp -as --remove-destination {0}/usr / && cp -a --remove-destination {0}/etc {0}/var /";
+        self.sh(&script.replace("{0}", &from.display().to_string())).map(|_| ())
     }
 
     /// A path of the host as the test process reaches it. Not for paths with absolute symbolic links.

@@ -141,3 +141,44 @@ fn redis_counts_as_memory_does() {
         runtime.block_on(agree(&shared, case, &steps))?;
     });
 }
+
+/// What is beneath a key goes with it, and nothing else: not even of a key that would match as a pattern.
+#[test]
+fn a_key_is_forgotten_with_what_is_beneath_it() {
+    let runtime = Runtime::new().unwrap();
+    let redis = Redis::start().unwrap();
+    runtime.block_on(async {
+        let shared = redis.counts().await.unwrap();
+        let now = Some(Moment(1_600_000_000_000));
+        let ask =
+            |namespace, key, limit| Ask { namespace, key, limit, seconds: 3600, weight: 1, message: None };
+        let keys = [
+            "10.1.0.1",
+            "10.1.0.1 example.net",
+            "10.1.0.1 [*]",
+            "10.1.0.10",
+            "10.1.0.10 example.net",
+            "* example.net",
+        ];
+        let sums = async || {
+            let mut sums = Vec::new();
+            for namespace in ["hour", "domain"] {
+                for key in keys {
+                    sums.push(shared.rate(ask(namespace, key, 0), now).await.unwrap().sum);
+                }
+            }
+            sums
+        };
+        for namespace in ["hour", "domain"] {
+            for key in keys {
+                assert!(shared.rate(ask(namespace, key, 9), now).await.unwrap().within);
+            }
+        }
+        shared.forget(Some("domain"), "10.1.0.1").await.unwrap();
+        assert_eq!(sums().await, [1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]);
+        shared.forget(None, "10.1.0.1").await.unwrap();
+        assert_eq!(sums().await, [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]);
+        shared.forget(None, "*").await.unwrap();
+        assert_eq!(sums().await, [0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0]);
+    });
+}

@@ -32,6 +32,9 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// An answer that takes longer is none: a message waits for several of them.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Keys that are looked at before others have their turn: the store does one thing at a time.
+const SCANNED_AT_ONCE: usize = 1000;
+
 /// Between two tries to reach the store.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -202,7 +205,8 @@ impl Shared {
         *known = Some(began);
     }
 
-    /// Forgets this key, in one namespace or in all.
+    /// Forgets this key at once, and then what is beneath it (`KEY domain`), in one namespace or in all. The latter takes as long
+    /// as it takes to look at the names of all keys.
     ///
     /// # Errors
     /// Without an answer in time.
@@ -210,10 +214,38 @@ impl Shared {
         let mut connection = self.connection().ok_or(Away)?;
         let mut call = self.forget.key(format!("{PREFIX}:namespaces"));
         call.arg(format!("{PREFIX}:count:")).arg(key).arg(namespace.unwrap_or_default());
-        let work = call.invoke_async::<u64>(&mut connection);
-        match timeout(PATIENCE, work).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Away),
+        in_time(call.invoke_async::<u64>(&mut connection)).await?;
+        let namespace = namespace.map_or_else(|| "*".to_owned(), literally);
+        let beneath = format!("{PREFIX}:count:*:{namespace}:{} *", literally(key));
+        let mut cursor = 0;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&beneath).arg("COUNT").arg(SCANNED_AT_ONCE);
+            let (next, names): (u64, Vec<String>) = in_time(scan.query_async(&mut connection)).await?;
+            if !names.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                in_time(unlink.arg(names).query_async::<u64>(&mut connection)).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
         }
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, RedisError>>) -> Result<T, Away> {
+    timeout(PATIENCE, work).await.ok().and_then(Result::ok).ok_or(Away)
+}
+
+/// In a pattern of the store's, nothing but itself.
+fn literally(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
 }

@@ -19,7 +19,8 @@ const MEMORY: &str = "3072M";
 
 /// A busy machine is no reason to mistrust its timer, nor its time stamp counter, which is the real machine's: every other
 /// clock costs a way out of the emulation. Nobody attacks a kernel that is emulated.
-const PARAMETERS: &str = "console=ttyS0 panic=-1 no_timer_check tsc=reliable clocksource=tsc mitigations=off norandmaps";
+const PARAMETERS: &str =
+    "console=ttyS0 panic=-1 no_timer_check tsc=reliable clocksource=tsc mitigations=off norandmaps";
 
 /// Both the machine and what gives it files: a run is in nobody's way.
 const NICE: &str = "15";

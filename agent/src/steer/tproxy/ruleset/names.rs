@@ -2,7 +2,7 @@
 //! transaction, the rules that ask it come in the next, and the other one goes in a third, since what the kernel finds in a set
 //! of ranges does not change in one moment with the rules:
 //!
-//! - while a range is in a set twice, as it was and as it will be, old kernels (seen on Linux 6.1) find neither;
+//! - while a range is in a set twice, as it was and as it will be, old kernels (seen on Linux 6.1 and 6.12) find neither;
 //! - what is new is found a moment after the rules are new (seen on Linux 6.18);
 //! - a packet that is in the old rules at that moment asks the old set.
 

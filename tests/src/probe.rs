@@ -48,7 +48,7 @@ pub fn time_until(way: Way, host: &Host, from: IpAddr, to: IpAddr) -> Result<Dur
     let start = Instant::now();
     let mut last = String::new();
     while start.elapsed() < patient(PATIENCE) {
-        match way_within(host, from, to, PROBE_PATIENCE) {
+        match way_within(host, from, to, patient(PROBE_PATIENCE)) {
             Ok(found) if found == way => return Ok(start.elapsed()),
             Ok(found) => last = format!("{found:?}"),
             Err(error) => last = format!("{error:#}"),

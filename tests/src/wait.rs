@@ -20,13 +20,15 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<
     let limit = patient(limit);
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
         if start.elapsed() >= limit {
             bail!("waited {:.1} s in vain for {what}", limit.as_secs_f64());
         }
-        thread::sleep(POLL_INTERVAL);
+        // Whoever is waited for has half of the time at least.
+        thread::sleep(POLL_INTERVAL.max(asked.elapsed()));
     }
 }
 

@@ -248,15 +248,18 @@ fn by_itself_sixty_times_an_hour(backend: Backend) -> Result<()> {
             let (from, to, before) = (family.customer(), family.destination(), straight()?);
             wants_tls(&lab.customer, from, to)?;
             wait_listed(&lab.gateway, from)?;
-            let mut connections = 0;
-            while way(&lab.customer, from, to)? == Way::Straight {
-                connections += 1;
-                ensure!(connections < 100, "no limit");
-            }
+            let connections = straight_connections(lab, from, to)?;
             // nftables gives back one a minute.
             let most = if backend == Backend::Ebpf { 60 } else { 62 };
             let counted = straight()? - before;
             ensure!((60..=most).contains(&connections) && counted == connections, "{connections} {counted}");
+            // Another rule is no fresh start.
+            let neighbour = family.other_customer().to_string();
+            for command in ["block", "unblock"] {
+                succeed(&lab.gateway, &[command, &neighbour])?;
+            }
+            let more = straight_connections(lab, from, to)?;
+            ensure!(more <= most - 60, "{connections}, and {more} after another rule");
             // The operator's word has no limit.
             exempt(&lab.gateway, from, to, &[])?;
             for _ in 0..5 {
@@ -265,6 +268,16 @@ fn by_itself_sixty_times_an_hour(backend: Backend) -> Result<()> {
         }
         agent.stop()
     })
+}
+
+/// As many as go straight before one is intercepted.
+fn straight_connections(lab: &Lab, from: IpAddr, to: IpAddr) -> Result<u64> {
+    let mut connections = 0;
+    while way(&lab.customer, from, to)? == Way::Straight {
+        connections += 1;
+        ensure!(connections < 100, "no limit");
+    }
+    Ok(connections)
 }
 
 fn what_makes_no_sense_is_refused(backend: Backend) -> Result<()> {

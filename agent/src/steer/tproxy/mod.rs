@@ -21,7 +21,7 @@ use super::{
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
 use beater::Beater;
-use ruleset::{CHAIN, CUSTOMERS, FAMILY, Names, REMEMBERED, Stage, TABLE};
+use ruleset::{CHAIN, CUSTOMERS, FAMILY, Names, Stage, TABLE};
 
 /// The rules, without the sets: those may be long, and this is asked every second.
 const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
@@ -148,11 +148,19 @@ impl Tproxy {
     /// Puts sets of these names in the place of those that there are: `sets` makes and fills them.
     fn replace_sets(&mut self, plan: &Plan, names: Names, sets: &[Value]) -> Result<(), SteerError> {
         let rules = ruleset::replace_rules(plan, &names, self.stage);
-        let outcome = nft::apply(sets).and_then(|()| nft::apply(&rules));
-        if outcome.is_ok() {
-            self.names = names;
+        nft::apply(sets)?;
+        let outcome = nft::apply(&rules);
+        match outcome {
+            Ok(()) => {
+                delete_sets(&names.replaced(&self.names.all()));
+                self.names = names;
+            }
+            Err(_) => {
+                delete_sets(&self.names.replaced(&names.all()));
+                // Those of these names may be left, and not be what the next ones should be.
+                self.names.leave_out(&names);
+            }
         }
-        delete_replaced(&self.names);
         outcome
     }
 
@@ -360,32 +368,27 @@ fn start_heart(pulse: Arc<Pulse>) -> Result<Heart, SteerError> {
         .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })
 }
 
-/// Whether there is a table of ours already, with the sets that rules fill.
-fn remembers() -> Result<bool, SteerError> {
-    for set in REMEMBERED {
-        if nft::list(&["set", FAMILY, TABLE, set])?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// Whether the sets that rules fill are among those of a table.
+fn remembers(present: &[String]) -> bool {
+    ruleset::remembered().all(|set| present.iter().any(|name| name == set))
 }
 
-/// Has the table hold what holds now, whatever is there.
+/// Has the table hold what holds now, whatever is there. Each call of nft takes milliseconds, in which a table that somebody
+/// removed is not back.
 fn make_table(plan: &Plan, state: &State) -> Result<Names, SteerError> {
-    let names = Names::beside(&sets()?);
+    let present = sets()?;
+    let names = Names::beside(&present);
     let mut sets = vec![ruleset::add_table()];
     sets.extend(ruleset::customers(plan, &names));
     sets.extend(filled(&RuleKind::ALL, &names, plan, state));
     let rest = |remembers| [ruleset::refill_table(plan, &names, remembers), contents(state)].concat();
-    let refill = || {
-        nft::apply(&sets)?;
-        nft::apply(&rest(remembers()?))
-    };
-    refill().or_else(|error| {
-        tracing::debug!(%error, "the nft table that is there is not like ours");
-        nft::apply(&[ruleset::delete_table(), sets.clone(), rest(false)].concat())
-    })?;
-    delete_replaced(&names);
+    match nft::apply(&sets).and_then(|()| nft::apply(&rest(remembers(&present)))) {
+        Ok(()) => delete_sets(&names.replaced(&present)),
+        Err(error) => {
+            tracing::debug!(%error, "the nft table that is there is not like ours");
+            nft::apply(&[ruleset::delete_table(), sets, rest(false)].concat())?;
+        }
+    }
     Ok(names)
 }
 
@@ -395,13 +398,11 @@ fn sets() -> Result<Vec<String>, SteerError> {
     Ok(objects.iter().filter_map(|object| object["set"]["name"].as_str()).map(str::to_owned).collect())
 }
 
-/// What is left of sets that others have replaced does no harm, and goes with the next ones.
-fn delete_replaced(names: &Names) {
-    let delete = || {
-        let replaced = names.replaced(&sets()?);
-        if replaced.is_empty() { Ok(()) } else { nft::apply(&ruleset::delete_sets(&replaced)) }
-    };
-    if let Err(error) = delete() {
+/// What is left of sets that others have replaced does no harm, and goes when the table is made anew.
+fn delete_sets(replaced: &[String]) {
+    if !replaced.is_empty()
+        && let Err(error) = nft::apply(&ruleset::delete_sets(replaced))
+    {
         tracing::debug!(%error, "sets of prefixes that were replaced are left");
     }
 }
@@ -455,12 +456,12 @@ mod tests {
             let plan = plan(Backend::Tproxy, WhenAgentDies::Closed);
             for _ in 0..2 {
                 let names = Names::beside(&sets().unwrap());
-                let sets = [vec![ruleset::add_table()], ruleset::customers(&plan, &names)];
+                let customers = [vec![ruleset::add_table()], ruleset::customers(&plan, &names)];
                 let none = ruleset::sets_of_prefixes(&RuleKind::ALL, &names);
-                nft::apply(&[sets.concat(), none].concat()).unwrap();
-                nft::apply(&ruleset::refill_table(&plan, &names, remembers().unwrap())).unwrap();
+                nft::apply(&[customers.concat(), none].concat()).unwrap();
+                nft::apply(&ruleset::refill_table(&plan, &names, remembers(&sets().unwrap()))).unwrap();
             }
-            assert!(remembers().unwrap());
+            assert!(remembers(&sets().unwrap()));
         });
     }
 

@@ -61,7 +61,7 @@ pub(super) const COUNTERS: [&str; 11] = [
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
 pub(super) use heart::{BEAT, beat, first_beat, last_beat, long_beat};
 pub(super) use names::{CUSTOMERS, Names, delete as delete_sets};
-pub(super) use own::{LOOPED_BACK_DROPPED, REMEMBERED};
+pub(super) use own::LOOPED_BACK_DROPPED;
 pub(super) use prefixes::{fill as fill_prefixes, names_of as names_of_prefixes, sets as sets_of_prefixes};
 pub(super) use release::release;
 
@@ -72,13 +72,18 @@ pub(super) enum Stage {
     Withdrawn,
 }
 
+/// The names of the sets that rules fill.
+pub(super) fn remembered() -> impl Iterator<Item = &'static str> {
+    own::SENT.into_iter().chain(exempt::MADE)
+}
+
 /// Commands that put rules in place of those of an earlier table, if there is one, in one transaction. The sets of prefixes are
-/// there already; all others are empty then.
+/// there already; all others are empty then, but those that rules fill.
 ///
 /// Those of the earlier table are filled anew, not replaced: in the moment of the change a packet may meet a rule of the
 /// old table, which must find what is in its sets now. One of a deleted set would find nothing.
 ///
-/// `remembers`: the table has the sets of [`REMEMBERED`]. Rules fill those, and nft has no words in JSON for what the kernel
+/// `remembers`: the table has the sets of [`remembered`]. Rules fill those, and nft has no words in JSON for what the kernel
 /// makes of such a set: it cannot be added once more.
 pub(super) fn refill_table(plan: &Plan, names: &Names, remembers: bool) -> Vec<Value> {
     let mut commands = vec![
@@ -99,7 +104,7 @@ pub(super) fn refill_table(plan: &Plan, names: &Names, remembers: bool) -> Vec<V
     for family in Family::ALL {
         sets.extend(exempt::sets(family));
         if !remembers {
-            sets.push(own::set(family));
+            sets.extend([own::set(family), exempt::made_set(family)]);
         }
     }
     for set in sets {

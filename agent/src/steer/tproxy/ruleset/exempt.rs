@@ -7,6 +7,9 @@ use super::{EXEMPT, FAMILY, TABLE, accept, address_type, count, ip, matches, pay
 use crate::steer::routing::Family;
 use crate::steer::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
 
+/// Filled by rules: what the pairs with a limit have made.
+pub(super) const MADE: [&str; 2] = ["made_v4", "made_v6"];
+
 /// Whether the pairs in a set have a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Set {
@@ -28,12 +31,25 @@ impl Set {
 }
 
 pub(super) fn sets(family: Family) -> [Value; 2] {
-    Set::BOTH.map(|set| {
-        let pair = [address_type(family), address_type(family)];
-        let mut set = super::set(set.name(family), json!(pair), &["timeout"]);
-        set["size"] = json!(MAX_EXEMPT);
-        set
-    })
+    Set::BOTH.map(|set| pairs(set.name(family), family))
+}
+
+/// Outlives changes of the rules: a bucket that is empty is not filled by them.
+pub(super) fn made_set(family: Family) -> Value {
+    pairs(made(family), family)
+}
+
+fn pairs(name: &str, family: Family) -> Value {
+    let mut set = super::set(name, json!([address_type(family), address_type(family)]), &["timeout"]);
+    set["size"] = json!(MAX_EXEMPT);
+    set
+}
+
+fn made(family: Family) -> &'static str {
+    match family {
+        Family::V4 => MADE[0],
+        Family::V6 => MADE[1],
+    }
 }
 
 /// What is done with new connections of exempt pairs, set by set. A pair with a limit has a bucket of as many
@@ -43,11 +59,11 @@ pub(super) fn rules(family: Family) -> [Vec<Value>; 2] {
     Set::BOTH.map(|set| {
         let mut rule = vec![matches(&pair, &json!(format!("@{}", set.name(family))))];
         if set == Set::Limited {
-            rule.push(json!({ "meter": {
-                "name": match family { Family::V4 => "made_v4", Family::V6 => "made_v6" },
-                "size": MAX_EXEMPT,
-                "key": { "elem": { "val": pair, "timeout": 3600 } },
-                "stmt": { "limit": { "rate": PER_HOUR, "per": "hour", "burst": PER_HOUR } },
+            rule.push(json!({ "set": {
+                "op": "add",
+                "set": format!("@{}", made(family)),
+                "elem": { "elem": { "val": pair, "timeout": 3600 } },
+                "stmt": [{ "limit": { "rate": PER_HOUR, "per": "hour", "burst": PER_HOUR } }],
             } }));
         }
         rule.extend([count(EXEMPT), accept()]);

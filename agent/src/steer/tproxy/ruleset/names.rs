@@ -39,6 +39,11 @@ impl Names {
         names
     }
 
+    /// Has the next names be others than these and those before them.
+    pub(in crate::steer::tproxy) fn leave_out(&mut self, names: &Self) {
+        self.next = names.next;
+    }
+
     pub(super) fn of(&self, set: &'static str, family: Family) -> String {
         let number = self.numbers.get(set).copied().unwrap_or_default();
         match family {

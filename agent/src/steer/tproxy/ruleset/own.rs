@@ -9,8 +9,8 @@ use super::{
 use crate::steer::Plan;
 use crate::steer::routing::{Family, MARK_MASK};
 
-/// Sets that rules fill.
-pub(in crate::steer::tproxy) const REMEMBERED: [&str; 2] = ["opening_v4", "opening_v6"];
+/// Filled by rules: the SYNs that go out.
+pub(super) const SENT: [&str; 2] = ["opening_v4", "opening_v6"];
 
 const OPENING: &str = "opening";
 const TRANSLATED: &str = "translated";
@@ -94,8 +94,8 @@ fn key(family: Family) -> Value {
 
 fn opening(family: Family) -> &'static str {
     match family {
-        Family::V4 => REMEMBERED[0],
-        Family::V6 => REMEMBERED[1],
+        Family::V4 => SENT[0],
+        Family::V6 => SENT[1],
     }
 }
 

@@ -1,8 +1,8 @@
 //! File descriptors: as many as the system lets us have, and no more sessions than they are enough for.
 //! Without one left the agent could reach no filter node, and a spammer could bring that about.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
+use weir_daemon::host::raise_open_files;
 
 use crate::config::{Filter, Node, Place, Relay};
 
@@ -35,11 +35,7 @@ pub(crate) fn reserve(filter: &Filter) -> u64 {
 /// the reserve.
 pub fn sessions(relay: &Relay, filter: &Filter) -> usize {
     let (wanted, reserve) = (relay.max_sessions, reserve(filter));
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        Ok(hard)
-    });
-    match limit {
+    match raise_open_files() {
         Ok(limit) => {
             let fit = fitting(limit, reserve);
             if fit < wanted {

@@ -1,9 +1,10 @@
-//! What both doctors ask of the host.
+//! What both daemons and their doctors ask of the host.
 
 use std::path::Path;
 
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{AccessFlags, eaccess};
 
 /// Whether files can be made in a directory. Asked, not tried: a trial may leave its traces. As the daemon has it, whom root's
@@ -29,6 +30,16 @@ pub fn open_files(limits: &str) -> Option<(u64, u64)> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let mut columns = line.split_whitespace();
     Some((columns.next()?.parse().ok()?, columns.next()?.parse().ok()?))
+}
+
+/// Has this process have as many files open as it may (the soft limit becomes the hard one). How many that is.
+///
+/// # Errors
+/// If the system refuses.
+pub fn raise_open_files() -> std::io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod customers;
+pub mod descriptors;
 pub mod dns;
 pub mod doctor;
 pub mod envelope;

@@ -21,7 +21,6 @@ use weir_daemon::{config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
-use weir_filter::doctor;
 use weir_filter::events::Records;
 use weir_filter::outside::Outside;
 use weir_filter::policy::script::Keeper;
@@ -29,6 +28,7 @@ use weir_filter::quarantine::Quarantine;
 use weir_filter::rate::{File, SAVE_INTERVAL};
 use weir_filter::scan::{Address, Scanners};
 use weir_filter::serve::{self, Node};
+use weir_filter::{descriptors, doctor};
 
 /// How often counters that have run out are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -180,6 +180,7 @@ fn examine(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
 fn run(path: &Path) -> anyhow::Result<()> {
     let config: Config = config::load(path)?;
     log::init(config.log.format);
+    descriptors::raise(&config);
     give_up_privileges(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve_until_stopped(&config))

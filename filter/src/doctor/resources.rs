@@ -7,13 +7,11 @@ use weir_daemon::finding::Finding;
 use weir_daemon::host::{open_files, writable};
 
 use crate::config::Config;
+use crate::descriptors::needed;
 
 const COUNTERS: &str = "counters_file";
 const SPOOL: &str = "spool";
 const DESCRIPTORS: &str = "descriptors";
-
-/// Files that are open whatever happens: listeners, the counters' file, the log.
-const OWN_FILES: u64 = 64;
 
 /// `pid`: the node that runs.
 pub(super) fn check(config: &Config, pid: Option<u64>) -> Vec<Finding> {
@@ -56,31 +54,22 @@ fn descriptors(config: &Config, pid: Option<u64>) -> Finding {
     let Some((soft, hard)) = open_files(&limits) else {
         return Finding::unknown(DESCRIPTORS, format!("/proc/{process}/limits cannot be read"));
     };
-    let sessions = config.smtp.max_sessions as u64;
-    // Each session has a connection and perhaps a file in the spool.
-    let needed = sessions.saturating_mul(2).saturating_add(scans(config)).saturating_add(OWN_FILES);
-    let whose = if pid.is_some() { "the running node" } else { "a node started from here" };
-    if soft >= needed {
-        let words = format!("{soft} files for {whose}: enough for smtp.max_sessions, {sessions}");
+    let (sessions, needed) = (config.smtp.max_sessions, needed(config));
+    // A node raises the one to the other when it starts.
+    let (limit, whose) =
+        if pid.is_some() { (soft, "the running node") } else { (hard, "a node started from here") };
+    if limit >= needed {
+        let words = format!("{limit} files for {whose}: enough for smtp.max_sessions, {sessions}");
         return Finding::ok(DESCRIPTORS, words);
     }
     let words = format!(
-        "{soft} files for {whose}, and {needed} are needed for smtp.max_sessions, {sessions}: set LimitNOFILE={needed} in \
+        "{limit} files for {whose}, and {needed} are needed for smtp.max_sessions, {sessions}: set LimitNOFILE={needed} in \
          the service, or lower smtp.max_sessions"
     );
     Finding::warning(DESCRIPTORS, words).mended_by(match pid {
         Some(pid) => format!("prlimit --pid {pid} --nofile={needed}:{}", hard.max(needed)),
-        None => format!("ulimit -n {needed}"),
+        None => format!("ulimit -Hn {needed}"),
     })
-}
-
-/// Connections to scanners at a time.
-fn scans(config: &Config) -> u64 {
-    let spamassassin = config.spamassassin.as_ref().map_or(0, |section| section.concurrency);
-    let rspamd = config.rspamd.as_ref().map_or(0, |section| section.concurrency);
-    let clamav = config.clamav.as_ref().map_or(0, |section| section.concurrency);
-    let icap = config.icap.as_ref().map_or(0, |section| section.concurrency * section.engines.len());
-    (spamassassin + rspamd + clamav + icap) as u64
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use weir_daemon::audit::Actor;
 
 use crate::blocks::Who;
-use crate::rate::Shown;
+use crate::rate::{Away, Moment, Shown};
 use crate::serve::Node;
 use crate::status::status;
 
@@ -72,6 +72,25 @@ impl Request {
     }
 }
 
+/// What is counted for these keys, and how good their mail has been.
+async fn shown(node: &Node, keys: &[String], now: Moment) -> Result<Vec<Shown>, Away> {
+    let counters = node.policy.counters();
+    let mut shown = Vec::new();
+    for key in keys {
+        if let Some(reputation) = &node.reputation {
+            shown.extend(reputation.shown(counters, key, now).await?);
+        }
+    }
+    shown.extend(counters.show(keys, MAX_SHOWN, now).await?);
+    shown.truncate(MAX_SHOWN);
+    Ok(shown)
+}
+
+/// For what may ask other machines. The caller may be kept waiting.
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(work)
+}
+
 /// The answer; an error is what the operator is told. May block. `listen` are the addresses listened on.
 ///
 /// # Errors
@@ -103,13 +122,11 @@ pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> 
             Ok(json!({ "address": address }))
         }
         Request::RatesTop { namespace, limit } => {
-            Ok(json!(counters.memory().top(namespace.as_deref(), limit.min(MAX_SHOWN), now)))
+            let top = counters.top(namespace.as_deref(), limit.min(MAX_SHOWN), now);
+            Ok(json!(wait(top).map_err(|away| away.to_string())?))
         }
         Request::RatesShow { keys } => {
-            let reputation = |key: &String| node.reputation.as_ref()?.shown(counters.memory(), key, now);
-            let mut shown: Vec<Shown> = keys.iter().filter_map(reputation).collect();
-            shown.extend(counters.memory().show(&keys, now));
-            shown.truncate(MAX_SHOWN);
+            let shown = wait(shown(node, &keys, now)).map_err(|away| away.to_string())?;
             Ok(json!(shown))
         }
         Request::RatesClear { namespace, keys } => {

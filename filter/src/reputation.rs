@@ -5,7 +5,7 @@
 
 use crate::config::Reputation as Config;
 use crate::facts::Facts;
-use crate::rate::{Ask, Away, Counters, Memory, Moment, Once, Shown, Source};
+use crate::rate::{Ask, Away, Counters, Moment, Once, Shown, Source};
 
 const MESSAGES: &str = "reputation-messages";
 const POINTS: &str = "reputation-points";
@@ -82,11 +82,20 @@ impl Reputation {
     }
 
     /// As an operator sees it; none of whom nothing is known.
-    pub fn shown(&self, memory: &Memory, key: &str, now: Moment) -> Option<Shown> {
-        let sum = |namespace| memory.ask(self.ask(namespace, key, 0, 1), now).sum;
-        let (messages, points) = (sum(MESSAGES), sum(POINTS));
+    ///
+    /// # Errors
+    /// If the counts cannot be reached.
+    pub async fn shown<C: Counters>(
+        &self,
+        counters: &C,
+        key: &str,
+        now: Moment,
+    ) -> Result<Option<Shown>, Away> {
+        let messages = counters.rate(self.ask(MESSAGES, key, 0, 1), now).await?.sum;
+        let points = counters.rate(self.ask(POINTS, key, 0, 1), now).await?.sum;
         let (namespace, key, seconds) = (NAME.to_owned(), key.to_owned(), self.seconds);
-        (messages + points > 0).then(|| Shown { namespace, key, count: number(messages, points), seconds })
+        let count = number(messages, points);
+        Ok((messages + points > 0).then_some(Shown { namespace, key, count, seconds }))
     }
 
     fn ask<'a>(&self, namespace: &'a str, key: &'a str, limit: u64, weight: u64) -> Ask<'a> {
@@ -112,6 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rate::Memory;
     use crate::scan::Scanners;
     use crate::scan::tests::message;
 
@@ -123,7 +133,7 @@ mod tests {
         let counters = Once::new(Memory::new(100), 1000);
         let keys = ["c".to_owned(), "10.1.0.2".to_owned()];
         assert_eq!(reputation.of(counters.counters(), &keys, NOW).await, Ok(100));
-        assert_eq!(reputation.shown(counters.counters(), "c", NOW), None);
+        assert_eq!(reputation.shown(counters.counters(), "c", NOW).await, Ok(None));
         for number in 0..10 {
             // Each comes twice, as an agent replays it.
             for _ in 0..2 {
@@ -135,7 +145,7 @@ mod tests {
         for code in [None, Some(250), Some(451), Some(550)] {
             reputation.answered(counters.counters(), "c", code, NOW).await;
         }
-        let shown = reputation.shown(counters.counters(), "c", NOW).unwrap();
+        let shown = reputation.shown(counters.counters(), "c", NOW).await.unwrap().unwrap();
         assert_eq!((shown.namespace.as_str(), shown.count, shown.seconds), ("reputation", 47, 604_800));
         let later = Moment(NOW.0 + 8 * 86_400_000);
         assert_eq!(reputation.of(counters.counters(), &keys, later).await, Ok(100));

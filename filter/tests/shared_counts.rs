@@ -174,6 +174,15 @@ fn a_key_is_forgotten_with_what_is_beneath_it() {
                 assert!(shared.rate(ask(namespace, key, 9), now).await.unwrap().within);
             }
         }
+        let shown = async |keys: &[&str], most| {
+            let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+            let shown = shared.show(&keys, most, now).await.unwrap();
+            shown.into_iter().map(|one| format!("{} {}", one.namespace, one.key)).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&["*"], 10).await, ["domain * example.net", "hour * example.net"]);
+        let six = [keys[0], keys[2], keys[1]].map(|key| ["domain", "hour"].map(|of| format!("{of} {key}")));
+        assert_eq!(shown(&["10.1.0.1", "10.1.0.3"], 10).await, six.concat());
+        assert_eq!(shown(&["10.1.0.1"], 2).await, six.concat()[..2]);
         shared.forget(Some("domain"), "10.1.0.1").await.unwrap();
         assert_eq!(sums().await, [1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]);
         shared.forget(None, "10.1.0.1").await.unwrap();

@@ -1,5 +1,7 @@
 //! Counts in Redis or Valkey, shared by all nodes: one round trip for each call, on the store's clock.
 
+mod keys;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,16 +15,6 @@ use super::{Answer, Ask, Away, Moment};
 
 const SCRIPT: &str = include_str!("rate.lua");
 
-/// KEYS: the names of all namespaces. ARGV: what the names of counts begin with, a key, and a namespace or nothing.
-const FORGET: &str = "\
-local gone = 0
-for _, namespace in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-    if ARGV[3] == '' or ARGV[3] == namespace then
-        gone = gone + redis.call('DEL', ARGV[1] .. #namespace .. ':' .. namespace .. ':' .. ARGV[2])
-    end
-end
-return gone";
-
 /// Before all names.
 const PREFIX: &str = "weir";
 
@@ -31,9 +23,6 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// An answer that takes longer is none: a message waits for several of them.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Keys that are looked at before others have their turn: the store does one thing at a time.
-const SCANNED_AT_ONCE: usize = 1000;
 
 /// Between two tries to reach the store.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -85,7 +74,7 @@ impl Shared {
         Ok(Arc::new(Self {
             client: Client::open(url)?,
             script: Script::new(SCRIPT),
-            forget: Script::new(FORGET),
+            forget: Script::new(keys::FORGET),
             connection: Mutex::default(),
             began: Mutex::default(),
             counts: Counts::default(),
@@ -204,48 +193,4 @@ impl Shared {
         }
         *known = Some(began);
     }
-
-    /// Forgets this key at once, and then what is beneath it (`KEY domain`), in one namespace or in all. The latter takes as long
-    /// as it takes to look at the names of all keys.
-    ///
-    /// # Errors
-    /// Without an answer in time.
-    pub async fn forget(&self, namespace: Option<&str>, key: &str) -> Result<(), Away> {
-        let mut connection = self.connection().ok_or(Away)?;
-        let mut call = self.forget.key(format!("{PREFIX}:namespaces"));
-        call.arg(format!("{PREFIX}:count:")).arg(key).arg(namespace.unwrap_or_default());
-        in_time(call.invoke_async::<u64>(&mut connection)).await?;
-        let namespace = namespace.map_or_else(|| "*".to_owned(), literally);
-        let beneath = format!("{PREFIX}:count:*:{namespace}:{} *", literally(key));
-        let mut cursor = 0;
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(&beneath).arg("COUNT").arg(SCANNED_AT_ONCE);
-            let (next, names): (u64, Vec<String>) = in_time(scan.query_async(&mut connection)).await?;
-            if !names.is_empty() {
-                let mut unlink = redis::cmd("UNLINK");
-                in_time(unlink.arg(names).query_async::<u64>(&mut connection)).await?;
-            }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, RedisError>>) -> Result<T, Away> {
-    timeout(PATIENCE, work).await.ok().and_then(Result::ok).ok_or(Away)
-}
-
-/// In a pattern of the store's, nothing but itself.
-fn literally(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len());
-    for character in text.chars() {
-        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern
 }

@@ -103,7 +103,7 @@ fn shown(
     (count > 0).then(|| Shown { namespace: namespace.into(), key: key.into(), count, seconds })
 }
 
-fn keep_most(top: &mut Vec<Shown>, limit: usize) {
+pub(super) fn keep_most(top: &mut Vec<Shown>, limit: usize) {
     top.sort_by(|one, other| {
         other
             .count

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Ask, Away, Counters, Memory, Moment, Shared};
+use super::shown;
+use super::{Answer, Ask, Away, Counters, Memory, Moment, Shared, Shown};
 use crate::config::WhenStoreAway;
 
 /// Counts as configured.
@@ -15,6 +16,54 @@ pub struct Store {
 impl Store {
     pub fn new(memory: Memory, shared: Option<(Arc<Shared>, WhenStoreAway)>) -> Self {
         Self { memory, shared }
+    }
+
+    /// The keys with most in the longest window of their namespace, most first; of one namespace or of all. Of those that this
+    /// node has counted for, with what all nodes have.
+    ///
+    /// # Errors
+    /// Where nothing may be counted while the shared store is away, and it is.
+    pub async fn top(&self, namespace: Option<&str>, most: usize, now: Moment) -> Result<Vec<Shown>, Away> {
+        let Some((shared, when_away)) = &self.shared else {
+            return Ok(self.memory.top(namespace, most, now));
+        };
+        let mut top = Vec::new();
+        // Who is first here may be second in sum.
+        for one in self.memory.top(namespace, most.saturating_mul(2), now) {
+            match shared.counted(one, None).await {
+                Ok(counted) => top.extend(counted),
+                Err(away) => {
+                    return self.instead(*when_away, away, |memory| memory.top(namespace, most, now));
+                }
+            }
+        }
+        shown::keep_most(&mut top, most);
+        Ok(top)
+    }
+
+    /// What is counted for these keys and what is beneath them, in every namespace and window.
+    ///
+    /// # Errors
+    /// As [`Self::top`].
+    pub async fn show(&self, keys: &[String], most: usize, now: Moment) -> Result<Vec<Shown>, Away> {
+        let Some((shared, when_away)) = &self.shared else { return Ok(self.memory.show(keys, now)) };
+        match shared.show(keys, most, None).await {
+            Ok(shown) => Ok(shown),
+            Err(away) => self.instead(*when_away, away, |memory| memory.show(keys, now)),
+        }
+    }
+
+    /// What this node knows by itself, where that is what holds while the store is away.
+    fn instead<T>(
+        &self,
+        when_away: WhenStoreAway,
+        away: Away,
+        ask: impl FnOnce(&Memory) -> T,
+    ) -> Result<T, Away> {
+        match when_away {
+            WhenStoreAway::Local => Ok(ask(&self.memory)),
+            WhenStoreAway::Defer => Err(away),
+        }
     }
 
     /// What this node knows by itself: all there is, or what it counted into the shared store.
@@ -62,10 +111,7 @@ impl Counters for Store {
                 }
                 Ok(answer)
             }
-            Err(away) => match when_away {
-                WhenStoreAway::Local => Ok(self.memory.ask(ask, now)),
-                WhenStoreAway::Defer => Err(away),
-            },
+            Err(away) => self.instead(*when_away, away, |memory| memory.ask(ask, now)),
         }
     }
 }

@@ -131,7 +131,7 @@ impl WeirFilter {
         super::run_to_end(host, "weir-filter", &["check", "--config", "/etc/weir/filter.toml"])
     }
 
-    /// Its command line, to the end.
+    /// `weir-filter` with these arguments, to its end.
     pub fn command(host: &Host, arguments: &[&str]) -> Result<Finished> {
         super::run_to_end(host, "weir-filter", arguments)
     }
@@ -154,22 +154,22 @@ impl WeirFilter {
 
     /// The same of this one, where several run.
     pub fn own_status(&self, host: &Host) -> Result<Value> {
+        Ok(serde_json::from_str(self.ask_own(host, &["status", "--json"])?.trim())?)
+    }
+
+    /// What a command about this one prints, where several run.
+    pub fn ask_own(&self, host: &Host, arguments: &[&str]) -> Result<String> {
         // As it is called on its own host.
         let output = self.output();
         let ready = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let pid = ready.filter(|line| line["message"] == "ready").find_map(|line| line["pid"].as_u64());
         let socket = format!("/run/weir/filter.{}.sock", pid.context("the process's number")?);
-        Ok(serde_json::from_str(Self::ask(host, &["status", "--json", "--socket", &socket])?.trim())?)
-    }
-
-    /// `weir-filter` with these arguments, to its end.
-    pub fn run(host: &Host, arguments: &[&str]) -> Result<Finished> {
-        super::run_to_end(host, "weir-filter", arguments)
+        Self::ask(host, &[arguments, &["--socket", &socket]].concat())
     }
 
     /// What a command of weir-filter prints.
     pub fn ask(host: &Host, arguments: &[&str]) -> Result<String> {
-        let finished = super::run_to_end(host, "weir-filter", arguments)?;
+        let finished = Self::command(host, arguments)?;
         ensure!(finished.success, "weir-filter {arguments:?} failed:\n{}", finished.output);
         Ok(finished.output)
     }

@@ -245,7 +245,9 @@ fn what_destinations_answer_is_counted_at_the_node(backend: Backend) -> Result<(
         let to = Family::V4.destination();
         let script = Script::default().answering(".", "550 5.1.1 nobody here");
         let _destination = Server::start(&lab.internet, to, script)?;
-        let _node = WeirFilter::start(&lab.filter, 0, &node())?;
+        let mut config = node();
+        config.sections += "\n[reputation]\nenabled = true";
+        let _node = WeirFilter::start(&lab.filter, 0, &config)?;
         let agent = WeirAgent::start(&lab.gateway, &agent(backend))?;
         for number in 0..3 {
             let mut client = Client::connect_from(&lab.customer, address(number), (to, 25).into())?;
@@ -261,6 +263,12 @@ fn what_destinations_answer_is_counted_at_the_node(backend: Backend) -> Result<(
             let replied =
                 |line: &&str| line.contains("\"reply_code\":550") && line.contains("550 5.1.1 nobody here");
             Ok(log.lines().filter(replied).count() == 3)
+        })?;
+        // Three messages, and five points against each.
+        wait_until("his reputation", PATIENCE, || {
+            let shown = command(lab, &["rates", "show", "4711"])?;
+            let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            Ok(shown.lines().any(|line| fields(line) == ["reputation", "4711", "89", "7d"]))
         })?;
         let node = &WeirAgent::status(&lab.gateway)?["channel"]["nodes"][0];
         ensure!(node["outcomes_sent"] == 3 && node["outcomes_lost"] == 0, "{node}");

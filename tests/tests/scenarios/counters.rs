@@ -86,6 +86,14 @@ fn of_5000_messages_at_both_nodes_exactly_the_limit_passes() -> Result<()> {
         // Whichever address of a /64 it is.
         let passed = send(lab, 10_000 / SENDERS, |number| format!("IPV6:fd01::1:{number:x}"))?;
         ensure!(passed == 1000, "{passed} of a /64 passed");
+        // Whichever node is asked.
+        for filter in &filters {
+            let table = |arguments: &[&str]| filter.ask_own(&lab.filter, &[&["rates"], arguments].concat());
+            let (shown, top) = (table(&["show", "10.1.0.2"])?, table(&["top"])?);
+            ensure!(shown.lines().any(|line| line.contains(" 1000  1h")), "{shown}");
+            let first: Vec<&str> = top.lines().skip(1).take(2).collect();
+            ensure!(first.len() == 2 && first.iter().all(|line| line.contains(" 1000  ")), "{top}");
+        }
         filters.into_iter().try_for_each(WeirFilter::stop)
     })
 }
@@ -118,6 +126,15 @@ fn without_redis_nothing_passes_or_each_node_counts_by_itself() -> Result<()> {
             let before = send(lab, 1, one)? + send(lab, 1, one)?;
             ensure!(before == 2 * SENDERS, "{before} passed");
             redis.process().kill()?;
+            let asked = filters[0].ask_own(&lab.filter, &["rates", "show", "10.1.0.2"]);
+            match (when_away, asked) {
+                ("local", Ok(shown)) => ensure!(shown.contains("10.1.0.2"), "{shown}"),
+                ("local", Err(error)) => return Err(error),
+                (_, asked) => {
+                    let said = asked.err().map(|error| format!("{error:#}")).unwrap_or_default();
+                    ensure!(said.contains("the counters cannot be reached"), "{said}");
+                }
+            }
             // Each node has counted half of them.
             let without = send(lab, 8, one)?;
             ensure!(without <= 2 * (100 - SENDERS), "{without} passed without Redis");

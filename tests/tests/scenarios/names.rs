@@ -166,7 +166,7 @@ fn scripts_ask_lists() -> Result<()> {
             let arguments = ["try", "--script", SCRIPT, "--message", "/etc/weir/m.eml", "--from", "10.1.0.7"];
             let arguments =
                 [&arguments[..], &["--score", "9", "--config", "/etc/weir/filter0.toml"], more].concat();
-            Ok(WeirFilter::run(&lab.filter, &arguments)?.output)
+            Ok(WeirFilter::command(&lab.filter, &arguments)?.output)
         };
         let silent = tried(&[])?;
         ensure!(

@@ -134,7 +134,7 @@ fn a_decision_is_shown_step_by_step() -> Result<()> {
                 "--config",
                 "/etc/weir/filter0.toml",
             ];
-            Ok(WeirFilter::run(&lab.filter, &arguments)?.output)
+            Ok(WeirFilter::command(&lab.filter, &arguments)?.output)
         };
         let elsewhere = tried("10.1.0.99")?;
         ensure!(elsewhere.contains("1. rate(\"three\", \"10.1.0.99\", 3, 3600) = true"), "{elsewhere}");

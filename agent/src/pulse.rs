@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,8 @@ fn prefer_this_thread() {
     let outcome = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     if outcome != 0 {
         let error = io::Error::last_os_error();
-        tracing::warn!(%error, "the heart has no real-time priority (CAP_SYS_NICE): a machine under great load may seem hung");
+        static SAID: Once = Once::new();
+        SAID.call_once(|| tracing::warn!(%error, "the heart has no real-time priority (CAP_SYS_NICE): a machine under great load may seem hung"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Blocked customers: their new connections are refused in the kernel, at the SYN, with or without the agent.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -11,10 +12,13 @@ use weir_tests::probe::{Way, is_dropped, is_reset, time_until, way};
 use weir_tests::smtp::{Client, Script, Server};
 use weir_tests::wait::{PATIENCE, wait_until};
 
+const POLICY_FILE: &str = "/var/lib/weir/policy.json";
+
 on_both_back_ends!(
     refused_at_the_syn_and_seen_by_nobody,
     it_ends_by_itself_and_by_command,
     it_survives_whatever_becomes_of_the_agent,
+    one_more_among_many_opens_nothing,
     what_makes_no_sense_is_refused,
 );
 
@@ -159,6 +163,54 @@ fn it_survives_whatever_becomes_of_the_agent(backend: Backend) -> Result<()> {
     })
 }
 
+/// Large sets keep the kernel busy for a while, in which nobody is let through.
+fn one_more_among_many_opens_nothing(backend: Backend) -> Result<()> {
+    const MANY: u32 = 30_000;
+    Lab::run("blocked-many", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        let config = AgentConfig::new(backend);
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        succeed(&lab.gateway, &["block", "10.1.16.0"])?;
+        agent.stop()?;
+        // As if so many commands had been given.
+        let mut policy: Value = serde_json::from_str(&lab.gateway.read(POLICY_FILE))?;
+        let blocked = policy["rules"].as_array_mut().context("rules in the policy's file")?;
+        let one = blocked.first().cloned().context("the block")?;
+        for number in 1..MANY {
+            let mut other = one.clone();
+            let address = u32::from(Ipv4Addr::new(10, 1, 16, 0)) + number;
+            other["prefix"] = format!("{}/32", Ipv4Addr::from(address)).into();
+            blocked.push(other);
+        }
+        lab.gateway.write(POLICY_FILE, policy.to_string())?;
+        let agent = WeirAgent::start(&lab.gateway, &config)?;
+        ensure!(list(&lab.gateway)?.len() == MANY as usize, "not all are listed");
+        let (from, to) = (Family::V4.customer(), Family::V4.destination());
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let customer = scope.spawn(|| {
+                let mut connections = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let found = way(&lab.customer, from, to)?;
+                    ensure!(found == Way::Intercepted, "after {connections} connections: {found:?}");
+                    connections += 1;
+                }
+                Ok(connections)
+            });
+            let worked = ["block", "unblock", "block"].iter().try_for_each(|command| {
+                succeed(&lab.gateway, &[*command, &Family::V4.other_customer().to_string()]).map(drop)
+            });
+            over.store(true, Ordering::Relaxed);
+            let connections = customer.join().map_err(|_| anyhow::anyhow!("the customer panicked"))??;
+            ensure!(connections > 0, "no connection was made meanwhile");
+            worked
+        })?;
+        ensure!(is_reset(&lab.customer, Family::V4.other_customer(), to)?, "he is not blocked");
+        agent.stop()
+    })
+}
+
 fn what_makes_no_sense_is_refused(backend: Backend) -> Result<()> {
     Lab::run("blocked-errors", NarrowLink::Nowhere, |lab| {
         let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
@@ -180,7 +232,7 @@ fn what_makes_no_sense_is_refused(backend: Backend) -> Result<()> {
         ensure!(list(&lab.gateway)?.is_empty());
         agent.kill()?;
         // Who was blocked cannot be known: that is said, and goes on being said.
-        lab.gateway.write("/var/lib/weir/policy.json", b"{\"version\": 1, \"rules\": [{\"kind\": \"blo")?;
+        lab.gateway.write(POLICY_FILE, b"{\"version\": 1, \"rules\": [{\"kind\": \"blo")?;
         let agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
         ensure!(agent.output().contains("set aside"), "{}", agent.output());
         let status = WeirAgent::status(&lab.gateway)?;

@@ -146,10 +146,25 @@ impl Tproxy {
     }
 
     /// Puts sets of these names in the place of those that there are: `sets` makes and fills them.
+    ///
+    /// While the kernel takes large ones it takes no heartbeat: a shorter one would end, and the agent be taken for hung.
     fn replace_sets(&mut self, plan: &Plan, names: Names, sets: &[Value]) -> Result<(), SteerError> {
+        self.heart = None;
+        let outcome = self.replace_sets_without_heart(plan, names, sets);
+        self.heart = Some(start_heart(self.pulse.clone())?);
+        outcome
+    }
+
+    fn replace_sets_without_heart(
+        &mut self,
+        plan: &Plan,
+        names: Names,
+        sets: &[Value],
+    ) -> Result<(), SteerError> {
         let rules = ruleset::replace_rules(plan, &names, self.stage);
-        nft::apply(sets)?;
-        let outcome = nft::apply(&rules);
+        let apply = |commands| nft::command(&ruleset::long_beat()).and_then(|()| nft::apply(commands));
+        apply(sets)?;
+        let outcome = apply(&rules);
         match outcome {
             Ok(()) => {
                 delete_sets(&names.replaced(&self.names.all()));
@@ -236,13 +251,7 @@ impl Steering for Tproxy {
         let names = self.names.with_new(ruleset::names_of_prefixes(&exempt).chain([CUSTOMERS]));
         let mut sets = ruleset::customers(&plan, &names);
         sets.extend(filled(&exempt, &names, &plan, &state));
-        // While the kernel takes a large table it takes no heartbeat: a shorter one would end, and the agent be taken for
-        // hung.
-        self.heart = None;
-        let outcome =
-            nft::command(&ruleset::long_beat()).and_then(|()| self.replace_sets(&plan, names, &sets));
-        self.heart = Some(start_heart(self.pulse.clone())?);
-        outcome?;
+        self.replace_sets(&plan, names, &sets)?;
         (self.plan, self.state) = (plan, state);
         Ok(())
     }

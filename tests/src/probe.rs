@@ -45,10 +45,15 @@ pub fn way_within(host: &Host, from: IpAddr, to: IpAddr, patience: Duration) -> 
 
 /// Time from now until new connections take this way.
 pub fn time_until(way: Way, host: &Host, from: IpAddr, to: IpAddr) -> Result<Duration> {
+    time_until_by(patient(PROBE_PATIENCE), way, host, from, to)
+}
+
+/// As `time_until`, with connections that wait for an answer for so long.
+pub fn time_until_by(probe: Duration, way: Way, host: &Host, from: IpAddr, to: IpAddr) -> Result<Duration> {
     let start = Instant::now();
     let mut last = String::new();
     while start.elapsed() < patient(PATIENCE) {
-        match way_within(host, from, to, patient(PROBE_PATIENCE)) {
+        match way_within(host, from, to, probe) {
             Ok(found) if found == way => return Ok(start.elapsed()),
             Ok(found) => last = format!("{found:?}"),
             Err(error) => last = format!("{error:#}"),

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Host, Lab, NarrowLink};
 use weir_tests::probe::{Way, is_dropped, time_until, way};
-use weir_tests::wait::{PATIENCE, wait_until};
+use weir_tests::wait::{PATIENCE, patient, wait_until};
 
 on_both_back_ends!(
     exempt_by_command,
@@ -136,6 +137,8 @@ fn fifty_reloads_under_way_lose_and_leak_nothing(backend: Backend) -> Result<()>
                     let found = way(&lab.customer, from, to)?;
                     ensure!(found == expected, "{from} to {to}: {found:?}");
                     made.fetch_add(1, Relaxed);
+                    // Who does nothing but connect leaves an emulated processor no time for the reloads.
+                    thread::sleep(patient(Duration::from_millis(20)));
                 }
                 anyhow::Ok(())
             };

@@ -7,12 +7,15 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
-use weir_tests::probe::{Way, time_until, way, way_within};
+use weir_tests::probe::{Way, time_until, time_until_by, way, way_within};
 use weir_tests::wait::{PATIENCE, wait_until};
 
 /// Customers and destinations beside those of the lab.
 const CUSTOMERS: [&str; 2] = ["10.1.1.1", "10.1.1.2"];
 const DESTINATIONS: [&str; 5] = ["10.2.0.11", "10.2.0.12", "10.2.0.13", "10.2.0.14", "10.2.0.15"];
+
+/// One connection is taken every two seconds, and waits. Whoever asks less often, on however slow a machine, is always that one.
+const PROBE: Duration = Duration::from_millis(800);
 
 /// Answers to the agent's ports (`steering.upstream_ports`) are lost.
 fn lose_answers(lab: &Lab) -> Result<()> {
@@ -75,7 +78,7 @@ fn new_connections_go_straight_until_answers_come_back() -> Result<()> {
         while_nobody_is_answered(lab, || {
             wait_until("the loss to be noticed", PATIENCE, || Ok(!is_proven(lab)?))?;
             // All but the one that is taken now and then.
-            time_until(Way::Straight, &lab.customer, from, to).map(drop)
+            time_until_by(PROBE, Way::Straight, &lab.customer, from, to).map(drop)
         })?;
         find_answers(lab)?;
         wait_until("an answer", PATIENCE, || {
@@ -102,7 +105,7 @@ fn at_the_start_one_at_a_time_is_taken() -> Result<()> {
                 way_within(&lab.customer, Family::V4.other_customer(), to, Duration::from_millis(500))
             });
             // One of them is caught, and while it is the others are not.
-            time_until(Way::Straight, &lab.customer, Family::V4.customer(), to)?;
+            time_until_by(PROBE, Way::Straight, &lab.customer, Family::V4.customer(), to)?;
             first.join().map_err(|_| anyhow!("a customer panicked")).map(drop)
         })?;
         ensure!(!is_proven(lab)?, "there was no answer");

@@ -60,6 +60,8 @@ impl Ends {
 fn config(backend: Backend) -> AgentConfig {
     AgentConfig {
         nodes: vec![SocketAddr::new(Family::V4.filter_node(0), FILTER_PORT)],
+        // A message is begun with the first agent and ended with the last one, minutes later on an emulated processor.
+        relay_lines: "min_data_rate = 0\n".into(),
         ..AgentConfig::new(backend)
     }
 }
@@ -218,7 +220,7 @@ fn in_a_row(name: &str, config: &AgentConfig) -> Result<()> {
                 wait_until("some load", PATIENCE, || Ok(load.sent.load(Relaxed) >= enough))?;
                 // A map of another size, so that the program is another each time.
                 let mut next = config.clone();
-                next.relay_lines = format!("max_sessions = {}\n", 1000 + number);
+                next.relay_lines += &format!("max_sessions = {}\n", 1000 + number);
                 agents.push(WeirAgent::take_over(&lab.gateway, number, &next.to_toml())?);
             }
             let enough = load.sent.load(Relaxed) + 40;

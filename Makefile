@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
+.PHONY: help bench bench-quick build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ measure-verdicts: ## what a verdict of a filter node costs, and a million counte
 bench-outbreak: ## how much of campaigns the outbreak engine sees, and how little of what programs send (2 minutes)
 	@scripts/install-deps build
 	cargo test --release --locked --package weir-filter --test outbreak -- --ignored --nocapture measure
+
+bench: build ## weir beside haproxy, nginx, proxsmtpd and no proxy at all; writes docs/performance.md (needs root, half an hour)
+	@scripts/install-deps lab
+	@"$${CARGO_TARGET_DIR:-target}/release/weir-bench" run --write
+
+bench-quick: build ## a part of that, in three minutes, and nothing written (needs root)
+	@scripts/install-deps lab
+	@"$${CARGO_TARGET_DIR:-target}/release/weir-bench" run --quick
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

@@ -1,0 +1,154 @@
+//! `weir-bench`: mail through weir beside what it replaces and beside no proxy at all, in the lab. Its results are for reading.
+
+mod cell;
+mod idle;
+mod latency;
+mod page;
+mod path;
+mod peers;
+mod plot;
+mod result;
+mod stage;
+mod submit;
+mod talk;
+mod targets;
+mod usage;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use weir_tests::lab::{Lab, NarrowLink};
+
+use crate::cell::{Cell, Measured};
+use crate::path::Path;
+use crate::result::{Found, Round};
+use crate::stage::Stage;
+
+#[derive(Parser)]
+#[command(
+    name = "weir-bench",
+    about = "weir beside what it replaces and beside no proxy at all (needs root)"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Measures, round by round, and shows medians
+    Run(Run),
+    /// Hands a message to a filter node, as proxsmtpd's FilterCommand
+    #[command(hide = true)]
+    Submit,
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// A few cells and ways, in three minutes
+    #[arg(long)]
+    quick: bool,
+    /// All is measured so often, in turn [default: 5, with --quick 3]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds for each cell in a round [default: 2, with --quick 1]
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Only ways whose names begin so, beside the direct one
+    #[arg(long)]
+    only: Vec<String>,
+    /// Write docs/performance.md, performance.json and the plots
+    #[arg(long)]
+    write: bool,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().part {
+        Part::Run(run) => measure(&run),
+        Part::Submit => submit::submit(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(run: &Run) -> Result<()> {
+    let rounds = run.rounds.unwrap_or(if run.quick { 3 } else { 5 });
+    let time = Duration::from_secs(run.seconds.unwrap_or(if run.quick { 1 } else { 2 }));
+    ensure!(rounds > 0 && !time.is_zero(), "nothing to measure");
+    let chosen = |path: &Path| {
+        let named = run.only.iter().any(|beginning| path.name().starts_with(beginning.as_str()));
+        *path == Path::Direct || named || (run.only.is_empty() && (!run.quick || path.is_quick()))
+    };
+    let paths: Vec<Path> = Path::ALL.into_iter().filter(chosen).collect();
+    let cells: Vec<Cell> = Cell::all().into_iter().filter(|cell| !run.quick || cell.is_quick()).collect();
+    let mut found = Found::new(&paths, &cells, rounds, time)?;
+    Lab::run("bench", NarrowLink::Nowhere, |lab| {
+        let stage = Stage::set(lab)?;
+        let begun = Instant::now();
+        let mut counts = cell::Counts::default();
+        for number in 1..=rounds {
+            // Not always in the same order: a machine may grow slower, or faster.
+            let shift = (number - 1) % paths.len();
+            for &path in paths[shift..].iter().chain(&paths[..shift]) {
+                eprintln!(
+                    "round {number} of {rounds}, {:.0} s: {}",
+                    begun.elapsed().as_secs_f64(),
+                    path.name()
+                );
+                let round = one_round(&stage, path, &cells, time, &mut counts, run.quick && number > 1);
+                found.add(path, round.with_context(|| path.name())?);
+            }
+        }
+        for &path in &paths {
+            eprintln!("{:.0} s: idle sessions, {}", begun.elapsed().as_secs_f64(), path.name());
+            match idle::measure(&stage, path, run.quick) {
+                Ok(idle) => found.set_idle(path, idle),
+                Err(error) if path.is_anothers() => eprintln!("{}: {error:#}", path.name()),
+                Err(error) => return Err(error.context(path.name())),
+            }
+        }
+        Ok(())
+    })?;
+    println!("{}", page::tables(&found));
+    if run.write {
+        page::write(&found)?;
+    }
+    Ok(())
+}
+
+/// One way, once. `no_latency`: only what `smtp-source` sends.
+fn one_round(
+    stage: &Stage<'_>,
+    path: Path,
+    cells: &[Cell],
+    time: Duration,
+    counts: &mut cell::Counts,
+    no_latency: bool,
+) -> Result<Round> {
+    let route = path.open(stage)?;
+    let mut round = Round::default();
+    for cell in cells {
+        let measured = match cell::measure(stage, &route, path, *cell, time, counts) {
+            Ok(measured) => measured,
+            // What another program does not bear is a result as well.
+            Err(error) if path.is_anothers() => {
+                eprintln!("{}, {}: {error:#}", path.name(), cell.name());
+                round.failed.push(format!("{}: {error:#}", cell.name()));
+                Measured::default()
+            }
+            Err(error) => return Err(error.context(cell.name())),
+        };
+        round.cells.insert(cell.name(), measured);
+    }
+    if !no_latency && !path.is_slow() {
+        round.latency = Some(latency::measure(stage, time)?);
+    }
+    Ok(round)
+}

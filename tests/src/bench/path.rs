@@ -1,0 +1,179 @@
+//! The ways that customers' mail can take through the gateway.
+
+use anyhow::{Result, ensure};
+use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::lab::Process;
+
+use crate::peers::{self, By, Rules};
+use crate::stage::{self, Stage};
+use crate::talk::Talk;
+use crate::usage;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// Routed, with no proxy at all.
+    Direct,
+    Haproxy,
+    Nginx,
+    Proxsmtpd,
+    /// With haproxy and two weir-filter nodes behind it.
+    ProxsmtpdFilter,
+    /// The whole agent, and no node asked.
+    Bypass(Backend),
+    /// Two weir-filter nodes, which have limits and no scanner.
+    Filter(Backend),
+}
+
+impl Path {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Haproxy,
+        Self::Nginx,
+        Self::Bypass(Backend::Ebpf),
+        Self::Bypass(Backend::Tproxy),
+        Self::Filter(Backend::Ebpf),
+        Self::Filter(Backend::Tproxy),
+        Self::Proxsmtpd,
+        Self::ProxsmtpdFilter,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+            Self::Proxsmtpd => "proxsmtpd",
+            Self::ProxsmtpdFilter => "proxsmtpd, filter",
+            Self::Bypass(Backend::Ebpf) => "weir, bypass",
+            Self::Bypass(Backend::Tproxy) => "weir, bypass, tproxy",
+            Self::Filter(Backend::Ebpf) => "weir, filter",
+            Self::Filter(Backend::Tproxy) => "weir, filter, tproxy",
+        }
+    }
+
+    pub(crate) fn is_quick(self) -> bool {
+        matches!(
+            self,
+            Self::Direct
+                | Self::Haproxy
+                | Self::Bypass(Backend::Ebpf)
+                | Self::Filter(Backend::Ebpf)
+                | Self::ProxsmtpdFilter
+        )
+    }
+
+    /// So much so that messages are counted in a time, and not timed.
+    pub(crate) fn is_slow(self) -> bool {
+        matches!(self, Self::Proxsmtpd | Self::ProxsmtpdFilter)
+    }
+
+    /// Neither weir nor nothing at all.
+    pub(crate) fn is_anothers(self) -> bool {
+        matches!(self, Self::Haproxy | Self::Nginx | Self::Proxsmtpd | Self::ProxsmtpdFilter)
+    }
+
+    /// More connections than this at a time it does not bear: proxsmtpd ends as a whole at the 509th.
+    pub(crate) fn most_connections(self) -> u32 {
+        if self.is_slow() { 400 } else { u32::MAX }
+    }
+
+    /// Has mail take it, until the route is dropped.
+    pub(crate) fn open<'a>(self, stage: &'a Stage<'_>) -> Result<Route<'a>> {
+        let gateway = &stage.lab.gateway;
+        let mut route = Route::default();
+        match self {
+            Self::Direct => {}
+            Self::Haproxy => {
+                route.program("haproxy", peers::haproxy(gateway)?)?;
+                route.rules = Some(Rules::add(gateway, By::Tproxy, peers::HAPROXY_PORT)?);
+            }
+            Self::Nginx => {
+                route.program("nginx", peers::nginx(gateway)?)?;
+                route.rules = Some(Rules::add(gateway, By::Redirect, peers::NGINX_PORT)?);
+            }
+            Self::Proxsmtpd => {
+                route.program("proxsmtpd", peers::proxsmtpd(gateway, false)?)?;
+                route.rules = Some(Rules::add(gateway, By::Tracked, peers::PROXSMTPD_PORT)?);
+            }
+            Self::ProxsmtpdFilter => {
+                route.nodes(stage)?;
+                route.program("haproxy", peers::haproxy_for_nodes(gateway)?)?;
+                route.program("proxsmtpd", peers::proxsmtpd(gateway, true)?)?;
+                route.rules = Some(Rules::add(gateway, By::Tracked, peers::PROXSMTPD_PORT)?);
+            }
+            Self::Bypass(backend) => route.agent(stage, backend, "mode = \"bypass\"")?,
+            Self::Filter(backend) => {
+                route.nodes(stage)?;
+                route.agent(stage, backend, "")?;
+            }
+        }
+        let _talk = stage.lab.customer.in_network(|| Talk::open(None, stage::destination()))?;
+        // What is but routed is nobody's socket.
+        let sockets = gateway.sh("ss -Htn state established '( sport = :25 or dport = :25 )'")?;
+        ensure!(sockets.trim().is_empty() == (self == Self::Direct), "mail takes another way: {sockets}");
+        Ok(route)
+    }
+}
+
+/// A program, or several alike, whose use is told apart.
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) pids: Vec<u32>,
+}
+
+/// A way that is open. Closed when dropped, what steers first.
+#[derive(Default)]
+pub(crate) struct Route<'a> {
+    rules: Option<Rules<'a>>,
+    agent: Option<WeirAgent>,
+    programs: Vec<Process>,
+    nodes: Vec<WeirFilter>,
+    pub(crate) parts: Vec<Part>,
+}
+
+impl Route<'_> {
+    fn program(&mut self, name: &'static str, process: Process) -> Result<()> {
+        // A program may have begun others of its kind.
+        self.parts.push(Part { name, pids: usage::group(process.pid())? });
+        self.programs.push(process);
+        Ok(())
+    }
+
+    fn nodes(&mut self, stage: &Stage<'_>) -> Result<()> {
+        let change = |config: FilterConfig| FilterConfig {
+            smtp_lines: "max_sessions = 4000".into(),
+            messages_per_minute: 1_000_000_000,
+            messages_per_hour: 1_000_000_000,
+            ..config
+        };
+        let mut nodes = WeirFilter::start_both(&stage.lab.filter, change)?;
+        let pids = nodes.iter_mut().map(|node| node.process().pid()).collect();
+        self.parts.push(Part { name: "nodes", pids });
+        self.nodes.extend(nodes);
+        Ok(())
+    }
+
+    fn agent(&mut self, stage: &Stage<'_>, backend: Backend, filter_lines: &str) -> Result<()> {
+        let mut config = AgentConfig::new(backend);
+        config.filter_lines = filter_lines.into();
+        config.relay_lines = "max_sessions = 60000\nmax_sessions_per_customer = 0".into();
+        config.customer_lines = String::new();
+        let agent = WeirAgent::start(&stage.lab.gateway, &config)?;
+        self.parts.push(Part { name: "agent", pids: vec![agent.pid()] });
+        self.agent = Some(agent);
+        Ok(())
+    }
+}
+
+impl Drop for Route<'_> {
+    fn drop(&mut self) {
+        drop(self.rules.take());
+        if let Some(agent) = self.agent.take()
+            && let Err(error) = agent.stop()
+        {
+            eprintln!("{error:#}");
+        }
+        self.programs.clear();
+        self.nodes.clear();
+    }
+}

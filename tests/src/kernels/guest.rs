@@ -148,8 +148,8 @@ fn serve_files(view: &Path, socket: &Path, log: &Path) -> Result<Child> {
 fn boot(kernel: &Kernel, image: &Path, socket: &Path, console: &Path) -> Result<Child> {
     let mut command = bound(Path::new("qemu-system-x86_64"));
     // Emulated: it works wherever there is qemu. All that is run finds room in translation: a full buffer is emptied, and all
-    // is translated anew. Without cx16: 6.12 ends in a double fault with it (qemu 7.2).
-    command.args(["-accel", "tcg,tb-size=2048", "-cpu", "max,cx16=off", "-smp", "2", "-m", MEMORY]);
+    // is translated anew. One processor: two cost half as much again, waiting for each other. Without cx16: 6.12 ends in a double fault with it (qemu 7.2).
+    command.args(["-accel", "tcg,tb-size=2048", "-cpu", "max,cx16=off", "-smp", "1", "-m", MEMORY]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"]);
     command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(image);
     command.args(["-append", PARAMETERS]);

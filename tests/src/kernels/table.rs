@@ -47,7 +47,7 @@ pub(crate) fn document(columns: &[Column]) -> String {
     let mut text = String::from(
         "# Kernels\n\n\
          `make test-kernels` runs the tests of steering on old kernels in virtual machines and on the machine's own, and writes this file. The\n\
-         test programs are those of `make test`, on the same files; the guests are emulated (qemu, TCG), which makes them slow and their\n\
+         test programs are those of `make test`, on the same files; the guests are emulated (qemu, TCG) with one processor, which makes them slow and their\n\
          clocks rough, so a time-out that is tight on a machine is tighter there: what fails beside others is run once more by itself, and\n\
          that counts. `make test` runs a handful of them on the oldest.\n\n\
          | kernel | what | when | tests | failed | lacking |\n|---|---|---|---|---|---|\n",

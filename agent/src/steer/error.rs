@@ -49,6 +49,11 @@ pub enum SteerError {
     #[error("{what}: {source}{}", hint(.source))]
     System { what: String, source: io::Error },
 
+    #[error(
+        "{said:?} is too old: backend = \"tproxy\" needs nft 1.0.6 or newer (Debian 12), which has limits in its JSON"
+    )]
+    OldNft { said: String },
+
     #[error("the kernel refused the steering program: {reason} (backend = \"tproxy\" does without it)")]
     Program { reason: String },
 

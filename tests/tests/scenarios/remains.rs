@@ -20,7 +20,7 @@ on_both_back_ends!(
 /// As on a host where nft may not change anything.
 const NFT_THAT_ONLY_LISTS: &str = "\
 #!/bin/sh
-case \"$*\" in *list*) exec /tmp/nft \"$@\" ;; esac
+case \"$*\" in *list*|--version) exec /tmp/nft \"$@\" ;; esac
 echo 'Error: nft may only look' >&2
 exit 1
 ";

@@ -1,6 +1,7 @@
 //! The back end for hosts where eBPF cannot be used: one nftables table with `tproxy`.
 
-mod beater;
+mod beats;
+mod kernel;
 mod nft;
 mod ruleset;
 
@@ -20,13 +21,12 @@ use super::{
 };
 use crate::config::WhenAgentDies;
 use crate::pulse::{Heart, Pulse};
-use beater::Beater;
+use beats::Beats;
+use kernel::Kernel;
 use ruleset::{CHAIN, CUSTOMERS, FAMILY, Names, Stage, TABLE};
 
-/// The rules, without the sets: those may be long, and this is asked every second.
+/// The rules, without the sets: those may be long.
 const LIST_CHAIN: [&str; 4] = ["chain", FAMILY, TABLE, CHAIN];
-
-const LIST_LOOPED_BACK: [&str; 4] = ["counter", FAMILY, TABLE, ruleset::LOOPED_BACK_DROPPED];
 
 pub(super) struct Tproxy {
     plan: Plan,
@@ -36,7 +36,10 @@ pub(super) struct Tproxy {
     names: Names,
     removed: bool,
     pulse: Arc<Pulse>,
+    beats: Beats,
     heart: Option<Heart>,
+    /// Sets of which no rule knows any more, and that could not be removed yet.
+    left: Vec<String>,
     loops: Loops,
     /// Last, so that it ends after everything else.
     claim: Option<Claim>,
@@ -59,6 +62,7 @@ impl State {
 
 /// Whether nft works here.
 pub(super) fn look() -> Result<(), SteerError> {
+    nft::look()?;
     nft::list(&LIST_CHAIN).map(drop)
 }
 
@@ -94,7 +98,7 @@ impl Tproxy {
             return Err(error);
         }
         (steering.removed, steering.claim) = (false, Some(claim));
-        steering.heart = Some(start_heart(steering.pulse.clone())?);
+        steering.start_heart()?;
         ebpf::remove_pins(&steering.plan.pin_directory)?;
         ebpf::remove_filters(&[]);
         ebpf::remove_links(&[]);
@@ -126,65 +130,90 @@ impl Tproxy {
             names: Names::beside(&[]),
             removed: true,
             pulse,
+            beats: Beats::default(),
             heart: None,
+            left: Vec::new(),
             loops: Loops::default(),
             claim: None,
         }
     }
 
+    fn start_heart(&mut self) -> Result<(), SteerError> {
+        let beats = self.beats.clone();
+        let heart = Heart::start(self.pulse.clone(), ruleset::BEAT, Box::new(move || beats.beat()));
+        self.heart =
+            Some(heart.map_err(|source| SteerError::System { what: "the heart's thread".into(), source })?);
+        Ok(())
+    }
+
+    /// In one transaction, with the heart still.
+    fn change(&self, commands: &[Value]) -> Result<(), SteerError> {
+        let _held = self.beats.hold_for_long().map_err(no_beat)?;
+        nft::apply(commands)
+    }
+
     fn apply_stage(&mut self, stage: Stage) -> Result<(), SteerError> {
         if self.stage != stage {
-            nft::apply(&ruleset::replace_rules(&self.plan, &self.names, stage))?;
+            self.change(&ruleset::replace_rules(&self.plan, &self.names, stage))?;
             self.stage = stage;
         }
         Ok(())
     }
 
     fn make_table(&mut self) -> Result<(), SteerError> {
+        let mut held = self.beats.hold();
+        // Without a table nobody is alive for it.
+        let _ = held.say(ruleset::LONG_SILENCE);
         self.names = make_table(&self.plan, &self.state)?;
         Ok(())
     }
 
     /// Puts sets of these names in the place of those that there are: `sets` makes and fills them.
-    ///
-    /// While the kernel takes large ones it takes no heartbeat: a shorter one would end, and the agent be taken for hung.
     fn replace_sets(&mut self, plan: &Plan, names: Names, sets: &[Value]) -> Result<(), SteerError> {
-        self.heart = None;
-        let outcome = self.replace_sets_without_heart(plan, names, sets);
-        self.heart = Some(start_heart(self.pulse.clone())?);
-        outcome
-    }
-
-    fn replace_sets_without_heart(
-        &mut self,
-        plan: &Plan,
-        names: Names,
-        sets: &[Value],
-    ) -> Result<(), SteerError> {
         let rules = ruleset::replace_rules(plan, &names, self.stage);
-        let apply = |commands| nft::command(&ruleset::long_beat()).and_then(|()| nft::apply(commands));
-        apply(sets)?;
-        let outcome = apply(&rules);
-        match outcome {
-            Ok(()) => {
-                delete_sets(&names.replaced(&self.names.all()));
-                self.names = names;
-            }
-            Err(_) => {
-                delete_sets(&self.names.replaced(&names.all()));
-                // Those of these names may be left, and not be what the next ones should be.
-                self.names.leave_out(&names);
-            }
+        let outcome = self.change(sets).and_then(|()| self.change(&rules));
+        if outcome.is_ok() {
+            self.left.extend(names.replaced(&self.names.all()));
+            self.names = names;
+        } else {
+            self.left.extend(self.names.replaced(&names.all()));
+            // Those of these names may be left, and not be what the next ones should be.
+            self.names.leave_out(&names);
         }
+        self.delete_left();
         outcome
     }
 
-    /// Whether SYNs of ours come back. Asked less often than the rest, since each question is a process.
+    /// What is left of sets that others have replaced does no harm, and goes with the next ones.
+    fn delete_left(&mut self) {
+        if self.left.is_empty() || self.change(&ruleset::delete_sets(&self.left)).is_ok() {
+            self.left.clear();
+            return;
+        }
+        // One that was never made cannot be removed, and keeps the others.
+        let left = std::mem::take(&mut self.left);
+        let stays = |set: &String| match self.change(&ruleset::delete_sets(std::slice::from_ref(set))) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::debug!(%error, set, "a set of prefixes that was replaced is left");
+                !error.to_string().contains("No such file")
+            }
+        };
+        self.left = left.into_iter().filter(stays).collect();
+    }
+
+    /// Of the table, in packets; none where there is no table.
+    fn ask_counters(&self) -> Result<Vec<(String, u64)>, SteerError> {
+        self.beats.ask(Kernel::counters).map_err(not_answered)
+    }
+
+    /// Whether SYNs of ours come back.
     fn looped_back(&mut self) -> Result<Option<String>, SteerError> {
         let now = Instant::now();
         if self.loops.is_due(now) {
-            let objects = nft::list(&LIST_LOOPED_BACK)?.unwrap_or_default();
-            self.loops.count(objects.iter().filter_map(counter).map(|(_, count)| count).sum(), now);
+            let counters = self.ask_counters()?;
+            let ours = counters.into_iter().filter(|(name, _)| name == ruleset::LOOPED_BACK_DROPPED);
+            self.loops.count(ours.map(|(_, count)| count).sum(), now);
         }
         Ok(self.loops.problem(now))
     }
@@ -224,13 +253,13 @@ impl Steering for Tproxy {
     }
 
     fn exempt(&mut self, pairs: &[(Pair, Terms)]) -> Result<(), SteerError> {
-        nft::apply(&ruleset::exempt(pairs, BootTime::now()))?;
+        self.change(&ruleset::exempt(pairs, BootTime::now()))?;
         self.state.exempt.extend(pairs.iter().copied());
         Ok(())
     }
 
     fn unexempt(&mut self, pairs: &[Pair]) -> Result<(), SteerError> {
-        nft::apply(&ruleset::unexempt(pairs))?;
+        self.change(&ruleset::unexempt(pairs))?;
         for pair in pairs {
             self.state.exempt.remove(pair);
         }
@@ -238,7 +267,7 @@ impl Steering for Tproxy {
     }
 
     fn release(&mut self, until: Option<BootTime>) -> Result<(), SteerError> {
-        nft::apply(&ruleset::release(until, BootTime::now()))?;
+        self.change(&ruleset::release(until, BootTime::now()))?;
         self.state.released = until;
         Ok(())
     }
@@ -282,7 +311,7 @@ impl Steering for Tproxy {
     fn pause(&mut self) -> Result<(), SteerError> {
         // The heir's beats and this agent's must not be in each other's way.
         self.heart = None;
-        nft::command(&ruleset::last_beat())
+        self.beats.say(ruleset::SHORT_SILENCE).map_err(no_beat)
     }
 
     fn reclaim(&mut self, touched: bool) -> Result<(), SteerError> {
@@ -291,17 +320,15 @@ impl Steering for Tproxy {
             steering.routing.repair().map(drop)
         };
         let outcome = if touched { restore(self) } else { Ok(()) };
-        self.heart = Some(start_heart(self.pulse.clone())?);
+        self.start_heart()?;
         outcome
     }
 
     fn take_charge(&mut self, claim: Claim) -> Result<(), SteerError> {
         // The agent before may have been stopped meanwhile, and have removed them.
         self.routing.repair()?;
-        // While the kernel takes a large table it takes no heartbeat. Without a table nobody is alive for it.
-        let _ = nft::command(&ruleset::long_beat());
         self.make_table()?;
-        self.heart = Some(start_heart(self.pulse.clone())?);
+        self.start_heart()?;
         (self.removed, self.claim) = (false, Some(claim));
         Ok(())
     }
@@ -312,15 +339,14 @@ impl Steering for Tproxy {
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, u64>, SteerError> {
-        let counters = nft::list(&["counters", "table", FAMILY, TABLE])?.unwrap_or_default();
-        Ok(counters.iter().filter_map(counter).collect())
+        Ok(self.ask_counters()?.into_iter().collect())
     }
 
     fn problems(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         self.repair_routing(&mut problems);
-        match nft::list(&LIST_CHAIN) {
-            Ok(Some(objects)) if has_rules(&objects) => {}
+        match self.beats.ask(|kernel| kernel.rules(CHAIN)).map_err(not_answered) {
+            Ok(rules) if rules > 0 => {}
             Ok(_) => {
                 let outcome = match self.make_table() {
                     Ok(()) if self.stage == Stage::Withdrawn => {
@@ -371,10 +397,12 @@ impl Drop for Tproxy {
     }
 }
 
-fn start_heart(pulse: Arc<Pulse>) -> Result<Heart, SteerError> {
-    let mut beater = Beater::default();
-    Heart::start(pulse, ruleset::BEAT, Box::new(move || beater.beat()))
-        .map_err(|source| SteerError::System { what: "the heart's thread".into(), source })
+fn no_beat(source: io::Error) -> SteerError {
+    SteerError::System { what: format!("heartbeat in nft table {FAMILY} {TABLE}"), source }
+}
+
+fn not_answered(source: io::Error) -> SteerError {
+    SteerError::System { what: format!("nft table {FAMILY} {TABLE}"), source }
 }
 
 /// Whether the sets that rules fill are among those of a table.
@@ -433,15 +461,6 @@ fn contents(state: &State) -> Vec<Value> {
     commands
 }
 
-fn counter(object: &Value) -> Option<(String, u64)> {
-    let counter = &object["counter"];
-    Some((counter["name"].as_str()?.to_owned(), counter["packets"].as_u64()?))
-}
-
-fn has_rules(objects: &[Value]) -> bool {
-    objects.iter().any(|object| object["rule"].is_object())
-}
-
 /// Removes the table, if there is one; says what it was.
 pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
     // Without nft on the host the table cannot have been made by us.
@@ -453,51 +472,4 @@ pub(super) fn remove_table() -> Result<Option<String>, SteerError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Backend;
-    use crate::steer::test_host::{on_a_host, plan};
-
-    /// A table that is there is not replaced: in the moment of that, rules of the old one would find its sets empty.
-    #[test]
-    fn a_table_that_is_there_is_filled_anew() {
-        on_a_host(|| {
-            let plan = plan(Backend::Tproxy, WhenAgentDies::Closed);
-            for _ in 0..2 {
-                let names = Names::beside(&sets().unwrap());
-                let customers = [vec![ruleset::add_table()], ruleset::customers(&plan, &names)];
-                let none = ruleset::sets_of_prefixes(&RuleKind::ALL, &names);
-                nft::apply(&[customers.concat(), none].concat()).unwrap();
-                nft::apply(&ruleset::refill_table(&plan, &names, remembers(&sets().unwrap()))).unwrap();
-            }
-            assert!(remembers(&sets().unwrap()));
-        });
-    }
-
-    /// Those of prefixes are others each time, and there are no more of them than the rules ask.
-    #[test]
-    fn sets_that_were_replaced_are_gone() {
-        on_a_host(|| {
-            let plan = plan(Backend::Tproxy, WhenAgentDies::Open);
-            let state = State {
-                exempt: BTreeMap::new(),
-                rules: BTreeMap::new(),
-                tables: plan.tables.clone(),
-                released: None,
-            };
-            let of_prefixes = |names: &Names| {
-                let mut sets = sets().unwrap();
-                sets.retain(|name| names.all().contains(name));
-                assert!(names.replaced(&super::sets().unwrap()).is_empty());
-                sets.len()
-            };
-            let first = make_table(&plan, &state).unwrap();
-            assert_eq!(of_prefixes(&first), first.all().len());
-            // A table of an agent that was killed before it deleted what it had replaced.
-            nft::apply(&ruleset::customers(&plan, &first.with_new([CUSTOMERS]))).unwrap();
-            let second = make_table(&plan, &state).unwrap();
-            assert_eq!(of_prefixes(&second), second.all().len());
-            assert!(first.all().iter().all(|name| !second.all().contains(name)), "{first:?} {second:?}");
-        });
-    }
-}
+mod tests;

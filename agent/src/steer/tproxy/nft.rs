@@ -14,31 +14,47 @@ use crate::steer::SteerError;
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// The first nft whose JSON has all that the table needs: of an older one `stmt` in a `set` statement is no error, and no limit.
+const VERSION: [u32; 3] = [1, 0, 6];
+
+/// Whether nft is here, and new enough.
+pub(super) fn look() -> Result<(), SteerError> {
+    let output = run(&["--version"], b"")?;
+    if !output.status.success() {
+        return Err(failure("does not tell its version", &output));
+    }
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match version(&said) {
+        Some(version) if version >= VERSION => Ok(()),
+        _ => Err(SteerError::OldNft { said }),
+    }
+}
+
+/// `nftables v1.0.6 (Lester Gooch #5)`
+fn version(said: &str) -> Option<[u32; 3]> {
+    let number = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
+    let mut parts = number.split('.').map(str::parse);
+    let mut part = || parts.next().unwrap_or(Ok(0)).ok();
+    Some([part()?, part()?, part()?])
+}
+
 /// Applies commands: all, or none of them.
-pub(super) fn apply(commands: &[Value]) -> Result<(), SteerError> {
-    let input = json!({ "nftables": commands }).to_string();
-    change(&["-j", "-f", "-"], input.as_bytes(), "refused the rules")
-}
-
-/// A command in nft's own language.
-pub(super) fn command(command: &str) -> Result<(), SteerError> {
-    change(&["-f", "-"], command.as_bytes(), "refused the command")
-}
-
+///
 /// Changes of our own come one after the other. The kernel turns one down, and nft has no words for it, when somebody
 /// else's comes between nft's look at the rules and its change: then it is tried again.
-fn change(arguments: &[&str], input: &[u8], refused: &'static str) -> Result<(), SteerError> {
+pub(super) fn apply(commands: &[Value]) -> Result<(), SteerError> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let input = json!({ "nftables": commands }).to_string();
     let mut tries = TRIES;
     loop {
-        let output = run(arguments, input)?;
+        let output = run(&["-j", "-f", "-"], input.as_bytes())?;
         tries -= 1;
         if output.status.success() {
             return Ok(());
         }
         if tries == 0 || said(&output).is_some() {
-            return Err(failure(refused, &output));
+            return Err(failure("refused the rules", &output));
         }
         tracing::debug!(status = %output.status, "nft changed nothing and said nothing");
         thread::sleep(PAUSE);
@@ -106,4 +122,17 @@ fn said(output: &Output) -> Option<String> {
     let words = String::from_utf8_lossy(&output.stderr);
     let error = words.lines().find(|line| line.contains("rror"));
     error.or_else(|| words.lines().find(|line| !line.trim().is_empty())).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("nftables v1.0.6 (Lester Gooch #5)"), Some([1, 0, 6]));
+        assert_eq!(version("nftables v1.1 (Commodore Bullmoose)"), Some([1, 1, 0]));
+        assert!(version("nftables v0.9.8 (E.D.S.)") < Some(VERSION));
+        assert_eq!((version("sh: nft: not found"), version("nftables v1.x")), (None, None));
+    }
 }

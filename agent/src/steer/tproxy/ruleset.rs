@@ -59,7 +59,7 @@ pub(super) const COUNTERS: [&str; 11] = [
 ];
 
 pub(super) use exempt::{exempt, exempt_in_empty_sets, unexempt};
-pub(super) use heart::{BEAT, beat, first_beat, last_beat, long_beat};
+pub(super) use heart::{ALIVE, BEAT, LONG_SILENCE, SHORT_SILENCE, SILENCE, first_beat};
 pub(super) use names::{CUSTOMERS, Names, delete as delete_sets};
 pub(super) use own::LOOPED_BACK_DROPPED;
 pub(super) use prefixes::{fill as fill_prefixes, names_of as names_of_prefixes, sets as sets_of_prefixes};

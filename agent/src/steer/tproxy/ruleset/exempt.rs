@@ -60,7 +60,8 @@ pub(super) fn rules(family: Family) -> [Vec<Value>; 2] {
         let mut rule = vec![matches(&pair, &json!(format!("@{}", set.name(family))))];
         if set == Set::Limited {
             rule.push(json!({ "set": {
-                "op": "add",
+                // An element that is asked for stays; one that is forgotten after an hour would have been filled again.
+                "op": "update",
                 "set": format!("@{}", made(family)),
                 "elem": { "elem": { "val": pair, "timeout": 3600 } },
                 "stmt": [{ "limit": { "rate": PER_HOUR, "per": "hour", "burst": PER_HOUR } }],

@@ -16,6 +16,9 @@ use crate::status::status;
 /// Counts in one answer, at most.
 const MAX_SHOWN: usize = 10_000;
 
+/// The longest that counts are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A request, as it is on the socket: `{"request": "customer_changed", "address": ...}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
@@ -86,9 +89,10 @@ async fn shown(node: &Node, keys: &[String], now: Moment) -> Result<Vec<Shown>, 
     Ok(shown)
 }
 
-/// For what may ask other machines. The caller may be kept waiting.
-fn wait<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Handle::current().block_on(work)
+/// For what may ask other machines. Others who ask wait meanwhile.
+fn wait<T>(work: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
+    let in_time = async { tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Away)) };
+    tokio::runtime::Handle::current().block_on(in_time)
 }
 
 /// The answer; an error is what the operator is told. May block. `listen` are the addresses listened on.

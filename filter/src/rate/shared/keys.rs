@@ -68,7 +68,7 @@ impl Shared {
             found.extend(windows.keys().map(|namespace| (key.clone(), namespace.clone())));
             let beneath = format!("{PREFIX}:count:*:{} *", literally(key));
             let mut cursor = Some(0);
-            while let Some(at) = cursor {
+            while let Some(at) = cursor.filter(|_| found.len() < most) {
                 let (next, names) = scan(&mut connection, at, &beneath).await?;
                 let of_it = |(one, _): &(String, String)| is_beneath(key, one);
                 found.extend(names.iter().filter_map(|name| parts(name)).filter(of_it));

@@ -26,8 +26,8 @@ pub(crate) struct Cell {
     pub(crate) many: bool,
 }
 
-const KIB: u32 = 1024;
-const MIB: u32 = 1024 * KIB;
+pub(crate) const KIB: u32 = 1024;
+pub(crate) const MIB: u32 = 1024 * KIB;
 
 impl Cell {
     pub(crate) fn all() -> Vec<Self> {

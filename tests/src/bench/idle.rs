@@ -45,7 +45,15 @@ pub(crate) fn measure(stage: &Stage<'_>, path: Path, quick: bool) -> Result<Vec<
     }
     let mut sessions = Vec::new();
     for level in levels(path, quick)? {
-        sessions.extend(open(stage, level - sessions.len())?);
+        match open(stage, level - sessions.len()) {
+            Ok(more) => sessions.extend(more),
+            // As far as it went.
+            Err(error) if path.is_anothers() => {
+                eprintln!("{}, {level} sessions: {error:#}", path.name());
+                break;
+            }
+            Err(error) => return Err(error),
+        }
         // Nothing else tells when a program is done with what it began.
         thread::sleep(REST);
         found.push(Idle { sessions: level, resident: usage::resident(&pids)? });

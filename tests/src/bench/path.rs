@@ -111,6 +111,11 @@ impl Path {
         // What is but routed is nobody's socket.
         let sockets = gateway.sh("ss -Htn state established '( sport = :25 or dport = :25 )'")?;
         ensure!(sockets.trim().is_empty() == (self == Self::Direct), "mail takes another way: {sockets}");
+        for part in &mut route.parts {
+            // A program may have begun others by now.
+            let groups = part.pids.iter().map(|pid| usage::group(*pid)).collect::<Result<Vec<_>>>()?;
+            part.pids = groups.concat();
+        }
         Ok(route)
     }
 }
@@ -133,8 +138,7 @@ pub(crate) struct Route<'a> {
 
 impl Route<'_> {
     fn program(&mut self, name: &'static str, process: Process) -> Result<()> {
-        // A program may have begun others of its kind.
-        self.parts.push(Part { name, pids: usage::group(process.pid())? });
+        self.parts.push(Part { name, pids: vec![process.pid()] });
         self.programs.push(process);
         Ok(())
     }
@@ -154,10 +158,10 @@ impl Route<'_> {
     }
 
     fn agent(&mut self, stage: &Stage<'_>, backend: Backend, filter_lines: &str) -> Result<()> {
-        let mut config = AgentConfig::new(backend);
+        // What does not go by the agent goes nowhere, and not straight.
+        let mut config = AgentConfig::new(backend).closed();
         config.filter_lines = filter_lines.into();
         config.relay_lines = "max_sessions = 60000\nmax_sessions_per_customer = 0".into();
-        config.customer_lines = String::new();
         let agent = WeirAgent::start(&stage.lab.gateway, &config)?;
         self.parts.push(Part { name: "agent", pids: vec![agent.pid()] });
         self.agent = Some(agent);

@@ -37,7 +37,8 @@ impl<'a> Rules<'a> {
     pub(crate) fn add(gateway: &'a Host, by: By, port: u16) -> Result<Self> {
         let steer = match by {
             By::Tproxy | By::Tracked => format!(
-                "iifname {CUSTOMER_INTERFACE} tcp dport 25 tproxy ip to :{port} meta mark set 1 accept\n }}\n{}",
+                "iifname {CUSTOMER_INTERFACE} tcp dport 25 tproxy ip to :{port} meta mark set 1 accept\n \
+                 iifname {CUSTOMER_INTERFACE} tcp dport 25 tcp flags syn / syn,ack drop\n }}\n{}",
                 if by == By::Tracked { TRACK } else { "" }
             ),
             By::Redirect => format!(
@@ -50,17 +51,19 @@ impl<'a> Rules<'a> {
              meta l4proto tcp socket transparent 1 meta mark set 1 accept\n {steer}\n}}\n"
         );
         gateway.write("/etc/bench.nft", table)?;
+        // Taken back whatever becomes of the rest.
+        let rules = Self(gateway);
         gateway.sh(
             "nft -f /etc/bench.nft && ip rule add fwmark 1 lookup 100 && ip route add local default dev lo table 100",
         )?;
-        Ok(Self(gateway))
+        Ok(rules)
     }
 }
 
 impl Drop for Rules<'_> {
     fn drop(&mut self) {
         let undo =
-            "nft delete table inet bench; ip rule del fwmark 1 lookup 100; ip route flush table 100; true";
+            "nft delete table inet bench && ip rule del fwmark 1 lookup 100 && ip route flush table 100";
         if let Err(error) = self.0.sh(undo) {
             eprintln!("rules are left on the gateway: {error:#}");
         }
@@ -70,7 +73,7 @@ impl Drop for Rules<'_> {
 /// haproxy in TCP mode, with the customer's address towards the destination.
 pub(crate) fn haproxy(gateway: &Host) -> Result<Process> {
     let config = format!(
-        "global\n maxconn 9000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
+        "global\n maxconn 60000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
          listen relay\n bind 0.0.0.0:{HAPROXY_PORT} transparent backlog 8192\n \
          server destination 0.0.0.0: source 0.0.0.0 usesrc clientip\n"
     );
@@ -106,7 +109,7 @@ pub(crate) fn nginx(gateway: &Host) -> Result<Process> {
     let config = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\ndaemon off;\nworker_processes auto;\n\
          pid /run/bench-nginx.pid;\nerror_log stderr error;\nworker_rlimit_nofile 20000;\n\
-         events {{ worker_connections 9000; }}\n\
+         events {{ worker_connections 60000; }}\n\
          stream {{ server {{ listen 0.0.0.0:{NGINX_PORT} backlog=8192; proxy_pass {}; \
          proxy_bind $remote_addr transparent; proxy_timeout 300s; tcp_nodelay on; }} }}\n",
         crate::stage::destination()

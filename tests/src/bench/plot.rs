@@ -7,13 +7,12 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, KIB};
 use crate::path::Path;
 use crate::result::{Found, Kind};
 
 const SIZE: (u32, u32) = (860, 480);
 const FONT: &str = "sans-serif";
-const KIB: u32 = 1024;
 
 /// One for each way, told apart without colour vision as well (Okabe and Ito's, and grey).
 const COLOURS: [RGBColor; 9] = [

@@ -21,6 +21,14 @@ pub(crate) struct Round {
     pub(crate) failed: Vec<String>,
 }
 
+impl Round {
+    /// That came to no end.
+    pub(crate) fn broken(error: &anyhow::Error) -> Self {
+        eprintln!("{error:#}");
+        Self { failed: vec![format!("a whole round: {error:#}")], ..Self::default() }
+    }
+}
+
 pub(crate) struct Found {
     pub(crate) machine: String,
     pub(crate) date: String,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// Seconds of a processor that these processes, and those of theirs that have ended, have used so far.
@@ -20,6 +20,7 @@ fn read(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     // The name of the program, in parentheses, may have spaces in it.
     let fields = text.rsplit_once(')').context("fields of a process")?.1;
+    ensure!(!fields.trim_start().starts_with('Z'), "process {pid} has ended");
     // utime, stime, and those of children that were waited for: proc_pid_stat(5).
     let times = fields.split_whitespace().skip(11).take(4).map(str::parse::<f64>);
     times.sum::<Result<f64, _>>().with_context(|| path)

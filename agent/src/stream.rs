@@ -68,16 +68,14 @@ impl Stream {
 
     /// `Ok(0)`: the peer closed its side.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
         match self {
-            Self::Clear(stream) => loop {
-                ready!(stream.poll_read_ready(cx))?;
-                match stream.try_read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    done => return Poll::Ready(done),
-                }
-            },
+            // Not `try_read`, which would have the kernel say each time that there is nothing more.
+            Self::Clear(stream) => {
+                let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+                Poll::Ready(read.map(|()| buffer.filled().len()))
+            }
             Self::Tls { stream, .. } => {
-                let mut buffer = ReadBuf::new(buffer);
                 match ready!(Pin::new(&mut **stream).poll_read(cx, &mut buffer)) {
                     // Closed without TLS's own goodbye, as many servers do. SMTP says by itself what is whole.
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),

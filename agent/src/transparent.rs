@@ -92,9 +92,7 @@ impl TransparentListener {
         // The IPv4 option as well: without it the kernel does not answer for foreign IPv4 addresses.
         socket.set_ip_transparent_v4(true)?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
-        let port = listener.local_addr()?.port();
-        Ok(Self { listener, port })
+        Self::new(socket)
     }
 
     /// Another process's, which listens already.
@@ -102,9 +100,15 @@ impl TransparentListener {
     /// # Errors
     /// If it is no listening socket.
     pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Self> {
-        let listener = std::net::TcpListener::from(socket);
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(true)?;
+        Self::new(socket)
+    }
+
+    fn new(socket: Socket) -> io::Result<Self> {
+        // Accepted connections have it from the listener.
+        socket.set_tcp_nodelay(true)?;
+        let listener = TcpListener::from_std(socket.into())?;
         let port = listener.local_addr()?.port();
         Ok(Self { listener, port })
     }
@@ -127,7 +131,6 @@ impl TransparentListener {
                 tracing::debug!(%customer, "connection to the listener's own port closed");
                 continue;
             }
-            stream.set_nodelay(true)?;
             let (customer, destination) = (CustomerAddr::new(customer), OriginalDst::new(destination));
             return Ok(Accepted { stream, customer, destination });
         }

@@ -1,10 +1,13 @@
 //! The only place that touches sockets and time: performs what the engine says, and tells it what happened.
 
+mod alarm;
 mod leg;
 mod linger;
 mod mirror;
+mod signals;
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,7 +17,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use self::alarm::Alarm;
 use self::leg::{Event, LegSocket};
+use self::signals::{Signal, Signals};
 use crate::buffers::Hold;
 use crate::config::Mode;
 use crate::counters::Counters;
@@ -36,23 +41,20 @@ use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 pub async fn drive(
     accepted: Accepted,
     shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
-    mut cut: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+    cut: watch::Receiver<bool>,
 ) {
-    let mut room = shared.buffers.watch();
-    let mut blocks = shared.blocked.watch();
+    let mut signal = pin!(Signals::new(&shared, stop, cut).next());
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut alarm = Alarm::new(timer.as_mut());
     let mut driver = Driver::new(accepted, shared);
-    let (mut stopping, mut cutting, mut blocked) = (false, false, driver.is_blocked());
+    let (mut cutting, mut blocked) = (false, driver.is_blocked());
     loop {
         driver.perform().await;
         if driver.session.is_over() {
             break;
         }
         driver.treat();
-        if blocks.has_changed().unwrap_or(false) {
-            blocks.mark_unchanged();
-            blocked = blocked || driver.is_blocked();
-        }
         // A message that the destination has whole is no more to be stopped: its answer is waited for.
         if blocked && !driver.session.is_committed() {
             driver.tell(Input::Blocked);
@@ -62,27 +64,25 @@ pub async fn drive(
             driver.tell(Input::Cut);
             continue;
         }
-        let until = driver.session.deadline();
-        tokio::select! {
-            () = poll_fn(|cx| driver.poll_legs(cx)) => {}
-            () = sleep_until(until) => driver.tell(Input::Timeout),
-            _ = room.changed() => {}
-            _ = blocks.changed() => blocks.mark_changed(),
-            _ = stop.wait_for(|stop| *stop), if !stopping => {
-                stopping = true;
-                driver.tell(Input::Stop);
+        let heard = poll_fn(|cx| {
+            if let Poll::Ready((heard, signals)) = signal.as_mut().poll(cx) {
+                signal.set(signals.next());
+                return Poll::Ready(Some(heard));
             }
-            _ = cut.wait_for(|cut| *cut), if !cutting => cutting = true,
+            if alarm.poll(cx, driver.session.deadline()).is_ready() {
+                driver.tell(Input::Timeout);
+                return Poll::Ready(None);
+            }
+            driver.poll_legs(cx).map(|()| None)
+        });
+        match heard.await {
+            None | Some(Signal::Room) => {}
+            Some(Signal::Blocked) => blocked = blocked || driver.is_blocked(),
+            Some(Signal::Stop) => driver.tell(Input::Stop),
+            Some(Signal::Cut) => cutting = true,
         }
     }
     driver.close().await;
-}
-
-async fn sleep_until(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 struct Driver {
@@ -488,7 +488,8 @@ impl Driver {
     async fn close(mut self) {
         self.hold.set(self.customer.held());
         if let Some((stream, outgoing)) = self.customer.take() {
-            linger::close(stream, outgoing, linger::First::Us, self.hold).await;
+            // Apart, or every session would have room for it in memory all the time.
+            Box::pin(linger::close(stream, outgoing, linger::First::Us, self.hold)).await;
         }
     }
 }

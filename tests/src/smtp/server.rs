@@ -236,7 +236,7 @@ fn serve(stream: &TcpStream, script: &Script, sessions: &Mutex<Vec<Session>>) ->
 
 fn converse(stream: &TcpStream, script: &Script, recorder: &Recorder<'_>) -> Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(2 * PATIENCE))?;
+    stream.set_read_timeout(Some(10 * PATIENCE))?;
     let mut output = stream;
     let mut input = BufReader::new(Recording { stream, recorder });
     let mut chunks = Vec::new();

@@ -70,7 +70,7 @@ fn beats_rules_and_counters() {
             String::from_utf8(set.output().unwrap().stdout).unwrap()
         };
         for (silence, shown) in
-            [(ruleset::LONG_SILENCE, "timeout 20s"), (ruleset::SHORT_SILENCE, "timeout 3s")]
+            [(ruleset::LONG_SILENCE, "timeout 1m"), (ruleset::SHORT_SILENCE, "timeout 3s")]
         {
             beats.say(silence).unwrap();
             assert!(left().contains(shown), "{}", left());
@@ -78,10 +78,10 @@ fn beats_rules_and_counters() {
         let held = beats.hold_for_long().unwrap();
         // The heart's waits for nothing, and says nothing while somebody changes the table.
         beats.beat();
-        assert!(left().contains("timeout 20s"), "{}", left());
+        assert!(left().contains("timeout 1m"), "{}", left());
         drop(held);
         beats.beat();
-        assert!(!left().contains("timeout 20s"), "{}", left());
+        assert!(!left().contains("timeout 1m"), "{}", left());
         assert!(beats.ask(|kernel| kernel.rules(CHAIN)).unwrap() > 5);
         let counters = beats.ask(Kernel::counters).unwrap();
         assert!(

@@ -14,7 +14,7 @@ pub const SILENCE: Duration = Duration::from_millis(500);
 
 /// The same while the kernel takes a large table: it lets no beat through meanwhile. An agent that dies then takes its listener
 /// with it: the path opens all the same.
-pub const LONG_SILENCE: Duration = Duration::from_secs(20);
+pub const LONG_SILENCE: Duration = Duration::from_secs(60);
 
 /// The same while another agent, which beats by itself then, takes what it is given.
 pub const SHORT_SILENCE: Duration = Duration::from_secs(3);

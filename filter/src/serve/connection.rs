@@ -9,18 +9,18 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Node;
 use super::conclusion::Judging;
 use super::session::{Input, Output, Session};
 use super::stream::Stream;
+use super::verdict;
 use crate::body::{Body, Receiving};
 use crate::facts::Facts;
 use crate::message::{Message, Transaction};
+use crate::policy::Verdict;
 use crate::policy::script::Context;
-use crate::policy::{Refusal, Verdict};
-use crate::reputation;
 
 /// Octets read at a time.
 const CHUNK: usize = 32 * 1024;
@@ -182,61 +182,11 @@ impl Connection {
         verdict
     }
 
-    /// Beside the verdict: a store across the network is nothing to wait for.
-    fn note_reputation(&self, facts: &Facts<'_>, verdict: &Verdict) {
-        let points = self.node.reputation.as_ref().and_then(|_| self.node.policy.points(facts, verdict));
-        let Some(points) = points else { return };
-        let (node, id, keys) = (self.node.clone(), facts.transaction().id.clone(), reputation::keys(facts));
-        tokio::spawn(async move {
-            if let Some(reputation) = &node.reputation {
-                reputation.note(node.policy.once(), &id, &keys, points, node.clock.now()).await;
-            }
-        });
-    }
-
     async fn judge(&mut self, transaction: Transaction) -> Verdict {
         let judging = Judging::begin(self.peer.ip(), self.receiving_since.take());
         self.data_until = None;
         let body = std::mem::replace(&mut self.body, Receiving::new(self.node.spool.clone()));
-        let node = &self.node;
-        let limit = node.settings.max_message_size;
-        if transaction.findings.size > limit {
-            let text = format!("message larger than {limit} octets");
-            let refusal = Refusal::new("size", 552, "5.3.4", text);
-            return judging.unseen(node, &transaction, None, Verdict::Refuse(refusal));
-        }
-        let owner = node.owner_of(transaction.customer.address).await;
-        if let Some(text) = node.blocks.of(transaction.customer.address, &owner) {
-            let refusal = Refusal::new("blocked", 554, "5.7.1", text);
-            return judging.unseen(node, &transaction, Some(&owner), Verdict::Refuse(refusal));
-        }
-        match body.finish().await {
-            Ok(body) => {
-                let message = Message { transaction, body };
-                let facts = Facts::new(&message, &node.scanners).with_owner(owner);
-                let mut facts = facts.with_inside(&node.inside).with_outside(&node.outside);
-                facts = facts.with_quarantine(node.quarantine.as_ref()).with_blocker(&node.blocker);
-                facts = facts.with_reputation(node.reputation.as_ref());
-                if node.privacy.keeps_content_closed(message.transaction.customer.address) {
-                    facts = facts.closed();
-                }
-                let verdict = node.verdict(Context::Data, &facts).await;
-                self.note_reputation(&facts, &verdict);
-                if verdict == Verdict::Accept && node.channel.is_some() {
-                    let Transaction { id, envelope, .. } = facts.transaction();
-                    node.judged.note(id, facts.identity(), envelope.sender.path.domain().as_deref());
-                }
-                let verdict = judging.seen(node, &message, &facts, verdict).await;
-                node.compare(Context::Data, &facts, &verdict).await;
-                verdict
-            }
-            Err(cause) => {
-                warn!(id = transaction.id, %cause, "message could not be stored");
-                let text = "temporarily out of room for your message, try later";
-                let refusal = Refusal::new("spool", 451, "4.3.1", text);
-                judging.unseen(node, &transaction, Some(&owner), Verdict::Refuse(refusal))
-            }
-        }
+        verdict::on(&self.node, &judging, transaction, body).await
     }
 }
 

@@ -1,21 +1,30 @@
 //! What a verdict costs, and a million counted keys: `make measure-verdicts`.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
+use weir_smtp::Envelope;
+use weir_smtp::data::Findings;
+use weir_smtp::envelope::{Mailbox, Path};
 
-use super::{Node, listen, serve};
+use super::conclusion::Judging;
+use super::{Node, listen, serve, verdict};
+use crate::body::Receiving;
 use crate::config::Config;
+use crate::message::{Customer, Transaction};
+use crate::policy::Verdict;
 use crate::rate::{Ask, Memory, Moment};
 
-/// Conversations at a time, as agents have them: one for each message.
+/// Connections, as agents have them.
 const CLIENTS: usize = 8;
 const MESSAGES: usize = 4000;
+/// Messages without connections.
+const INSIDE: u32 = 20_000;
 
 /// 2 kB, as a common message has.
 const LINES: usize = 26;
@@ -41,6 +50,7 @@ fn verdicts() {
             "[smtp]\nlisten = [\"127.0.0.1:0\"]\nproxies = [\"127.0.0.1/32\"]\nmax_sessions = 1000\n{FAR}{QUIET}{sections}"
         );
         let config: Config = weir_daemon::config::parse("measurement", &text).unwrap();
+        println!("{name}: {:.0} verdicts a second and core inside of the process", inside(&config));
         let (used, mut latencies) = judge(&config);
         latencies.sort_unstable();
         let at = |part: usize| latencies[(latencies.len() - 1) * part / 100].as_secs_f64() * 1000.0;
@@ -55,7 +65,37 @@ fn verdicts() {
     }
 }
 
-/// How much of the processor the node had, and how long each conversation took.
+/// Verdicts for a second of the processor, without connections.
+fn inside(config: &Config) -> f64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let node = Arc::new(Node::new(config).unwrap().with_scripts(config).await.unwrap());
+        let before = used(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+        for number in 0..INSIDE {
+            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + number);
+            let customer = Customer {
+                address: address.into(),
+                port: None,
+                helo: None,
+                protocol: None,
+                destination: None,
+            };
+            let mailbox = |path: &str| Mailbox { path: Path::new(path.as_bytes()), parameters: Vec::new() };
+            let mut envelope = Envelope::new(mailbox("s@example.org"));
+            envelope.recipients.push(mailbox("r@example.net"));
+            let mut body = Receiving::new(node.spool.clone());
+            let message = format!("Subject: {number}\r\n\r\n{}", LINE.repeat(LINES));
+            body.append(message.as_bytes()).await;
+            let findings = Findings { size: message.len() as u64, ..Findings::default() };
+            let transaction = Transaction { id: format!("m{number}"), customer, envelope, findings };
+            let judging = Judging::begin(Ipv4Addr::LOCALHOST.into(), None);
+            assert_eq!(verdict::on(&node, &judging, transaction, body).await, Verdict::Accept);
+        }
+        f64::from(INSIDE) / (used(ClockId::CLOCK_PROCESS_CPUTIME_ID) - before).as_secs_f64()
+    })
+}
+
+/// How much of the processor the node had, and how long each message took.
 fn judge(config: &Config) -> (Duration, Vec<Duration>) {
     let (said, heard) = std::sync::mpsc::channel();
     let (stop, stopped) = watch::channel(false);
@@ -75,11 +115,12 @@ fn judge(config: &Config) -> (Duration, Vec<Duration>) {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             thread::spawn(move || {
+                let mut stream = connect(address);
                 let took: Vec<_> = (0..MESSAGES / CLIENTS)
                     .map(|number| {
                         // No limit is met, neither of the presets nor of the script.
                         let from = format!("10.{client}.{}.{}", number / 250, number % 250);
-                        converse(address, &from, &format!("m{client}-{number}"))
+                        converse(&mut stream, &from, &format!("m{client}-{number}"))
                     })
                     .collect();
                 (took, used(ClockId::CLOCK_THREAD_CPUTIME_ID))
@@ -98,32 +139,38 @@ fn judge(config: &Config) -> (Duration, Vec<Duration>) {
     (all - of_clients, latencies)
 }
 
-/// As an agent says it: in groups, and the message when 354 has come.
-fn converse(address: SocketAddr, from: &str, id: &str) -> Duration {
-    let began = Instant::now();
+/// As an agent does: the next message on the same connection.
+fn connect(address: SocketAddr) -> BufReader<TcpStream> {
     let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
-    let expect = |stream: &mut BufReader<TcpStream>, code: &str| {
-        let mut line = String::new();
-        while !line.starts_with(&format!("{code} ")) {
-            line.clear();
-            assert!(stream.read_line(&mut line).unwrap() > 0, "closed before {code}");
-            assert!(!line.starts_with(['4', '5']), "{line}");
-        }
-    };
     expect(&mut stream, "220");
-    let before = format!("EHLO agent\r\nXCLIENT ADDR={from} HELO=h PROTO=ESMTP\r\n");
-    stream.get_mut().write_all(before.as_bytes()).unwrap();
+    stream.get_mut().write_all(b"EHLO agent\r\n").unwrap();
     expect(&mut stream, "250");
-    expect(&mut stream, "220");
+    stream
+}
+
+/// As an agent says it: in groups, and the message when 354 has come.
+fn converse(stream: &mut BufReader<TcpStream>, from: &str, id: &str) -> Duration {
+    let began = Instant::now();
+    stream.get_mut().write_all(format!("XCLIENT ADDR={from} HELO=h PROTO=ESMTP\r\n").as_bytes()).unwrap();
+    expect(stream, "220");
     let envelope = format!(
         "EHLO h\r\nXFORWARD IDENT={id}\r\nMAIL FROM:<s@example.org>\r\nRCPT TO:<{id}@example.net>\r\nDATA\r\n"
     );
     stream.get_mut().write_all(envelope.as_bytes()).unwrap();
-    expect(&mut stream, "354");
+    expect(stream, "354");
     let message = format!("Subject: {id}\r\n\r\n{}.\r\n", LINE.repeat(LINES));
     stream.get_mut().write_all(message.as_bytes()).unwrap();
-    expect(&mut stream, "250");
+    expect(stream, "250");
     began.elapsed()
+}
+
+fn expect(stream: &mut BufReader<TcpStream>, code: &str) {
+    let mut line = String::new();
+    while !line.starts_with(&format!("{code} ")) {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "closed before {code}");
+        assert!(!line.starts_with(['4', '5']), "{line}");
+    }
 }
 
 fn used(clock: ClockId) -> Duration {

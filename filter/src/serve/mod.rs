@@ -7,6 +7,7 @@ mod reception;
 pub mod session;
 mod stream;
 pub(crate) mod tls;
+mod verdict;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,7 @@
 //! `weir-bench`: mail through weir beside what it replaces and beside no proxy at all, in the lab. Its results are for reading.
 
 mod cell;
+mod growth;
 mod idle;
 mod latency;
 mod page;
@@ -117,6 +118,9 @@ fn measure(run: &Run) -> Result<()> {
                 Err(error) if path.is_anothers() => eprintln!("{}: {error:#}", path.name()),
                 Err(error) => return Err(error.context(path.name())),
             }
+        }
+        if run.only.is_empty() && !run.quick {
+            found.growth = growth::measure(&stage, rounds, time)?;
         }
         Ok(())
     })?;

@@ -1,9 +1,12 @@
 //! The ways that customers' mail can take through the gateway.
 
-use anyhow::{Result, ensure};
-use weir_tests::components::{AgentConfig, Backend, FilterConfig, WeirAgent, WeirFilter};
-use weir_tests::lab::Process;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use anyhow::{Result, ensure};
+use weir_tests::components::{AgentConfig, Backend, FILTER_PORT, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::lab::{Family, Process};
+
+use crate::growth;
 use crate::peers::{self, By, Rules};
 use crate::stage::{self, Stage};
 use crate::talk::Talk;
@@ -79,6 +82,11 @@ impl Path {
 
     /// Has mail take it, until the route is dropped.
     pub(crate) fn open<'a>(self, stage: &'a Stage<'_>) -> Result<Route<'a>> {
+        self.open_in(stage, &Size::default())
+    }
+
+    /// With more or less around it.
+    pub(crate) fn open_in<'a>(self, stage: &'a Stage<'_>, size: &Size) -> Result<Route<'a>> {
         let gateway = &stage.lab.gateway;
         let mut route = Route::default();
         match self {
@@ -96,15 +104,15 @@ impl Path {
                 route.rules = Some(Rules::add(gateway, By::Tracked, peers::PROXSMTPD_PORT)?);
             }
             Self::ProxsmtpdFilter => {
-                route.nodes(stage)?;
+                route.nodes(stage, size)?;
                 route.program("haproxy", peers::haproxy_for_nodes(gateway)?)?;
                 route.program("proxsmtpd", peers::proxsmtpd(gateway, true)?)?;
                 route.rules = Some(Rules::add(gateway, By::Tracked, peers::PROXSMTPD_PORT)?);
             }
-            Self::Bypass(backend) => route.agent(stage, backend, "mode = \"bypass\"")?,
+            Self::Bypass(backend) => route.agent(stage, backend, size, "mode = \"bypass\"")?,
             Self::Filter(backend) => {
-                route.nodes(stage)?;
-                route.agent(stage, backend, "")?;
+                route.nodes(stage, size)?;
+                route.agent(stage, backend, size, "")?;
             }
         }
         let _talk = stage.lab.customer.in_network(|| Talk::open(None, stage::destination()))?;
@@ -117,6 +125,46 @@ impl Path {
             part.pids = groups.concat();
         }
         Ok(route)
+    }
+}
+
+/// How much there is around mail.
+#[derive(Debug, Clone)]
+pub(crate) struct Size {
+    /// Customers' prefixes beside the lab's.
+    pub(crate) prefixes: usize,
+    /// Keys that the node counts: it begins with the file for so many.
+    pub(crate) counted: Option<usize>,
+    /// Filter nodes.
+    pub(crate) nodes: usize,
+    /// Further sections of the nodes' configuration.
+    pub(crate) sections: String,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { prefixes: 0, counted: None, nodes: 2, sections: String::new() }
+    }
+}
+
+impl Size {
+    fn prefixes(&self) -> Result<impl Iterator<Item = String> + use<>> {
+        let count = u32::try_from(self.prefixes)?;
+        ensure!(count <= 1 << 18, "so many prefixes would be others' addresses");
+        // None next to another, so that none can be joined.
+        Ok((0..count).map(|number| {
+            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + number * 512);
+            format!("{address}/24")
+        }))
+    }
+
+    /// The addresses of the nodes: on each of the lab's two, one port after the other.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let address = |number: usize| {
+            let port = FILTER_PORT + u16::try_from(number / 2).unwrap_or_default();
+            SocketAddr::new(Family::V4.filter_node(u8::from(number % 2 == 1)), port)
+        };
+        (0..self.nodes).map(address).collect()
     }
 }
 
@@ -143,29 +191,44 @@ impl Route<'_> {
         Ok(())
     }
 
-    fn nodes(&mut self, stage: &Stage<'_>) -> Result<()> {
-        let change = |config: FilterConfig| FilterConfig {
-            smtp_lines: "max_sessions = 4000".into(),
-            messages_per_minute: 1_000_000_000,
-            messages_per_hour: 1_000_000_000,
-            ..config
-        };
-        let mut nodes = WeirFilter::start_both(&stage.lab.filter, change)?;
-        let pids = nodes.iter_mut().map(|node| node.process().pid()).collect();
+    fn nodes(&mut self, stage: &Stage<'_>, size: &Size) -> Result<()> {
+        for (number, address) in (0u8..).zip(size.addresses()) {
+            let mut config = FilterConfig {
+                listen: vec![address],
+                smtp_lines: "max_sessions = 4000".into(),
+                messages_per_minute: 1_000_000_000,
+                messages_per_hour: 1_000_000_000,
+                sections: size.sections.clone(),
+                ..FilterConfig::node(number)
+            };
+            if let Some(keys) = size.counted {
+                config = growth::roomy(config, keys);
+            }
+            self.nodes.push(WeirFilter::start(&stage.lab.filter, number, &config)?);
+        }
+        let pids = self.nodes.iter_mut().map(|node| node.process().pid()).collect();
         self.parts.push(Part { name: "nodes", pids });
-        self.nodes.extend(nodes);
         Ok(())
     }
 
-    fn agent(&mut self, stage: &Stage<'_>, backend: Backend, filter_lines: &str) -> Result<()> {
+    fn agent(&mut self, stage: &Stage<'_>, backend: Backend, size: &Size, filter_lines: &str) -> Result<()> {
         // What does not go by the agent goes nowhere, and not straight.
         let mut config = AgentConfig::new(backend).closed();
+        config.nodes = size.addresses();
+        config.prefixes.extend(size.prefixes()?);
         config.filter_lines = filter_lines.into();
         config.relay_lines = "max_sessions = 60000\nmax_sessions_per_customer = 0".into();
         let agent = WeirAgent::start(&stage.lab.gateway, &config)?;
         self.parts.push(Part { name: "agent", pids: vec![agent.pid()] });
         self.agent = Some(agent);
         Ok(())
+    }
+
+    /// As when it is dropped, but its nodes save what they have counted.
+    pub(crate) fn close(mut self) -> Result<()> {
+        let nodes = std::mem::take(&mut self.nodes);
+        drop(self);
+        nodes.into_iter().try_for_each(WeirFilter::stop)
     }
 }
 

@@ -8,6 +8,7 @@ use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::cell::{Cell, KIB};
+use crate::growth::Growth;
 use crate::path::Path;
 use crate::result::{Found, Kind};
 
@@ -35,21 +36,48 @@ pub(crate) struct Plot {
     y: &'static str,
     /// Both axes, or x alone.
     both_logarithmic: bool,
-    lines: Vec<(Path, Vec<(f64, f64)>)>,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    label: &'static str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
 }
 
 /// All plots for which something was measured.
 pub(crate) fn all(found: &Found) -> Vec<Plot> {
-    let mut plots = vec![connections(found), sizes(found), processors(found), times(found), idle(found)];
+    let mut plots =
+        vec![connections(found), sizes(found), processors(found), times(found), idle(found), growth(found)];
     for plot in &mut plots {
-        plot.lines.retain(|(_, points)| points.len() > 1);
+        plot.lines.retain(|line| line.points.len() > 1);
     }
     plots.retain(|plot| !plot.lines.is_empty());
     plots
 }
 
-fn lines(found: &Found, points: impl Fn(Path) -> Vec<(f64, f64)>) -> Vec<(Path, Vec<(f64, f64)>)> {
-    found.paths.iter().map(|path| (*path, points(*path))).collect()
+fn lines(found: &Found, points: impl Fn(Path) -> Vec<(f64, f64)>) -> Vec<Line> {
+    let line = |path: &Path| {
+        let number = Path::ALL.iter().position(|one| one == path).unwrap_or_default();
+        Line { label: path.name(), colour: COLOURS[number % COLOURS.len()], points: points(*path) }
+    };
+    found.paths.iter().map(line).collect()
+}
+
+fn growth(found: &Found) -> Plot {
+    let line = |(growth, colour): (&Growth, &RGBColor)| Line {
+        label: growth.what.name(),
+        colour: *colour,
+        points: growth.medians().map(|(level, rate, _)| (level as f64, rate)).collect(),
+    };
+    Plot {
+        name: "growth",
+        title: "Messages a second of 4 KiB through weir and a filter, with more and more of something".into(),
+        x: "how many",
+        y: "messages a second",
+        both_logarithmic: false,
+        lines: found.growth.iter().zip(&COLOURS).map(line).collect(),
+    }
 }
 
 /// One value for each cell of a kind.
@@ -158,7 +186,7 @@ impl Plot {
         area: &DrawingArea<SVGBackend<'a>, Shift>,
     ) -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
-        let points = || self.lines.iter().flat_map(|(_, points)| points.iter().copied());
+        let points = || self.lines.iter().flat_map(|line| line.points.iter().copied());
         let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MIN, f64::max);
         let least = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::MAX, f64::min);
         let x = least(&mut points().map(|(x, _)| x))..most(&mut points().map(|(x, _)| x));
@@ -184,13 +212,12 @@ impl Plot {
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
         chart.configure_mesh().x_desc(self.x).y_desc(self.y).label_style((FONT, 13)).draw()?;
-        for (path, points) in &self.lines {
-            let number = Path::ALL.iter().position(|one| one == path).unwrap_or_default();
-            let colour = COLOURS[number % COLOURS.len()];
+        for Line { label, colour, points } in &self.lines {
+            let colour = *colour;
             let series = LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3);
             chart
                 .draw_series(series)?
-                .label(path.name())
+                .label(*label)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
         chart

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cell::{Cell, Measured};
+use crate::growth::Growth;
 use crate::idle::Idle;
 use crate::latency::{Latency, Times};
 use crate::path::Path;
@@ -39,6 +40,7 @@ pub(crate) struct Found {
     /// In the order of `paths`.
     taken: Vec<Vec<Round>>,
     idle: Vec<Vec<Idle>>,
+    pub(crate) growth: Vec<Growth>,
 }
 
 /// Which times of a message.
@@ -59,6 +61,7 @@ impl Found {
             cells: cells.to_vec(),
             taken: paths.iter().map(|_| Vec::new()).collect(),
             idle: paths.iter().map(|_| Vec::new()).collect(),
+            growth: Vec::new(),
         })
     }
 
@@ -168,17 +171,22 @@ impl Found {
                     .collect::<Vec<_>>(),
             })
         };
+        let growth = |growth: &Growth| {
+            let level = |(level, rate, cpu): (usize, f64, f64)| json!({ "level": level, "messages_per_second": rate, "cpu_seconds_per_1000_messages": cpu });
+            json!({ "what": growth.what.name(), "levels": growth.medians().map(level).collect::<Vec<_>>() })
+        };
         json!({
             "machine": self.machine,
             "date": self.date,
             "rounds": self.rounds,
             "seconds_per_cell": self.seconds,
             "ways": self.paths.iter().map(way).collect::<Vec<_>>(),
+            "growth": self.growth.iter().map(growth).collect::<Vec<_>>(),
         })
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.filter(|value| !value.is_nan()).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()

@@ -44,6 +44,7 @@ pub struct AgentConfig {
     pub node_settings: &'static str,
     /// `defer` or `accept`.
     pub when_unavailable: &'static str,
+    pub prefixes: Vec<String>,
     /// Further lines of the section `[customers]`, and sections after it.
     pub customer_lines: String,
     /// Further lines of the section `[filter]`.
@@ -68,6 +69,7 @@ impl AgentConfig {
             nodes: vec![node(0), node(1)],
             node_settings: "",
             when_unavailable: "defer",
+            prefixes: CUSTOMER_PREFIXES.map(str::to_owned).to_vec(),
             customer_lines: String::new(),
             filter_lines: String::new(),
             relay_lines: String::new(),
@@ -96,7 +98,7 @@ impl AgentConfig {
             self.customer_interfaces,
             self.internet_interfaces,
             self.when_agent_dies,
-            CUSTOMER_PREFIXES,
+            self.prefixes,
             self.customer_lines,
             self.when_unavailable,
             self.filter_lines,

@@ -12,6 +12,11 @@ use crate::xtext;
 pub const MAX_COMMAND: usize = 512;
 /// Longest value before it is encoded.
 pub const MAX_VALUE: usize = 255;
+/// Keyword of a server that takes XCLIENT after XCLIENT, outside of transactions: each begins the session of another
+/// customer, and what was said of the one before is forgotten, also if the command is refused: no mail is taken before one is
+/// taken. So what follows may be said with it, in one group. weir's own: in keywords that begin with an X the two sides
+/// may agree on what they like (RFC 5321 section 2.2.2).
+pub const REPEATED: &str = "XCLIENT-REPEATED";
 /// A value that is not known.
 pub const UNAVAILABLE: &str = "[UNAVAILABLE]";
 

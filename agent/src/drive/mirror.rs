@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
@@ -131,6 +132,11 @@ impl Mirroring {
                 self.release();
             }
             Output::Close(Leg::Filter) => self.close(),
+            // Messages are mirrored now and then: no connection waits for the next.
+            Output::Keep(_) => {
+                self.node.write(Bytes::from_static(b"QUIT\r\n"));
+                self.close();
+            }
             Output::Report { node, failure } => self.report(node, failure.as_ref()),
             // Nothing else is done for a mirror.
             _ => {}

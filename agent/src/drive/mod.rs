@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
+use weir_smtp::extension::Extensions;
 
 use self::alarm::Alarm;
 use self::leg::{Event, LegSocket};
@@ -24,6 +25,7 @@ use crate::buffers::Hold;
 use crate::config::Mode;
 use crate::counters::Counters;
 use crate::failure::{Cause, Failure};
+use crate::nodes::dial::Greeted;
 use crate::nodes::needs::Needs;
 use crate::nodes::{Asked, Chosen, NodeId, Waiting};
 use crate::relay::conversation::NodeFailure;
@@ -226,6 +228,7 @@ impl Driver {
             Output::ResumeRead(leg) => self.leg(leg).pause(false),
             Output::Abort(leg) => self.abort(leg),
             Output::Close(leg) => self.close_leg(leg),
+            Output::Keep(announced) => self.keep_node(announced),
             Output::StartTls(leg) => self.secure(leg),
             Output::ChooseNode { tried, needs } => self.choose(&tried, needs),
             Output::Connect(leg) => self.connect(leg),
@@ -404,10 +407,21 @@ impl Driver {
         if leg != Leg::Customer
             && let Some((stream, outgoing)) = self.leg(leg).take()
         {
+            if let Some(asked) = self.asked.as_ref().filter(|_| leg == Leg::Filter) {
+                self.shared.warm.replace(asked.candidate.node);
+            }
             // A node was told QUIT and closes first, so that it keeps the connection's TIME-WAIT, not we.
             let first = if leg == Leg::Filter { linger::First::Peer } else { linger::First::Us };
             let held = Hold::new(self.shared.buffers.clone(), held);
             tokio::spawn(linger::close(stream, outgoing, first, held));
+        }
+    }
+
+    fn keep_node(&mut self, announced: Extensions) {
+        self.release(Leg::Filter);
+        let node = self.asked.as_ref().map(|asked| asked.candidate.node);
+        if let (Some(node), Some((stream, _))) = (node, self.filter.take()) {
+            self.shared.warm.give_back(node, Greeted::again(stream, announced));
         }
     }
 

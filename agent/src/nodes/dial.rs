@@ -70,6 +70,11 @@ impl Greeted {
         Ok(Self { client, extensions })
     }
 
+    /// A connection on which a message was judged, to a node that takes XCLIENT again: as good as greeted.
+    pub fn again(stream: Stream, extensions: Extensions) -> Self {
+        Self { client: Client::new(stream), extensions }
+    }
+
     /// The node has said nothing since, and has not closed.
     pub fn is_quiet(&mut self) -> bool {
         let mut nothing = Context::from_waker(Waker::noop());

@@ -1,8 +1,9 @@
 //! Connections to filter nodes that are kept ready up to before XCLIENT: a message that finds one waits for neither
 //! handshake nor banner.
 //!
-//! Each message takes one, and another is opened in its place; one that nobody wants for a while is closed. So there are
-//! about as many as messages come at a time, and none where none come.
+//! A node that takes XCLIENT again (a weir-filter) has its connections given back by the messages that were judged on them,
+//! whoever's they were. To other nodes each message takes one, and another is opened in its place. One that nobody wants for
+//! a while is closed. So there are about as many as messages come at a time, and none where none come.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::debug;
+use weir_smtp::xclient::REPEATED;
 
 use super::dial::Greeted;
 use super::{NodeId, Pool};
@@ -34,6 +36,8 @@ struct Shelf {
     /// With the time when each was ready, the oldest first.
     ready: Vec<(Instant, Greeted)>,
     opening: usize,
+    /// A message had to leave its connection: the node takes but one on each.
+    single: bool,
 }
 
 impl std::fmt::Debug for Warm {
@@ -56,22 +60,54 @@ impl Warm {
         self.shelves().values().map(|shelf| shelf.ready.len()).sum()
     }
 
-    /// The one to this node that was made last, if it is as it was left. Another is opened in its place.
+    /// The one to this node that was used or made last, if it is as it was left. Another is opened in its place if it
+    /// will not come back.
     pub fn take(self: &Arc<Self>, node: NodeId) -> Option<Greeted> {
         let mut shelves = self.shelves();
         let shelf = shelves.entry(node.0).or_default();
         let mut freshest = std::iter::from_fn(|| shelf.ready.pop());
         let taken = freshest.find_map(|(_, mut greeted)| greeted.is_quiet().then_some(greeted));
-        if shelf.ready.len() + shelf.opening < self.room(node) {
-            shelf.opening += 1;
-            tokio::spawn(self.clone().open(node));
+        let comes_back = |greeted: &Greeted| greeted.extensions.has(REPEATED);
+        if shelf.single && !taken.as_ref().is_some_and(comes_back) {
+            self.open_another(node, shelf);
         }
         taken
     }
 
-    /// Connections that may be kept ready: with them the node must not get more than it takes.
-    fn room(&self, node: NodeId) -> usize {
-        self.most.load(Ordering::Relaxed).min(self.pool.spare(node))
+    /// A message was judged on it, and the node takes others on it.
+    pub fn give_back(&self, node: NodeId, greeted: Greeted) {
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry(node.0).or_default();
+        shelf.single = false;
+        if shelf.ready.len() < self.room(node, shelf) {
+            shelf.ready.push((Instant::now(), greeted));
+        } else {
+            tokio::spawn(greeted.quit());
+        }
+    }
+
+    /// A message has left its connection to this node for good.
+    pub fn replace(self: &Arc<Self>, node: NodeId) {
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry(node.0).or_default();
+        if !std::mem::replace(&mut shelf.single, true) {
+            self.open_another(node, shelf);
+        }
+    }
+
+    fn open_another(self: &Arc<Self>, node: NodeId, shelf: &mut Shelf) {
+        if shelf.ready.len() + shelf.opening < self.room(node, shelf) {
+            shelf.opening += 1;
+            tokio::spawn(self.clone().open(node));
+        }
+    }
+
+    /// Connections that may be kept ready: with them the node must not get more than it takes. Those that come back are
+    /// as many as messages had at a time.
+    fn room(&self, node: NodeId, shelf: &Shelf) -> usize {
+        let most = self.most.load(Ordering::Relaxed);
+        let spare = self.pool.spare(node);
+        if shelf.single || most == 0 { spare.min(most) } else { spare }
     }
 
     async fn open(self: Arc<Self>, node: NodeId) {
@@ -95,7 +131,7 @@ impl Warm {
         let Some(shelf) = shelves.get_mut(&node.0) else { return opened };
         shelf.opening = shelf.opening.saturating_sub(1);
         // Other messages may have come to the node meanwhile.
-        if shelf.ready.len() >= self.room(node) {
+        if shelf.ready.len() >= self.room(node, shelf) {
             return opened;
         }
         shelf.ready.extend(opened.map(|greeted| (Instant::now(), greeted)));
@@ -109,7 +145,7 @@ impl Warm {
         self.shelves().retain(|node, shelf| {
             let is_there = nodes.contains(&NodeId(*node));
             let is_wanted = |since: Instant| is_there && now.saturating_duration_since(since) < KEPT;
-            let room = self.room(NodeId(*node));
+            let room = self.room(NodeId(*node), shelf);
             for (since, mut greeted) in std::mem::take(&mut shelf.ready) {
                 match greeted.is_quiet() {
                     true if is_wanted(since) && shelf.ready.len() < room => {

@@ -83,6 +83,11 @@ impl BodySender {
         self.ended
     }
 
+    /// All was sent and answered.
+    pub fn is_done(&self) -> bool {
+        self.ended && self.unanswered.is_empty()
+    }
+
     /// Whether these octets can be said in this framing.
     pub fn suits(&self, stored: Stored) -> bool {
         stored.suits_data || !matches!(self.framing, Framing::Dot(_))

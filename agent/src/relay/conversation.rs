@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use weir_smtp::envelope::Mailbox;
 use weir_smtp::extension::Extensions;
 use weir_smtp::reply::{ReplyDecoder, ReplyLimits, Severity};
-use weir_smtp::xclient::Identity;
+use weir_smtp::xclient::{Identity, REPEATED};
 use weir_smtp::{Envelope, Reply, xforward};
 
 use super::body::{Answered, BodySender, Stored};
@@ -111,6 +111,10 @@ pub struct Conversation {
     /// The connection was kept ready, and the node has not answered anything on it since.
     unproven: bool,
     extensions: Extensions,
+    /// What was announced before XCLIENT by a node that takes it again.
+    again: Option<Extensions>,
+    /// Such a node is told all at once: the envelope is said, and XCLIENT or EHLO before it not answered yet.
+    ahead: Option<EnvelopeReplies>,
     /// The node was told of the message: if it fails now, the message may be the reason.
     pub in_hands: bool,
 }
@@ -124,6 +128,8 @@ impl Conversation {
             secured: false,
             unproven: false,
             extensions: Extensions::default(),
+            again: None,
+            ahead: None,
             in_hands: false,
         }
     }
@@ -228,6 +234,8 @@ impl Conversation {
                 Progress::Answer(reply) => return self.answered(&reply),
                 Progress::Stale => return progress,
                 Progress::Verdict(_) | Progress::Failed(_) => {
+                    let done = matches!(&self.state, State::Body(sender) if sender.is_done());
+                    self.again.take_if(|_| !done || !octets.is_empty());
                     self.state = State::Over;
                     return progress;
                 }
@@ -284,14 +292,17 @@ impl Conversation {
             State::Ehlo if reply.code() == 250 => {
                 self.introduce(Extensions::from_reply(&reply), matter, wire)
             }
-            State::Xclient => self.xclient_answered(reply, matter, wire),
+            State::Xclient => self.xclient_answered(&reply, matter, wire),
             State::SecondEhlo if reply.code() == 250 => {
+                if let Some(replies) = self.ahead.take() {
+                    self.state = State::Envelope(replies);
+                    return Progress::Going;
+                }
                 self.extensions = Extensions::from_reply(&reply);
                 if let Some(lacking) = matter.needs().lacking(&self.extensions) {
                     return Progress::Failed(NodeFailure::Lacks(lacking));
                 }
-                let names = self.extensions.parameters("XFORWARD");
-                let ident = names.and_then(|names| xforward::command(matter.id.as_str(), names));
+                let ident = ident(matter, &self.extensions);
                 self.say_envelope(ident, matter, wire)
             }
             State::Introduction(left) if reply.code() == 250 => match left.next() {
@@ -344,6 +355,9 @@ impl Conversation {
         if let Some(command) = xclient {
             wire.write_line(Leg::Filter, command.as_bytes());
             self.state = State::Xclient;
+            if extensions.has(REPEATED) && extensions.has("PIPELINING") {
+                return self.introduce_ahead(extensions, matter, wire);
+            }
             return Progress::Going;
         }
         let names = extensions.parameters("XFORWARD");
@@ -363,12 +377,28 @@ impl Conversation {
         Progress::Going
     }
 
+    /// What follows XCLIENT, at once: a node that takes XCLIENT again takes no mail unless it has taken the last one.
+    fn introduce_ahead(&mut self, announced: Extensions, matter: &Matter, wire: &mut Wire) -> Progress {
+        if let Some(lacking) = matter.needs().lacking(&announced) {
+            return Progress::Failed(NodeFailure::Lacks(lacking));
+        }
+        say_customers_ehlo(matter, wire);
+        let mut replies = EnvelopeReplies::new(ident(matter, &announced), matter, &announced);
+        replies.send(wire);
+        self.ahead = Some(replies);
+        self.extensions = announced.clone();
+        self.again = Some(announced);
+        self.in_hands = true;
+        Progress::Going
+    }
+
     /// 220 or nothing: a node that refused XCLIENT would take the mail as the agent's own.
-    fn xclient_answered(&mut self, reply: Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+    fn xclient_answered(&mut self, reply: &Reply, matter: &Matter, wire: &mut Wire) -> Progress {
         match reply.code() {
             220 => {
-                let name = ehlo_name(&matter.identity);
-                wire.write_line(Leg::Filter, &[b"EHLO ", name.as_slice()].concat());
+                if self.ahead.is_none() {
+                    say_customers_ehlo(matter, wire);
+                }
                 self.state = State::SecondEhlo;
                 Progress::Going
             }
@@ -377,8 +407,8 @@ impl Conversation {
             550 if self.candidate.probe_refused => {
                 Progress::Failed(NodeFailure::XclientRefused(reply.to_string()))
             }
-            _ if reply.is_refusal() => Progress::Verdict(reply),
-            _ => self.answered(&reply),
+            _ if reply.is_refusal() => Progress::Verdict(reply.clone()),
+            _ => self.answered(reply),
         }
     }
 
@@ -412,12 +442,27 @@ impl Conversation {
         wire.forget(Leg::Filter);
     }
 
-    /// After a verdict on end of data the node is between transactions, so QUIT is in order.
-    pub fn quit(self, wire: &mut Wire) {
-        wire.write(Leg::Filter, &b"QUIT\r\n"[..]);
-        wire.push(Output::Close(Leg::Filter));
+    /// After a verdict. At the end of data the node is between transactions: QUIT is in order, or another message.
+    pub fn leave(self, wire: &mut Wire) {
+        match self.again {
+            Some(announced) => wire.push(Output::Keep(announced)),
+            None => {
+                wire.write(Leg::Filter, &b"QUIT\r\n"[..]);
+                wire.push(Output::Close(Leg::Filter));
+            }
+        }
         wire.forget(Leg::Filter);
     }
+}
+
+/// The command that names the message, where the node takes it.
+fn ident(matter: &Matter, extensions: &Extensions) -> Option<String> {
+    let names = extensions.parameters("XFORWARD")?;
+    xforward::command(matter.id.as_str(), names)
+}
+
+fn say_customers_ehlo(matter: &Matter, wire: &mut Wire) {
+    wire.write_line(Leg::Filter, &[b"EHLO ", ehlo_name(&matter.identity).as_slice()].concat());
 }
 
 /// The customer's own name where it is one a strict server takes, else the customer's address.

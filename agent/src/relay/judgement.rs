@@ -244,7 +244,7 @@ impl Judgement {
         let Some(conversation) = self.conversation.take() else { return };
         wire.push(Output::Report { node: conversation.node(), failure: None });
         self.decision = Some(Decision::of(conversation.node(), reply));
-        conversation.quit(wire);
+        conversation.leave(wire);
     }
 
     fn failed(&mut self, failure: NodeFailure, wire: &mut Wire) {

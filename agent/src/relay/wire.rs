@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use bytes::Bytes;
+use weir_smtp::extension::Extensions;
 
 use super::mirror::Original;
 use super::record::Record;
@@ -35,6 +36,8 @@ pub enum Output {
     StartTls(Leg),
     /// Send what was written, then close.
     Close(Leg),
+    /// The node takes other messages on the connection, which is as it was when the node had announced this.
+    Keep(Extensions),
     /// Close now; what was written may be lost.
     Abort(Leg),
     PauseRead(Leg),

@@ -2,7 +2,8 @@
 //! are the same.
 //!
 //! XCLIENT is done as Postfix does it: it puts the session back to the state after connect. Mail
-//! before it is refused, so that no message is ever taken as the proxy's own. After STARTTLS the session
+//! before it is refused, so that no message is ever taken as the proxy's own. Outside of transactions it may
+//! come again, and begins the session of another customer. After STARTTLS the session
 //! is new (RFC 3207 section 4.2): nothing said in clear counts in TLS.
 
 mod introduction;

@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
+use weir_smtp::xclient::Protocol;
 
 use super::session::{Input, Output, Session, Settings, StartTls};
-use crate::message::Transaction;
+use crate::message::{Customer, Transaction};
 use crate::policy::script::Context;
 use crate::policy::{Refusal, Verdict};
 
@@ -154,7 +155,7 @@ fn ehlo_announces_what_is_understood_and_no_starttls() {
         seen.replies,
         "220 node ESMTP weir-filter\r\n250-node\r\n250-PIPELINING\r\n250-SIZE 64\r\n250-8BITMIME\r\n250-BINARYMIME\r\n\
          250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n250-XCLIENT NAME ADDR PORT PROTO HELO DESTADDR DESTPORT\r\n\
-         250 XFORWARD IDENT\r\n"
+         250-XCLIENT-REPEATED\r\n250 XFORWARD IDENT\r\n"
     );
 }
 
@@ -175,12 +176,10 @@ fn mail_without_xclient_is_refused_and_nothing_of_it_is_judged() {
 }
 
 #[test]
-fn xclient_resets_and_is_taken_once_outside_of_transactions() {
+fn xclient_resets_and_is_taken_outside_of_transactions_only() {
     // EHLO is needed again, and an id said before is gone.
     let early = said(&format!("EHLO p\r\nXFORWARD IDENT=old\r\n{XCLIENT}MAIL FROM:<a@b>\r\n"));
     assert_eq!(codes(&early), ["220", "250", "250", "220", "503"]);
-    let twice = said(&format!("{XCLIENT}{XCLIENT}"));
-    assert_eq!(codes(&twice), ["220", "220", "550"]);
     let inside = said(&format!("{XCLIENT}EHLO a\r\nMAIL FROM:<>\r\n{XCLIENT}XFORWARD IDENT=x\r\n"));
     assert_eq!(codes(&inside), ["220", "220", "250", "250", "503", "503"]);
     // The customer's own EHLO stands where XCLIENT had no HELO.
@@ -188,6 +187,26 @@ fn xclient_resets_and_is_taken_once_outside_of_transactions() {
         said("XCLIENT ADDR=IPV6:fd01::2\r\nEHLO mine\r\nMAIL FROM:<>\r\nRCPT TO:<r@y>\r\nDATA\r\n.\r\n");
     assert_eq!(helo.messages[0].0.customer.helo.as_deref(), Some("mine"));
     assert_eq!(helo.messages[0].0.customer.address.to_string(), "fd01::2");
+}
+
+/// Another XCLIENT is another customer's, also one that is not understood: no mail after it is that of the one before.
+#[test]
+fn a_customer_ends_with_the_next_xclient() {
+    let next = "XCLIENT ADDR=10.1.0.3 PROTO=SMTP\r\nHELO b\r\nMAIL FROM:<>\r\nRCPT TO:<r@y>\r\nDATA\r\n.\r\n";
+    let seen = said(&format!("{XCLIENT}{MESSAGE}XFORWARD IDENT=old\r\n{next}"));
+    assert_eq!(codes(&seen)[8..], ["250", "220", "250", "250", "250", "354", "451"], "{}", seen.replies);
+    let [(first, _), (second, _)] = &seen.messages[..] else { panic!("{:?}", seen.messages) };
+    assert_eq!(first.customer.address.to_string(), "10.1.0.2");
+    let next = Customer {
+        address: [10, 1, 0, 3].into(),
+        port: None,
+        helo: Some("b".into()),
+        protocol: Some(Protocol::Smtp),
+        destination: None,
+    };
+    assert_eq!((&second.customer, second.id.as_str()), (&next, "made1"));
+    let wrong = said(&format!("{XCLIENT}EHLO a\r\nXCLIENT ADDR=x\r\nEHLO a\r\nMAIL FROM:<>\r\n"));
+    assert_eq!(codes(&wrong), ["220", "220", "250", "501", "250", "503"]);
 }
 
 #[test]
@@ -270,6 +289,19 @@ fn pieces() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("{XCLIENT}EHLO a\r\n{}", pieces.concat()))
 }
 
+/// After which no transaction is under way.
+fn whole_pieces() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        MESSAGE,
+        "MAIL FROM:<s@x>\r\nRCPT TO:<r@y>\r\nBDAT 3 LAST\r\n.\r\n",
+        "MAIL FROM:<9@x>\r\n",
+        "MAIL FROM:<s@x>\r\nRCPT TO:<9@y>\r\nRSET\r\n",
+        "EHLO a\r\n",
+        "XFORWARD IDENT=m9\r\n",
+        "NOOP\r\n",
+    ])
+}
+
 proptest! {
     #[test]
     fn every_split_of_an_input_gives_the_same_outputs(
@@ -283,6 +315,28 @@ proptest! {
         let whole = said(&input);
         prop_assert_eq!(&run(chunks), &whole);
         prop_assert_eq!(run(input.as_bytes().chunks(1)), whole);
+    }
+
+    /// Nothing goes over from one customer to the next.
+    #[test]
+    fn customers_on_one_connection_are_as_on_connections_of_their_own(
+        parts in prop::collection::vec((1u8..4, prop::collection::vec(whole_pieces(), 0..5)), 1..5),
+    ) {
+        let parts: Vec<String> = parts
+            .into_iter()
+            .map(|(customer, pieces)| format!("XCLIENT ADDR=10.1.0.{customer} HELO=h\r\n{}", pieces.concat()))
+            .collect();
+        let (together, apart) = (said(&parts.concat()), parts.iter().map(|part| said(part)).collect::<Vec<_>>());
+        let codes_apart = apart.iter().flat_map(|seen| codes(seen).into_iter().skip(1));
+        prop_assert_eq!(codes(&together).into_iter().skip(1).collect::<Vec<_>>(), codes_apart.collect::<Vec<_>>());
+        let of = |seen: &Seen| {
+            let without_id = |(transaction, body): &(Transaction, Vec<u8>)| {
+                (transaction.customer.clone(), transaction.envelope.clone(), body.clone())
+            };
+            seen.messages.iter().map(without_id).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(of(&together), apart.iter().flat_map(of).collect::<Vec<_>>());
+        prop_assert_eq!(&together.asked, &apart.iter().flat_map(|seen| seen.asked.clone()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Scene {
                     None => self.mirror.handle(Input::Failed(Leg::Filter, Cause::Refused), self.now),
                 },
                 Output::Write(Leg::Filter, octets) => self.to_node.extend_from_slice(&octets),
-                Output::Close(Leg::Filter) => {
+                Output::Keep(_) | Output::Close(Leg::Filter) => {
                     let last = std::mem::take(&mut self.to_node);
                     self.server().map(|server| server.feed(&last));
                     self.connected = false;

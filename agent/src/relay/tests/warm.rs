@@ -27,6 +27,41 @@ fn a_conversation_begins_with_the_customer() {
     assert_eq!(commands.iter().filter(|line| line.starts_with("EHLO")).count(), 1, "{commands:?}");
 }
 
+const AGAIN: &str =
+    "250-PIPELINING\r\n250-XFORWARD IDENT\r\n250-XCLIENT-REPEATED\r\n250 XCLIENT NAME ADDR PORT PROTO HELO";
+
+/// Two messages in one session, and what the one node was told.
+fn two_messages(node: Server) -> World {
+    let mut world = World::new(Server::new(EHLO), vec![Some(node)], settings(), vec![]);
+    world.say(ENVELOPE).say(BODY).run(true);
+    world.say(ENVELOPE).say(BODY).say(b"QUIT\r\n").run(true);
+    world
+}
+
+/// One that takes XCLIENT again is told of the next message on the same connection, whatever it said of this one.
+#[test]
+fn a_node_that_takes_xclient_again_keeps_its_connection() {
+    for (trouble, code) in [(None, 250), (Some((Stage::EndOfData, Trouble::Say("550 5.7.1 no"))), 550)] {
+        let mut node = Server::new(AGAIN);
+        node.trouble = trouble;
+        let world = two_messages(node);
+        let told = commands(&world, 0);
+        let verbs = |verb: &str| told.iter().filter(|line| line.split(' ').next() == Some(verb)).count();
+        assert_eq!((verbs("XCLIENT"), verbs("MAIL"), verbs("QUIT")), (2, 2, 0), "{told:?}");
+        // Its own once, and the customer's after each XCLIENT.
+        assert_eq!(told.iter().filter(|line| **line == "EHLO agent.example").count(), 1, "{told:?}");
+        assert_eq!(world.codes(), [220, 250, 250, 250, 354, code, 250, 250, 250, 354, code, 221]);
+    }
+}
+
+/// After an envelope that it refused a node may still be answering the rest of it.
+#[test]
+fn a_connection_is_kept_only_after_the_end_of_a_message() {
+    let world = two_messages(Server::new(AGAIN).with(Stage::Mail, Trouble::Say("550 5.7.1 no")));
+    let told = commands(&world, 0);
+    assert_eq!(told.iter().filter(|line| **line == "QUIT").count(), 2, "{told:?}");
+}
+
 /// The node was tired of waiting: nothing is said of it, and it is asked anew.
 #[test]
 fn one_that_was_given_up_is_replaced_by_a_new_one_to_the_same_node() {

@@ -270,6 +270,12 @@ impl World {
                     }
                     self.drop_leg(leg);
                 }
+                Output::Keep(announced) => {
+                    assert!(self.to_server[Leg::Filter as usize].is_empty(), "something is still to be said");
+                    assert_eq!(self.server(Leg::Filter).map(|node| node.announced()), Some(announced));
+                    self.warm = true;
+                    self.drop_leg(Leg::Filter);
+                }
                 Output::PauseRead(leg) => self.paused[leg as usize] = true,
                 Output::ResumeRead(leg) => self.paused[leg as usize] = false,
                 Output::Mirror(original) => {

@@ -1,7 +1,7 @@
 //! What comes before mail: EHLO, STARTTLS, and by XCLIENT and XFORWARD whose mail it is.
 
 use weir_smtp::Reply;
-use weir_smtp::xclient::{ATTRIBUTES, Xclient};
+use weir_smtp::xclient::{ATTRIBUTES, REPEATED, Xclient};
 use weir_smtp::xforward::{IDENT, Xforward};
 
 use super::{Mode, Output, Session};
@@ -38,7 +38,7 @@ impl Session {
         }
         // Where XCLIENT is announced a proxy may say it at once, and the customer's address with it.
         if !self.wants_tls() {
-            text += &format!("\nXCLIENT {ATTRIBUTES}\nXFORWARD {IDENT}");
+            text += &format!("\nXCLIENT {ATTRIBUTES}\n{REPEATED}\nXFORWARD {IDENT}");
         }
         Reply::new(250, text)
     }
@@ -71,12 +71,17 @@ impl Session {
         if !matches!(self.mode, Mode::Handshake) {
             return;
         }
-        self.reset();
+        self.forget_customer();
         self.mode = Mode::Commands;
         self.secured = true;
+        self.errors = 0;
+    }
+
+    /// As after connect.
+    fn forget_customer(&mut self) {
+        self.reset();
         self.customer = None;
         self.greeted = false;
-        self.errors = 0;
     }
 
     pub(super) fn xclient(&mut self, arguments: &[u8]) -> Reply {
@@ -86,9 +91,8 @@ impl Session {
         if self.transaction().is_some() {
             return Reply::enhanced(503, "5.5.1", "XCLIENT inside a mail transaction");
         }
-        if self.customer.is_some() {
-            return Reply::enhanced(550, "5.7.1", "XCLIENT was given already; one customer per connection");
-        }
+        // Whatever comes of it: nothing that follows is mail of the customer before.
+        self.forget_customer();
         let said = match Xclient::parse(arguments) {
             Ok(said) => said,
             Err(error) => return Reply::enhanced(501, "5.5.4", error.to_string()),
@@ -96,8 +100,6 @@ impl Session {
         let Some(address) = said.address else {
             return Reply::enhanced(501, "5.5.4", "XCLIENT without ADDR: whose mail is it?");
         };
-        self.reset();
-        self.greeted = false;
         self.customer = Some(Customer {
             address,
             port: said.port,

@@ -13,6 +13,7 @@ use super::peer::{Peer, Understood};
 use super::transcript::Transcript;
 use weir_smtp::Reply;
 use weir_smtp::extension::Extensions;
+use weir_smtp::xclient::REPEATED;
 
 use crate::config::{
     BareLf, DestinationTls, EarlyTalkers, LongLines, Mode, OnConnectFailure, WhenUnavailable,
@@ -237,6 +238,7 @@ impl World {
                 Output::ChooseNode { tried, .. } => self.choose(&tried),
                 Output::Abort(leg) => self.drop_leg(leg, "aborts"),
                 Output::Close(leg) => self.close(leg),
+                Output::Keep(announced) => self.keep_node(&announced),
                 Output::PauseRead(leg) => self.wire(leg).paused = true,
                 Output::ResumeRead(leg) => self.wire(leg).paused = false,
                 Output::NewSpool => {
@@ -338,10 +340,14 @@ impl World {
             let chunks = self.choices.pick(&["CHUNKING", "HELP"]);
             let [xclient, xforward] =
                 self.choices.pick(&[[ALL, "XFORWARD IDENT"], ["HELP", FORWARD], [ALL, FORWARD]]);
-            return (0, vec!["PIPELINING", "SMTPUTF8", "BINARYMIME", xclient, xforward, chunks, "STARTTLS"]);
+            let again = self.choices.pick(&[REPEATED, "HELP"]);
+            let common = ["PIPELINING", "SMTPUTF8", "BINARYMIME", "STARTTLS"];
+            return (0, [&common[..], &[xclient, xforward, chunks, again]].concat());
         }
         let lists: &[&[&str]] = &[
             &["PIPELINING", "SMTPUTF8", ALL, "XFORWARD IDENT"],
+            &["PIPELINING", "CHUNKING", REPEATED, ALL, "XFORWARD IDENT", "STARTTLS"],
+            &[REPEATED, ALL],
             &["PIPELINING", "CHUNKING", "BINARYMIME", "STARTTLS", ALL, "XFORWARD IDENT"],
             &[ALL, "CHUNKING", "STARTTLS"],
             &[ALL, "8BITMIME"],
@@ -470,6 +476,19 @@ impl World {
             self.must(Err(format!("{leg:?} is closed in an orderly way in the middle of a message")));
         }
         self.drop_leg(leg, "closes");
+    }
+
+    /// Another message will be the next on the connection: nothing of this one may be left.
+    fn keep_node(&mut self, announced: &Extensions) {
+        let unsent = !self.wire(Leg::Filter).outgoing.is_empty();
+        self.must(ensure(!unsent, || "a node is kept that was not sent all".into()));
+        let Some((_, node)) = &self.node else { return self.must(Err("no node is kept".into())) };
+        let done = !node.is_in_data() && node.mouth.is_silent();
+        let clean = done || !node.in_step || node.mouth.has_ended();
+        let again = node.announces(REPEATED) && announced.has(REPEATED);
+        self.must(ensure(clean, || "a node is kept in the middle of a message".into()));
+        self.must(ensure(again, || "a node is kept that takes one message only".into()));
+        self.drop_leg(Leg::Filter, "keeps");
     }
 
     fn drop_leg(&mut self, leg: Leg, how: &str) {

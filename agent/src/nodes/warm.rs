@@ -179,6 +179,8 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
+    use weir_smtp::Reply;
+    use weir_smtp::extension::Extensions;
 
     use super::*;
     use crate::nodes::Needs;
@@ -235,6 +237,7 @@ mod tests {
         let customer = "10.1.0.2".parse().unwrap();
         let choose = || warm.pool.choose(&[], Needs::default(), customer, Instant::now());
         let mut asked: Vec<_> = (0..9).map(|_| choose()).collect();
+        warm.replace(NODE);
         for _ in 0..3 {
             assert!(warm.take(NODE).is_none());
         }
@@ -251,6 +254,10 @@ mod tests {
     #[tokio::test]
     async fn one_is_opened_for_each_that_is_wanted_and_no_more_than_may_be() {
         let (warm, mut heard) = warm(2).await;
+        // Until a message has left one it is not known that the node takes but one on each.
+        assert!(warm.take(NODE).is_none());
+        assert_eq!(warm.shelves().get(&0).unwrap().opening, 0);
+        warm.replace(NODE);
         for _ in 0..5 {
             assert!(warm.take(NODE).is_none());
         }
@@ -264,10 +271,35 @@ mod tests {
         assert!(heard.try_recv().is_err());
     }
 
+    /// As many as messages had at a time, and none is opened beside them.
+    #[tokio::test]
+    async fn those_that_are_given_back_are_taken_again() {
+        let (warm, mut heard) = warm(1).await;
+        let address = warm.pool.address(NODE).unwrap();
+        let again = Extensions::from_reply(&Reply::new(250, format!("node\nXCLIENT ADDR\n{REPEATED}")));
+        for _ in 0..3 {
+            let stream = Greeted::dial(address, "agent.example", None).await.unwrap().into_stream();
+            warm.give_back(NODE, Greeted::again(stream, again.clone()));
+        }
+        assert_eq!(warm.ready(), 3);
+        let taken = warm.take(NODE).unwrap();
+        assert_eq!((warm.ready(), taken.extensions.has(REPEATED)), (2, true));
+        assert_eq!(warm.shelves().get(&0).unwrap().opening, 0);
+        warm.clone().close().await;
+        warm.give_back(NODE, taken);
+        let mut quits = Vec::new();
+        while quits.len() < 3 {
+            let (number, line) = heard.recv().await.unwrap();
+            quits.extend((line == "QUIT").then_some(number));
+        }
+        quits.sort_unstable();
+        assert_eq!(quits, [0, 1, 2]);
+    }
+
     #[tokio::test]
     async fn one_that_the_node_closed_is_not_taken() {
         let (warm, mut heard) = warm(1).await;
-        assert!(warm.take(NODE).is_none());
+        warm.replace(NODE);
         ready(&warm, 1).await;
         let stream = warm.shelves().get_mut(&0).unwrap().ready.pop().unwrap();
         let (mut client, extensions) = stream.1.into_parts();
@@ -282,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_nobody_wants_is_closed_in_words() {
         let (warm, mut heard) = warm(1).await;
-        assert!(warm.take(NODE).is_none());
+        warm.replace(NODE);
         ready(&warm, 1).await;
         warm.tend(Instant::now());
         assert_eq!(warm.ready(), 1);
@@ -300,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn those_of_a_node_that_is_gone_are_closed() {
         let (warm, mut heard) = warm(1).await;
-        assert!(warm.take(NODE).is_none());
+        warm.replace(NODE);
         ready(&warm, 1).await;
         warm.pool.set(&[]);
         warm.tend(Instant::now());

@@ -33,7 +33,7 @@ const AGAIN: &str =
 /// Two messages in one session, and what the one node was told.
 fn two_messages(node: Server) -> World {
     let mut world = World::new(Server::new(EHLO), vec![Some(node)], settings(), vec![]);
-    world.say(ENVELOPE).say(BODY).run(true);
+    world.say(ENVELOPE).say(BODY).run(false);
     world.say(ENVELOPE).say(BODY).say(b"QUIT\r\n").run(true);
     world
 }

@@ -134,8 +134,8 @@ pub struct Filter {
     pub ask_recipients: bool,
     /// Connections to each node, at most, that are kept ready up to before XCLIENT, so that a message waits for
     /// neither connection nor banner. A `weir-filter` takes one message after the other on a connection, whoever's they are
-    /// (`XCLIENT-REPEATED`): there messages give their connections back, and as many are kept as messages had at a time, whatever
-    /// this number. Of other nodes each message takes one and another is opened in its place. Unused ones are closed
+    /// (`XCLIENT-REPEATED`): there messages give their connections back, and as many are kept as messages had at a time,
+    /// up to 32 or this number. Of other nodes each message takes one and another is opened in its place. Unused ones are closed
     /// after 8 seconds. None is kept where it would have the place of a message (`max_in_flight`). 100 at most; 0: every message opens its own.
     #[serde(default = "defaults::warm_connections")]
     pub warm_connections: usize,

@@ -50,7 +50,7 @@ pub async fn drive(
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     let mut alarm = Alarm::new(timer.as_mut());
     let mut driver = Driver::new(accepted, shared);
-    let (mut cutting, mut blocked) = (false, driver.is_blocked());
+    let (mut cutting, mut overdue, mut blocked) = (false, false, driver.is_blocked());
     loop {
         driver.perform().await;
         if driver.session.is_over() {
@@ -71,11 +71,18 @@ pub async fn drive(
                 signal.set(signals.next());
                 return Poll::Ready(Some(heard));
             }
-            if alarm.poll(cx, driver.session.deadline()).is_ready() {
-                driver.tell(Input::Timeout);
+            let due = alarm.poll(cx, driver.session.deadline()).is_ready();
+            // What has come in the meantime is heard first, once: it may be what was waited for.
+            let late = std::mem::replace(&mut overdue, due) && due;
+            if !late && driver.poll_legs(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            driver.poll_legs(cx).map(|()| None)
+            if !due {
+                return Poll::Pending;
+            }
+            overdue = false;
+            driver.tell(Input::Timeout);
+            Poll::Ready(None)
         });
         match heard.await {
             None | Some(Signal::Room) => {}
@@ -418,11 +425,12 @@ impl Driver {
     }
 
     fn keep_node(&mut self, announced: Extensions) {
-        self.release(Leg::Filter);
         let node = self.asked.as_ref().map(|asked| asked.candidate.node);
         if let (Some(node), Some((stream, _))) = (node, self.filter.take()) {
             self.shared.warm.give_back(node, Greeted::again(stream, announced));
         }
+        // The next message may be waiting for the place.
+        self.release(Leg::Filter);
     }
 
     fn report(&mut self, node: NodeId, failure: Option<&NodeFailure>) {

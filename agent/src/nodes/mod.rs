@@ -254,6 +254,11 @@ impl Pool {
         member.map_or(0, |member| member.max_in_flight.saturating_sub(member.in_flight))
     }
 
+    /// Whether the node is there and is given messages.
+    pub fn takes(&self, node: NodeId) -> bool {
+        self.state().members.0.get(&node.0).is_some_and(|member| !member.draining)
+    }
+
     /// With whom TLS is to be had at a node, if it is.
     pub fn tls(&self, node: NodeId) -> Option<tls::Peer> {
         let tls = self.tls.as_ref()?;

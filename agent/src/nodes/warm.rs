@@ -21,6 +21,13 @@ use crate::relay::settings::Settings;
 /// Shorter than the patience of servers: Postfix under stress waits 10 s for a command.
 const KEPT: Duration = Duration::from_secs(8);
 
+/// Connections that come back and are kept, to one node at most. More messages at a time than this are with it for long, and a
+/// new connection is little beside that; and the places of its sessions are other agents' as well.
+const MOST_AGAIN: usize = 32;
+
+/// So often one that comes back is not kept, so that none lives for ever: addresses, certificates and what stands between change.
+const LEAVES: u32 = 200;
+
 /// The connections to all nodes.
 pub struct Warm {
     pool: Arc<Pool>,
@@ -36,8 +43,20 @@ struct Shelf {
     /// With the time when each was ready, the oldest first.
     ready: Vec<(Instant, Greeted)>,
     opening: usize,
-    /// A message had to leave its connection: the node takes but one on each.
-    single: bool,
+    kind: Kind,
+    /// Connections that came back.
+    returned: u32,
+}
+
+/// What messages do with their connections to a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Unknown,
+    /// They leave them.
+    Single,
+    /// They give them back, but for some.
+    Again,
 }
 
 impl std::fmt::Debug for Warm {
@@ -68,18 +87,19 @@ impl Warm {
         let mut freshest = std::iter::from_fn(|| shelf.ready.pop());
         let taken = freshest.find_map(|(_, mut greeted)| greeted.is_quiet().then_some(greeted));
         let comes_back = |greeted: &Greeted| greeted.extensions.has(REPEATED);
-        if shelf.single && !taken.as_ref().is_some_and(comes_back) {
+        if shelf.kind == Kind::Single && !taken.as_ref().is_some_and(comes_back) {
             self.open_another(node, shelf);
         }
         taken
     }
 
-    /// A message was judged on it, and the node takes others on it.
+    /// A message was judged on it, and the node takes others on it. Call it while the message has its place there.
     pub fn give_back(&self, node: NodeId, greeted: Greeted) {
         let mut shelves = self.shelves();
         let shelf = shelves.entry(node.0).or_default();
-        shelf.single = false;
-        if shelf.ready.len() < self.room(node, shelf) {
+        shelf.kind = Kind::Again;
+        shelf.returned = shelf.returned.wrapping_add(1);
+        if shelf.ready.len() < self.room(node, shelf, 1) && !shelf.returned.is_multiple_of(LEAVES) {
             shelf.ready.push((Instant::now(), greeted));
         } else {
             tokio::spawn(greeted.quit());
@@ -90,13 +110,14 @@ impl Warm {
     pub fn replace(self: &Arc<Self>, node: NodeId) {
         let mut shelves = self.shelves();
         let shelf = shelves.entry(node.0).or_default();
-        if !std::mem::replace(&mut shelf.single, true) {
+        if shelf.kind == Kind::Unknown {
+            shelf.kind = Kind::Single;
             self.open_another(node, shelf);
         }
     }
 
     fn open_another(self: &Arc<Self>, node: NodeId, shelf: &mut Shelf) {
-        if shelf.ready.len() + shelf.opening < self.room(node, shelf) {
+        if shelf.ready.len() + shelf.opening < self.room(node, shelf, 0) {
             shelf.opening += 1;
             tokio::spawn(self.clone().open(node));
         }
@@ -104,10 +125,16 @@ impl Warm {
 
     /// Connections that may be kept ready: with them the node must not get more than it takes. Those that come back are
     /// as many as messages had at a time.
-    fn room(&self, node: NodeId, shelf: &Shelf) -> usize {
-        let most = self.most.load(Ordering::Relaxed);
+    /// `leaving`: messages that have a place there and are about to leave.
+    fn room(&self, node: NodeId, shelf: &Shelf, leaving: usize) -> usize {
+        let most = match (self.most.load(Ordering::Relaxed), shelf.kind) {
+            (0, _) => 0,
+            (most, Kind::Again) => most.max(MOST_AGAIN),
+            (most, Kind::Unknown | Kind::Single) => most,
+        };
+        // A node that is gone, or drained, has no place at all.
         let spare = self.pool.spare(node);
-        if shelf.single || most == 0 { spare.min(most) } else { spare }
+        most.min(if self.pool.takes(node) { spare.saturating_add(leaving) } else { spare })
     }
 
     async fn open(self: Arc<Self>, node: NodeId) {
@@ -131,7 +158,7 @@ impl Warm {
         let Some(shelf) = shelves.get_mut(&node.0) else { return opened };
         shelf.opening = shelf.opening.saturating_sub(1);
         // Other messages may have come to the node meanwhile.
-        if shelf.ready.len() >= self.room(node, shelf) {
+        if shelf.ready.len() >= self.room(node, shelf, 0) {
             return opened;
         }
         shelf.ready.extend(opened.map(|greeted| (Instant::now(), greeted)));
@@ -145,11 +172,11 @@ impl Warm {
         self.shelves().retain(|node, shelf| {
             let is_there = nodes.contains(&NodeId(*node));
             let is_wanted = |since: Instant| is_there && now.saturating_duration_since(since) < KEPT;
-            let room = self.room(NodeId(*node), shelf);
-            for (since, mut greeted) in std::mem::take(&mut shelf.ready) {
+            let room = self.room(NodeId(*node), shelf, 0);
+            for (since, mut greeted) in std::mem::take(&mut shelf.ready).into_iter().rev() {
                 match greeted.is_quiet() {
                     true if is_wanted(since) && shelf.ready.len() < room => {
-                        shelf.ready.push((since, greeted));
+                        shelf.ready.insert(0, (since, greeted));
                     }
                     true => left.push(greeted),
                     false => debug!(node, "filter node closed a connection that was kept ready"),

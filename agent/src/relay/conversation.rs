@@ -268,6 +268,8 @@ impl Conversation {
     }
 
     fn reply(&mut self, reply: Reply, matter: &Matter, wire: &mut Wire) -> Progress {
+        // A node that does not take the customer takes no mail of his, though it was told of it.
+        self.in_hands &= !matches!(self.state, State::Xclient) || reply.code() == 220;
         if reply.code() == 421 {
             return self.answered(&reply);
         }
@@ -353,10 +355,16 @@ impl Conversation {
     fn introduce(&mut self, extensions: Extensions, matter: &Matter, wire: &mut Wire) -> Progress {
         let xclient = extensions.parameters("XCLIENT").and_then(|names| matter.identity.command(names).ok());
         if let Some(command) = xclient {
+            let ahead = extensions.has(REPEATED) && extensions.has("PIPELINING");
+            if ahead && let Some(lacking) = matter.needs().lacking(&extensions) {
+                // What was announced long ago counts for nothing.
+                let lacks = Progress::Failed(NodeFailure::Lacks(lacking));
+                return if self.unproven { Progress::Stale } else { lacks };
+            }
             wire.write_line(Leg::Filter, command.as_bytes());
             self.state = State::Xclient;
-            if extensions.has(REPEATED) && extensions.has("PIPELINING") {
-                return self.introduce_ahead(extensions, matter, wire);
+            if ahead {
+                self.introduce_ahead(extensions, matter, wire);
             }
             return Progress::Going;
         }
@@ -378,10 +386,7 @@ impl Conversation {
     }
 
     /// What follows XCLIENT, at once: a node that takes XCLIENT again takes no mail unless it has taken the last one.
-    fn introduce_ahead(&mut self, announced: Extensions, matter: &Matter, wire: &mut Wire) -> Progress {
-        if let Some(lacking) = matter.needs().lacking(&announced) {
-            return Progress::Failed(NodeFailure::Lacks(lacking));
-        }
+    fn introduce_ahead(&mut self, announced: Extensions, matter: &Matter, wire: &mut Wire) {
         say_customers_ehlo(matter, wire);
         let mut replies = EnvelopeReplies::new(ident(matter, &announced), matter, &announced);
         replies.send(wire);
@@ -389,7 +394,6 @@ impl Conversation {
         self.extensions = announced.clone();
         self.again = Some(announced);
         self.in_hands = true;
-        Progress::Going
     }
 
     /// 220 or nothing: a node that refused XCLIENT would take the mail as the agent's own.

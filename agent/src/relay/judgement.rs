@@ -46,6 +46,9 @@ pub struct Judgement {
     /// A node was reached, whatever came of it: from then on the message is never accepted unjudged.
     reached: bool,
     suspicions: usize,
+    /// A node was told of the message on a connection that was then found lost. If it cannot be reached any more, it may have
+    /// had the message.
+    told: bool,
     /// No verdict is needed any more.
     abandoned: bool,
     decision: Option<Decision>,
@@ -67,6 +70,7 @@ impl Judgement {
             failures: Vec::new(),
             reached: false,
             suspicions: 0,
+            told: false,
             abandoned: false,
             decision,
         }
@@ -171,6 +175,7 @@ impl Judgement {
     /// place, and the message stays with the node.
     fn connect_anew(&mut self, wire: &mut Wire) {
         let Some(conversation) = self.conversation.take() else { return };
+        self.told = conversation.in_hands;
         self.conversation = Some(Conversation::new(conversation.candidate()));
         wire.forget(Leg::Filter);
         wire.push(Output::Connect(Leg::Filter));
@@ -251,8 +256,10 @@ impl Judgement {
         let Some(conversation) = self.conversation.take() else { return };
         let node = conversation.node();
         // Also one that had a connection ready, and announced too little on it.
-        self.reached |= !matches!(failure, NodeFailure::Connect(_));
-        if conversation.in_hands && !matches!(failure, NodeFailure::Lacks(_)) {
+        let unreachable = matches!(failure, NodeFailure::Connect(_));
+        let told = std::mem::take(&mut self.told) && unreachable;
+        self.reached |= told || !unreachable;
+        if told || (conversation.in_hands && !matches!(failure, NodeFailure::Lacks(_))) {
             self.suspicions += 1;
         }
         wire.push(Output::Abort(Leg::Filter));

@@ -54,6 +54,32 @@ fn a_node_that_takes_xclient_again_keeps_its_connection() {
     }
 }
 
+/// It was told of the message with XCLIENT, but takes none before it has taken the customer: it did not die of it.
+#[test]
+fn a_node_that_does_not_take_the_customer_does_not_have_the_message() {
+    let stopping = || Some(Server::new(AGAIN).with(Stage::Xclient, Trouble::Say("421 4.3.2 stopping")));
+    let mut world =
+        World::new(Server::new(EHLO), vec![stopping(), stopping(), Some(node())], settings(), vec![]);
+    world.say(ENVELOPE).say(BODY).say(b"QUIT\r\n").run(true);
+    assert_eq!(world.codes(), [220, 250, 250, 250, 354, 250, 221]);
+    assert_eq!((world.judged(2).len(), world.logs[0].suspect), (1, false));
+}
+
+/// A node that was told of the message on a connection that was then lost, and cannot be reached any more, may have died of it:
+/// that is no absence.
+#[test]
+fn a_node_that_dies_with_the_envelope_was_reached() {
+    let accepting = Treatment { when_unavailable: WhenUnavailable::Accept, ..ENFORCE };
+    for (ehlo, code) in [(AGAIN, 451), (super::world::NODE_EHLO, 250)] {
+        let mut tired = Server::new(ehlo);
+        tired.tired = Some(Trouble::Close);
+        let mut world = World::treated(accepting, Server::new(EHLO), vec![Some(tired)], settings(), vec![]);
+        (world.warm, world.dies_when_tired) = (true, true);
+        world.say(ENVELOPE).say(BODY).say(b"QUIT\r\n").run(true);
+        assert_eq!(world.codes(), [220, 250, 250, 250, 354, code, 221], "{ehlo}");
+    }
+}
+
 /// After an envelope that it refused a node may still be answering the rest of it.
 #[test]
 fn a_connection_is_kept_only_after_the_end_of_a_message() {

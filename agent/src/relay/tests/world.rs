@@ -89,6 +89,8 @@ pub struct World {
     pub store_fails: bool,
     /// The next connection to a node was kept ready.
     pub warm: bool,
+    /// No new connection to a node is made.
+    pub dies_when_tired: bool,
     /// Nodes are to be spoken to in TLS.
     pub nodes_in_tls: bool,
     /// What a connection to a server that is not there fails of.
@@ -141,6 +143,7 @@ impl World {
             handshakes_fail: false,
             store_fails: false,
             warm: false,
+            dies_when_tired: false,
             nodes_in_tls: false,
             connect_error: Cause::Refused,
         }
@@ -323,6 +326,9 @@ impl World {
             server.greeted();
             let announced = server.announced();
             return self.session.handle(Input::Greeted(&announced), self.now);
+        }
+        if let Some(node) = self.node.filter(|_| leg == Leg::Filter && self.dies_when_tired) {
+            self.nodes[node] = None;
         }
         match self.server(leg).map(Server::connect) {
             Some(banner) => {

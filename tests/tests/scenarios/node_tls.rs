@@ -85,7 +85,8 @@ fn mail_is_judged_in_tls(backend: Backend) -> Result<()> {
             filter.stop()?;
         }
         let connections = wait_for("the ends of all connections", PATIENCE, || Ok(wire.over_since(0)))?;
-        ensure!(connections.len() >= 18, "{} connections", connections.len());
+        // Of each node a probe and messages' one, at the least: they use it one after the other.
+        ensure!(connections.len() >= 4, "{} connections", connections.len());
         connections.iter().try_for_each(tells_nothing)
     })
 }
@@ -224,6 +225,8 @@ fn a_certificate_is_renewed_without_a_restart() -> Result<()> {
         lab.gateway.write(CA, [old.certificate(), new.certificate()].concat())?;
         let mut config = asking(Backend::Ebpf, &format!("ca_file = {CA:?}"));
         config.nodes.truncate(1);
+        // Each message has a handshake of its own.
+        config.filter_lines = format!("warm_connections = 0\n{}", config.filter_lines);
         let agent = WeirAgent::start(&lab.gateway, &config)?;
         send(lab, Family::V4, "user", HAM)?.expect(250)?;
         let ([certificate, key], [certificate_file, key_file]) = (new.issue(0)?, Authority::files(0));

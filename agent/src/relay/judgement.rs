@@ -256,7 +256,8 @@ impl Judgement {
         let Some(conversation) = self.conversation.take() else { return };
         let node = conversation.node();
         // Also one that had a connection ready, and announced too little on it.
-        let unreachable = matches!(failure, NodeFailure::Connect(_));
+        // Not for the agent's own trouble, which says nothing about the node, and must not open the path.
+        let unreachable = matches!(failure, NodeFailure::Connect(cause) if cause != Cause::Exhausted);
         let told = std::mem::take(&mut self.told) && unreachable;
         self.reached |= told || !unreachable;
         if told || (conversation.in_hands && !matches!(failure, NodeFailure::Lacks(_))) {
@@ -265,8 +266,7 @@ impl Judgement {
         wire.push(Output::Abort(Leg::Filter));
         wire.forget(Leg::Filter);
         match failure {
-            // The agent's own trouble: it must not open the path, and says nothing about the node.
-            NodeFailure::Connect(Cause::Exhausted) => self.reached = true,
+            NodeFailure::Connect(Cause::Exhausted) => {}
             // The node is well, only not for this message.
             NodeFailure::Lacks(_) => {}
             _ => wire.push(Output::Report { node, failure: Some(failure.clone()) }),

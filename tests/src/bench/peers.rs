@@ -70,10 +70,10 @@ impl Drop for Rules<'_> {
     }
 }
 
-/// haproxy in TCP mode, with the customer's address towards the destination.
+/// haproxy in TCP mode, with the customer's address towards the destination. It takes what its descriptors are enough for.
 pub(crate) fn haproxy(gateway: &Host) -> Result<Process> {
     let config = format!(
-        "global\n maxconn 60000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
          listen relay\n bind 0.0.0.0:{HAPROXY_PORT} transparent backlog 8192\n \
          server destination 0.0.0.0: source 0.0.0.0 usesrc clientip\n"
     );

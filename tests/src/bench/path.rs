@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, FILTER_PORT, FilterConfig, WeirAgent, WeirFilter};
-use weir_tests::lab::{Family, Process};
+use weir_tests::lab::{Family, Host, Process};
 
 use crate::growth;
 use crate::peers::{self, By, Rules};
@@ -174,17 +174,18 @@ pub(crate) struct Part {
     pub(crate) pids: Vec<u32>,
 }
 
-/// A way that is open. Closed when dropped, what steers first.
+/// A way that is open. Closed when dropped.
 #[derive(Default)]
 pub(crate) struct Route<'a> {
     rules: Option<Rules<'a>>,
-    agent: Option<WeirAgent>,
+    /// And where it runs.
+    agent: Option<(WeirAgent, &'a Host)>,
     programs: Vec<Process>,
     nodes: Vec<WeirFilter>,
     pub(crate) parts: Vec<Part>,
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
     fn program(&mut self, name: &'static str, process: Process) -> Result<()> {
         self.parts.push(Part { name, pids: vec![process.pid()] });
         self.programs.push(process);
@@ -211,16 +212,23 @@ impl Route<'_> {
         Ok(())
     }
 
-    fn agent(&mut self, stage: &Stage<'_>, backend: Backend, size: &Size, filter_lines: &str) -> Result<()> {
+    fn agent(
+        &mut self,
+        stage: &'a Stage<'_>,
+        backend: Backend,
+        size: &Size,
+        filter_lines: &str,
+    ) -> Result<()> {
         // What does not go by the agent goes nowhere, and not straight.
         let mut config = AgentConfig::new(backend).closed();
         config.nodes = size.addresses();
         config.prefixes.extend(size.prefixes()?);
         config.filter_lines = filter_lines.into();
-        config.relay_lines = "max_sessions = 60000\nmax_sessions_per_customer = 0\nmax_messages = 1000000000".into();
+        config.relay_lines =
+            "max_sessions = 60000\nmax_sessions_per_customer = 0\nmax_messages = 1000000000".into();
         let agent = WeirAgent::start(&stage.lab.gateway, &config)?;
         self.parts.push(Part { name: "agent", pids: vec![agent.pid()] });
-        self.agent = Some(agent);
+        self.agent = Some((agent, &stage.lab.gateway));
         Ok(())
     }
 
@@ -234,13 +242,21 @@ impl Route<'_> {
 
 impl Drop for Route<'_> {
     fn drop(&mut self) {
-        drop(self.rules.take());
-        if let Some(agent) = self.agent.take()
-            && let Err(error) = agent.stop()
+        // Closed, it would keep dropping connections when it is gone.
+        if let Some((agent, gateway)) = self.agent.take()
+            && let Err(error) = agent.stop().and_then(|()| WeirAgent::cleanup(gateway))
         {
             eprintln!("{error:#}");
         }
         self.programs.clear();
         self.nodes.clear();
+        // What a program that was killed leaves keeps the customers' addresses and ports, and takes the packets of who uses
+        // them next.
+        if let Some(rules) = self.rules.take()
+            && let Err(error) =
+                rules.gateway().sh("ss -HKtn state connected '( sport = :25 or dport = :25 )' >/dev/null")
+        {
+            eprintln!("{error:#}");
+        }
     }
 }

@@ -58,6 +58,10 @@ impl<'a> Rules<'a> {
         )?;
         Ok(rules)
     }
+
+    pub(crate) fn gateway(&self) -> &Host {
+        self.0
+    }
 }
 
 impl Drop for Rules<'_> {

@@ -1,6 +1,6 @@
 //! Where the program runs: TCX links from kernel 6.6 on, tc filters before.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -309,6 +309,8 @@ pub(in crate::steer) fn remove_links(but: &[u32]) -> Vec<String> {
             let Some((_, link)) = link else { continue };
             match link::detach(*link) {
                 Ok(()) => removed.push(format!("program {name} on {interface}")),
+                // It went by itself, with the process of its agent, which was just ending.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!(%error, interface, name, "a program of another agent stays"),
             }
         }

@@ -76,8 +76,8 @@ impl Signature {
 }
 
 impl Text {
-    pub(super) fn of(words: &[String], seed: u64) -> Option<Self> {
-        let hashes: Vec<u64> = words.iter().map(|word| hash(word.as_bytes(), 0)).collect();
+    /// `hashes`: of the words.
+    pub(super) fn of(hashes: &[u64], seed: u64) -> Option<Self> {
         let mut shingles: Vec<u64> =
             hashes.windows(WORDS).map(|row| row.iter().fold(0, |sum, word| mix(sum ^ word))).collect();
         shingles.sort_unstable();
@@ -136,10 +136,10 @@ fn mix(number: u64) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Fingerprint, KEYS, Text};
+    use super::{Fingerprint, KEYS, Text, hash};
 
-    fn words(range: std::ops::Range<usize>) -> Vec<String> {
-        range.map(|at| format!("word{at}")).collect()
+    fn words(range: std::ops::Range<usize>) -> Vec<u64> {
+        range.map(|at| hash(format!("word{at}").as_bytes(), 0)).collect()
     }
 
     fn shared(left: &Text, right: &Text) -> usize {
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn as_much_of_two_signatures_is_equal_as_of_their_texts() {
-        let text = |words: Vec<String>| Text::of(&words, 7).unwrap();
+        let text = |words: Vec<u64>| Text::of(&words, 7).unwrap();
         let whole = text(words(0..300));
         assert_eq!(shared(&whole, &text(words(0..300))), KEYS);
         let half = shared(&whole, &text(words(100..400)));
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn fingerprints_of_copies_are_near() {
-        let print = |words: Vec<String>| Text::of(&words, 1).unwrap().fingerprint;
+        let print = |words: Vec<u64>| Text::of(&words, 1).unwrap().fingerprint;
         let whole = print(words(0..300));
         let edited = print([words(0..290), words(900..903)].concat());
         assert!(whole.is_near(edited), "{whole} {edited}");

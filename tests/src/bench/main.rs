@@ -60,6 +60,9 @@ struct Run {
     /// Only ways whose names begin so, beside the direct one
     #[arg(long)]
     only: Vec<String>,
+    /// Only messages whose description in the table begins so
+    #[arg(long)]
+    cell: Vec<String>,
     /// Write docs/performance.md, and figures and curves in docs/performance
     #[arg(long)]
     write: bool,
@@ -88,7 +91,11 @@ fn measure(run: &Run) -> Result<()> {
         *path == Path::Direct || named || (run.only.is_empty() && (!run.quick || path.is_quick()))
     };
     let paths: Vec<Path> = Path::ALL.into_iter().filter(chosen).collect();
-    let cells: Vec<Cell> = Cell::all().into_iter().filter(|cell| !run.quick || cell.is_quick()).collect();
+    let chosen = |cell: &Cell| {
+        let named = run.cell.iter().any(|beginning| cell.name().starts_with(beginning.as_str()));
+        named || (run.cell.is_empty() && (!run.quick || cell.is_quick()))
+    };
+    let cells: Vec<Cell> = Cell::all().into_iter().filter(chosen).collect();
     let mut found = Found::new(&paths, &cells, rounds, time)?;
     Lab::run("bench", NarrowLink::Nowhere, |lab| {
         let stage = Stage::set(lab)?;
@@ -119,7 +126,7 @@ fn measure(run: &Run) -> Result<()> {
                 Err(error) => return Err(error.context(path.name())),
             }
         }
-        if run.only.is_empty() && !run.quick {
+        if run.only.is_empty() && run.cell.is_empty() && !run.quick {
             found.growth = growth::measure(&stage, rounds, time)?;
         }
         Ok(())

@@ -26,10 +26,11 @@ impl<'a> Stage<'a> {
         for host in [&lab.customer, &lab.gateway, &lab.internet, &lab.filter] {
             // A port may be used again after a second, not a minute (tcp_tw_reuse); queues are long enough for what is begun at once.
             host.sh("cd /proc/sys/net && echo 1 >ipv4/tcp_tw_reuse && echo 8192 >core/somaxconn && \
-                 echo 8192 >ipv4/tcp_max_syn_backlog && echo 1024 32000 >ipv4/ip_local_port_range")?;
+                 echo 8192 >ipv4/tcp_max_syn_backlog && echo 1024 32767 >ipv4/ip_local_port_range")?;
         }
-        // Where connections are tracked, a customer's and the gateway's with his address must not have the same port.
-        lab.customer.sh("echo 32001 65000 >/proc/sys/net/ipv4/ip_local_port_range")?;
+        // A customer's and the gateway's with his address must not have the same port: the kernel drops what it is to forward when
+        // a socket of its own, if only one in TIME_WAIT, has these addresses and ports; and connections may be tracked.
+        lab.customer.sh("echo 32768 65000 >/proc/sys/net/ipv4/ip_local_port_range")?;
         lab.customer.install("postfix")?;
         lab.internet.install("postfix")?;
         let more = (1..=MORE_CUSTOMERS).map(|host| format!("ip addr add 10.1.1.{host}/16 dev eth0"));

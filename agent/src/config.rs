@@ -378,7 +378,8 @@ pub enum OnConnectFailure {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spool {
-    /// Bytes of one message kept in memory; the rest goes to an unlinked file.
+    /// Bytes of one message kept in memory; the rest goes to an unlinked file. A message takes no more than an eighth of what
+    /// `memory_total` leaves, so that many large ones leave room for small ones.
     pub memory_per_message: usize,
     /// Bytes of all messages kept in memory; above it bodies go to files at once.
     pub memory_total: usize,
@@ -391,7 +392,7 @@ pub struct Spool {
 impl Default for Spool {
     fn default() -> Self {
         Self {
-            memory_per_message: 256 * 1024,
+            memory_per_message: 4 * 1024 * 1024,
             memory_total: 256 * 1024 * 1024,
             disk_total: 10 * 1024 * 1024 * 1024,
             directory: PathBuf::from("/var/tmp"),

@@ -345,10 +345,14 @@ mod tests {
     async fn at_most_half_of_the_spool_is_for_mirrors() {
         let (budget, mut random) = (budget(128 * 1024), StdRng::seed_from_u64(7));
         let mirrors = mirrors(1.0, 10);
-        let mut spool = crate::spool::Spool::new(budget.clone());
-        spool.append(vec![0; 64 * 1024].into()).await.unwrap();
+        let mut spools: Vec<_> = (0..5).map(|_| crate::spool::Spool::new(budget.clone())).collect();
+        let (last, four) = spools.split_last_mut().unwrap();
+        for spool in four {
+            spool.append(vec![0; 16 * 1024].into()).await.unwrap();
+        }
+        assert_eq!(budget.in_memory(), 64 * 1024);
         assert!(mirrors.take(&budget, false, &mut random).is_some());
-        spool.append(vec![0; 1].into()).await.unwrap();
+        last.append(vec![0; 1].into()).await.unwrap();
         assert!(mirrors.take(&budget, false, &mut random).is_none());
         assert_eq!(skipped(&mirrors), 1);
     }

@@ -100,8 +100,16 @@ impl Budget {
         self.on_disk.load(Ordering::Relaxed)
     }
 
-    fn take_memory(&self, octets: usize) -> bool {
-        let within = |used: usize| used.checked_add(octets).filter(|used| *used <= self.memory_total);
+    /// For a body that has `own` octets in memory already.
+    fn take_memory(&self, own: usize, octets: usize) -> bool {
+        if own + octets > self.memory_per_message {
+            return false;
+        }
+        let within = |used: usize| {
+            let free = self.memory_total.checked_sub(used + octets)?;
+            // The fuller it is, the less a single one gets (the dynamic threshold of switches' shared buffers).
+            (own <= free / SHARE).then_some(used + octets)
+        };
         self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
@@ -154,6 +162,9 @@ impl Overflow {
 /// Octets of one block of memory. Bodies arrive in pieces of any size; blocks make what is counted what
 /// is used.
 const BLOCK: usize = 16 * 1024;
+
+/// A body that has this part of the memory that is free has enough.
+const SHARE: usize = 8;
 
 /// One body. Octets are appended, and read as often as nodes are tried.
 #[derive(Debug)]
@@ -217,8 +228,7 @@ impl Spool {
         while kept < octets.len() && self.file.is_none() {
             let room = BLOCK * self.blocks.len() - self.in_memory;
             if room == 0 {
-                let allowed = BLOCK * (self.blocks.len() + 1) <= self.budget.memory_per_message;
-                if !allowed || !self.budget.take_memory(BLOCK) {
+                if !self.budget.take_memory(BLOCK * self.blocks.len(), BLOCK) {
                     break;
                 }
                 self.blocks.push(Vec::with_capacity(BLOCK));
@@ -322,7 +332,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_range_reads_back_whether_in_memory_or_in_the_file() {
-        let limits = [(4 * BLOCK, 4 * BLOCK), (0, BLOCK), (BLOCK, 4 * BLOCK), (4 * BLOCK, BLOCK), (100, 100)];
+        let limits = [
+            (4 * BLOCK, 64 * BLOCK),
+            (4 * BLOCK, 12 * BLOCK),
+            (0, BLOCK),
+            (BLOCK, 4 * BLOCK),
+            (4 * BLOCK, BLOCK),
+            (100, 100),
+        ];
         for (per_message, total) in limits {
             let budget = budget(per_message, total);
             let mut spool = Spool::new(budget.clone());
@@ -350,13 +367,31 @@ mod tests {
 
     #[tokio::test]
     async fn small_pieces_use_no_more_than_large_ones() {
-        let budget = budget(4 * BLOCK, 4 * BLOCK);
+        let budget = budget(4 * BLOCK, 64 * BLOCK);
         let mut spool = Spool::new(budget.clone());
         for _ in 0..BLOCK + 1 {
             spool.append(Bytes::from_static(b"x")).await.unwrap();
         }
         assert_eq!(budget.in_memory(), 2 * BLOCK);
         assert_eq!(spool.blocks.iter().map(Vec::capacity).sum::<usize>(), 2 * BLOCK);
+    }
+
+    #[tokio::test]
+    async fn large_bodies_leave_room_for_small_ones() {
+        let total = 256;
+        let budget = budget(total * BLOCK, total * BLOCK);
+        let mut bodies = Vec::new();
+        for _ in 0..20 {
+            let mut body = Spool::new(budget.clone());
+            body.append(vec![1; total * BLOCK].into()).await.unwrap();
+            bodies.push(body);
+        }
+        assert!(bodies.iter().all(|body| body.in_memory > 0));
+        assert!(bodies.is_sorted_by(|one, next| one.in_memory >= next.in_memory));
+        assert!((total / 10..total / 8).contains(&(bodies[0].in_memory / BLOCK)));
+        let mut small = Spool::new(budget.clone());
+        small.append(Bytes::from_static(b"x")).await.unwrap();
+        assert!(small.file.is_none());
     }
 
     #[tokio::test]

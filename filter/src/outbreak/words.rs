@@ -51,8 +51,7 @@ impl<F: FnMut(&str)> Reader<F> {
     }
 
     fn read(&mut self, text: &str) {
-        let parts =
-            |letter: char| letter.is_whitespace() || matches!(letter, '<' | '>' | '"' | '(' | ')');
+        let parts = |letter: char| letter.is_whitespace() || matches!(letter, '<' | '>' | '"' | '(' | ')');
         for raw in text.split(parts).filter(|raw| !raw.is_empty()) {
             if self.said >= MAX_WORDS {
                 return;

@@ -7,7 +7,8 @@
 //! the destination get the same octets, and no receiver can find another end in them.
 
 use bytes::{BufMut, BytesMut};
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::memmem::Finder;
+use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
 /// What was met in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +63,9 @@ impl DataDecoder {
         let before = body.len();
         while self.state != State::End {
             let Some(octet) = input.first().copied() else { break };
+            if self.state == State::Start && self.plain_lines(input, body) {
+                continue;
+            }
             if self.state == State::Inside {
                 self.run(input, body);
                 continue;
@@ -75,6 +79,29 @@ impl DataDecoder {
 
     pub fn findings(&self) -> Findings {
         self.findings
+    }
+
+    /// At the start of a line: copies the lines in front that are as all should be, in one piece. `false`: there are none.
+    fn plain_lines(&mut self, input: &mut &[u8], body: &mut BytesMut) -> bool {
+        let Some(last) = memrchr(b'\n', &input[..plain(input)]) else { return false };
+        let (lines, rest) = input.split_at(last + 1);
+        body.put_slice(lines);
+        let mut start = 0;
+        while start < lines.len() {
+            // Lines that end before one as long as the longest would are no longer than it.
+            let within = usize::try_from(self.findings.longest_line).unwrap_or(lines.len()) + CRLF;
+            let end = lines.len().min(start + within);
+            start += match memrchr(b'\n', &lines[start..end]) {
+                Some(at) => at + 1,
+                None => {
+                    let line = memchr(b'\n', &lines[start..]).map_or(lines.len() - start, |at| at + 1);
+                    self.findings.longest_line = line.saturating_sub(CRLF) as u64;
+                    line
+                }
+            };
+        }
+        *input = rest;
+        true
     }
 
     /// Copies up to the next CR or LF.
@@ -142,6 +169,35 @@ impl DataDecoder {
     }
 }
 
+/// Octets of a line's end.
+const CRLF: usize = 2;
+
+/// Octets that are looked at together.
+const BLOCK: usize = 256;
+
+/// How many octets from the front of `input`, which is at the start of a line, are certainly text in which CR and LF are only
+/// together, no line begins with a dot, and NUL is not. May end between CR and LF.
+fn plain(input: &[u8]) -> usize {
+    let mut before = b'\n';
+    let mut plain = 0;
+    for block in input.chunks(BLOCK) {
+        let first = block[0];
+        // The first line's start has no CR before it.
+        let mut strange = (first == b'\n') != (before == b'\r') || (before == b'\n' && first == b'.');
+        // All pairs whatever is found, so that many are compared at once.
+        for (one, next) in block.iter().zip(&block[1..]) {
+            strange |=
+                ((*next == b'\n') != (*one == b'\r')) | ((*one == b'\n') & (*next == b'.')) | (*one == 0);
+        }
+        before = block[block.len() - 1];
+        if strange || before == 0 {
+            break;
+        }
+        plain += block.len();
+    }
+    plain
+}
+
 /// Puts dot-stuffing on a body that came out of [`DataDecoder`].
 #[derive(Debug)]
 pub struct Stuffer {
@@ -156,18 +212,19 @@ impl Default for Stuffer {
 
 impl Stuffer {
     pub fn stuff(&mut self, body: &[u8], wire: &mut BytesMut) {
-        let mut rest = body;
+        let Some(last) = body.last() else { return };
         wire.reserve(body.len() + 64);
-        while let Some(first) = rest.first() {
-            if self.line_start && *first == b'.' {
-                wire.put_u8(b'.');
-            }
-            let end = memchr(b'\n', rest);
-            let (line, tail) = rest.split_at(end.map_or(rest.len(), |at| at + 1));
-            wire.put_slice(line);
-            self.line_start = end.is_some();
-            rest = tail;
+        if self.line_start && body[0] == b'.' {
+            wire.put_u8(b'.');
         }
+        let mut from = 0;
+        for at in Finder::new(b"\n.").find_iter(body) {
+            wire.put_slice(&body[from..=at]);
+            wire.put_u8(b'.');
+            from = at + 1;
+        }
+        wire.put_slice(&body[from..]);
+        self.line_start = *last == b'\n';
     }
 
     /// What ends the message after the octets stuffed so far.
@@ -258,7 +315,28 @@ mod tests {
         proptest::collection::vec(octet, 0..24)
     }
 
+    /// Lines of which most are as all should be.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        let text = prop_oneof![Just(255_usize), Just(256), Just(257), 0_usize..700]
+            .prop_map(|size| vec![b'a'; size]);
+        let end = prop_oneof![
+            12 => Just(&b"\r\n"[..]), 1 => Just(&b"\r\n.."[..]), 1 => Just(&b"\n"[..]), 1 => Just(&b"\r"[..]),
+            1 => Just(&b"\0\r\n"[..]), 1 => Just(&b"\n\r"[..]), 1 => Just(&b"\r\n.\r\n"[..]),
+        ];
+        let line = (text, end).prop_map(|(text, end)| [&text[..], end].concat());
+        proptest::collection::vec(line, 0..12).prop_map(|lines| lines.concat())
+    }
+
     proptest! {
+        #[test]
+        fn many_lines_at_once_are_as_one_octet_after_the_other(input in lines(), cut in 0_usize..3000) {
+            let whole = decode(&[&input]);
+            let single: Vec<&[u8]> = input.chunks(1).collect();
+            prop_assert_eq!(&decode(&single), &whole);
+            let cut = cut.min(input.len());
+            prop_assert_eq!(&decode(&[&input[..cut], &input[cut..]]), &whole);
+        }
+
         #[test]
         fn every_split_gives_the_same_body(input in octets(), cut in 0usize..24) {
             let cut = cut.min(input.len());

@@ -13,6 +13,7 @@ const SYN_COOKIES: &str = "syn_cookies";
 const CONNTRACK: &str = "conntrack";
 const BACKLOG: &str = "accept_queue";
 const PORTS: &str = "upstream_ports";
+const EARLY_DEMUX: &str = "early_demux";
 const JIT: &str = "bpf_jit";
 const BRIDGES: &str = "bridge_rules";
 
@@ -39,6 +40,7 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
         conntrack(number("net.netfilter.nf_conntrack_count"), number("net.netfilter.nf_conntrack_max")),
         backlog(number("net.core.somaxconn")),
         upstream_ports(host.config.steering.upstream_ports, range),
+        early_demux([number("net.ipv4.ip_early_demux"), number("net.ipv4.tcp_early_demux")]),
         jit(plan.backend, number("net.core.bpf_jit_enable")),
         bridges(rules_on_bridges(plan)),
     ]
@@ -196,6 +198,20 @@ fn upstream_ports([first, last]: [u16; 2], local: Option<[u16; 2]>) -> Finding {
     }
 }
 
+/// Before a packet is routed, the kernel looks whether a socket of its own has these addresses and ports. What is to be forwarded
+/// then is dropped (`ip_forward`). The agent's sockets have customers' and destinations' addresses, for a minute after their end too.
+fn early_demux(values: [Option<u64>; 2]) -> Finding {
+    if values.contains(&Some(0)) {
+        return Finding::ok(EARLY_DEMUX, "off: what goes straight is taken for no connection of before");
+    }
+    Finding::warning(
+        EARLY_DEMUX,
+        "net.ipv4.tcp_early_demux is 1: when connections go straight (released, or the agent is gone), one from the port that \
+         the same customer had to the same destination within the last minute waits until that minute is over",
+    )
+    .mended_by("sysctl -w net.ipv4.tcp_early_demux=0")
+}
+
 fn jit(backend: Backend, value: Option<u64>) -> Finding {
     match value {
         Some(0) if backend == Backend::Ebpf => Finding::warning(
@@ -245,6 +261,15 @@ mod tests {
         let wide = upstream_ports([16_384, 32_767], Some([1024, 65_535]));
         assert_eq!(wide.state, State::Warning);
         assert_eq!(wide.command.unwrap(), "sysctl -w net.ipv4.ip_local_port_range='32768 60999'");
+    }
+
+    #[test]
+    fn one_of_two_settings_is_enough_to_have_early_demux_off() {
+        let state = |values| early_demux(values).state;
+        assert_eq!(
+            [state([Some(1), Some(1)]), state([Some(1), Some(0)]), state([Some(0), Some(1)])],
+            [State::Warning, State::Ok, State::Ok]
+        );
     }
 
     #[test]

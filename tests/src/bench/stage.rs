@@ -28,9 +28,10 @@ impl<'a> Stage<'a> {
             host.sh("cd /proc/sys/net && echo 1 >ipv4/tcp_tw_reuse && echo 8192 >core/somaxconn && \
                  echo 8192 >ipv4/tcp_max_syn_backlog && echo 1024 32767 >ipv4/ip_local_port_range")?;
         }
-        // A customer's and the gateway's with his address must not have the same port: the kernel drops what it is to forward when
-        // a socket of its own, if only one in TIME_WAIT, has these addresses and ports; and connections may be tracked.
+        // Where connections are tracked, a customer's and the gateway's with his address must not have the same port.
         lab.customer.sh("echo 32768 65000 >/proc/sys/net/ipv4/ip_local_port_range")?;
+        // As `weir-agent doctor` wants it: or the first connections that go straight are taken for those of before.
+        lab.gateway.sh("echo 0 >/proc/sys/net/ipv4/tcp_early_demux")?;
         lab.customer.install("postfix")?;
         lab.internet.install("postfix")?;
         let more = (1..=MORE_CUSTOMERS).map(|host| format!("ip addr add 10.1.1.{host}/16 dev eth0"));

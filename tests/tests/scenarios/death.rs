@@ -24,6 +24,7 @@ on_both_back_ends!(
     busy_is_not_hung,
     stopped_and_open,
     closed_until_cleanup,
+    a_port_that_was_just_used_goes_straight,
     a_stop_finishes_what_is_in_flight
 );
 
@@ -214,6 +215,42 @@ fn stopped_and_open(backend: Backend) -> Result<()> {
 }
 
 /// In `closed` a dead and a stopped agent alike leave port 25 shut for customers, and for them only.
+/// The agent's sockets of a connection that is over keep its addresses and ports for a minute, though the agent is gone.
+fn a_port_that_was_just_used_goes_straight(backend: Backend) -> Result<()> {
+    Lab::run("death-port", NarrowLink::Nowhere, |lab| {
+        let _destination = Postfix::destination(&lab.internet)?;
+        let _filters = WeirFilter::start_both(&lab.filter, |config| config)?;
+        // The doctor's advice is all that it takes.
+        WeirAgent::configure(&lab.gateway, &AgentConfig::new(backend).to_toml())?;
+        let examined = WeirAgent::command(&lab.gateway, &["doctor", "--config", "/etc/weir/agent.toml"])?;
+        let advice = "sysctl -w net.ipv4.tcp_early_demux=0";
+        ensure!(examined.output.contains(advice), "{}", examined.output);
+        lab.gateway.sh(advice)?;
+        // All connections of the customer are from one port.
+        lab.customer.sh("echo 40000 40000 >/proc/sys/net/ipv4/ip_local_port_range")?;
+        for family in Family::BOTH {
+            let agent = WeirAgent::start(&lab.gateway, &AgentConfig::new(backend))?;
+            let (from, to) = (family.customer(), (family.destination(), 25).into());
+            let session = || {
+                let mut client = Client::connect_within(&lab.customer, from, to, PATIENCE)?;
+                client.greet("mail.customer.test")?;
+                let ports = lab.internet.sh("ss -Htn state established '( sport = :25 )'")?;
+                client.command("QUIT")?.expect(221)?;
+                wait_until("the end of the connection", PATIENCE, || client.is_closed())?;
+                Ok::<_, anyhow::Error>(ports.contains(":40000"))
+            };
+            ensure!(!session()?, "{family:?}: intercepted");
+            let left = lab.gateway.sh("ss -Htan '( sport = :25 or dport = :25 )'")?;
+            ensure!(left.contains(":40000"), "{family:?}: a socket is left:\n{left}");
+            agent.kill()?;
+            let begun = Instant::now();
+            ensure!(session()?, "{family:?}: straight");
+            ensure!(begun.elapsed() < 3 * OPEN_WITHIN, "{family:?}: after {:?}", begun.elapsed());
+        }
+        Ok(())
+    })
+}
+
 fn closed_until_cleanup(backend: Backend) -> Result<()> {
     Lab::run("closed", NarrowLink::Nowhere, |lab| {
         let _destination = Postfix::destination(&lab.internet)?;

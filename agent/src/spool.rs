@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
+use weir_daemon::memory::{Lease, Pool};
 
 /// Who has something lent gives it back long before: a customer waits no longer for who does not.
 const RECALLED_WITHIN: Duration = Duration::from_secs(2);
@@ -21,11 +22,9 @@ const RECALLED_WITHIN: Duration = Duration::from_secs(2);
 /// Limits of all spools, and what they use.
 #[derive(Debug)]
 pub struct Budget {
-    pub memory_per_message: usize,
-    pub memory_total: usize,
+    memory: Arc<Pool>,
     pub disk_total: u64,
     pub directory: PathBuf,
-    in_memory: AtomicUsize,
     on_disk: AtomicU64,
     /// Counts how often what was lent was wanted back.
     recalls: watch::Sender<u64>,
@@ -57,11 +56,9 @@ impl Loan {
 impl Budget {
     pub fn new(config: &crate::config::Spool) -> Self {
         Self {
-            memory_per_message: config.memory_per_message,
-            memory_total: config.memory_total,
+            memory: Arc::new(Pool::new(config.memory_per_message, config.memory_total)),
             disk_total: config.disk_total,
             directory: config.directory.clone(),
-            in_memory: AtomicUsize::new(0),
             on_disk: AtomicU64::new(0),
             recalls: watch::Sender::default(),
             recalling: AtomicUsize::new(0),
@@ -70,7 +67,7 @@ impl Budget {
 
     /// `None`: more than half is used, of memory or of disk, or somebody waits for room.
     pub fn lend(&self) -> Option<Loan> {
-        let half_used = self.in_memory() > self.memory_total / 2 || self.on_disk() > self.disk_total / 2;
+        let half_used = self.in_memory() > self.memory.total() / 2 || self.on_disk() > self.disk_total / 2;
         let loan = (!half_used).then(|| Loan(self.recalls.subscribe()))?;
         // Looked at only now: a recall that begins later finds this loan.
         (self.recalling.load(Ordering::SeqCst) == 0).then_some(loan)
@@ -92,25 +89,12 @@ impl Budget {
 
     /// Octets in memory now.
     pub fn in_memory(&self) -> usize {
-        self.in_memory.load(Ordering::Relaxed)
+        self.memory.used()
     }
 
     /// Octets in files now.
     pub fn on_disk(&self) -> u64 {
         self.on_disk.load(Ordering::Relaxed)
-    }
-
-    /// For a body that has `own` octets in memory already.
-    fn take_memory(&self, own: usize, octets: usize) -> bool {
-        if own + octets > self.memory_per_message {
-            return false;
-        }
-        let within = |used: usize| {
-            let free = self.memory_total.checked_sub(used + octets)?;
-            // The fuller it is, the less a single one gets (the dynamic threshold of switches' shared buffers).
-            (own <= free / SHARE).then_some(used + octets)
-        };
-        self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
     fn take_disk(self: &Arc<Self>, octets: u64) -> io::Result<Reserved> {
@@ -163,15 +147,13 @@ impl Overflow {
 /// is used.
 const BLOCK: usize = 16 * 1024;
 
-/// A body that has this part of the memory that is free has enough.
-const SHARE: usize = 8;
-
 /// One body. Octets are appended, and read as often as nodes are tried.
 #[derive(Debug)]
 pub struct Spool {
     budget: Arc<Budget>,
     /// The first octets, in full blocks but for the last.
     blocks: Vec<Vec<u8>>,
+    lease: Lease,
     in_memory: usize,
     /// All that follow.
     file: Option<Arc<Overflow>>,
@@ -197,7 +179,8 @@ impl Deref for Piece<'_> {
 
 impl Spool {
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, blocks: Vec::new(), in_memory: 0, file: None, file_len: 0 }
+        let lease = Lease::new(budget.memory.clone());
+        Self { budget, blocks: Vec::new(), lease, in_memory: 0, file: None, file_len: 0 }
     }
 
     /// # Errors
@@ -228,7 +211,7 @@ impl Spool {
         while kept < octets.len() && self.file.is_none() {
             let room = BLOCK * self.blocks.len() - self.in_memory;
             if room == 0 {
-                if !self.budget.take_memory(BLOCK * self.blocks.len(), BLOCK) {
+                if !self.lease.grow(BLOCK) {
                     break;
                 }
                 self.blocks.push(Vec::with_capacity(BLOCK));
@@ -291,12 +274,6 @@ impl Spool {
             Ok(octets)
         })
         .await
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        self.budget.in_memory.fetch_sub(BLOCK * self.blocks.len(), Ordering::Relaxed);
     }
 }
 
@@ -374,24 +351,6 @@ mod tests {
         }
         assert_eq!(budget.in_memory(), 2 * BLOCK);
         assert_eq!(spool.blocks.iter().map(Vec::capacity).sum::<usize>(), 2 * BLOCK);
-    }
-
-    #[tokio::test]
-    async fn large_bodies_leave_room_for_small_ones() {
-        let total = 256;
-        let budget = budget(total * BLOCK, total * BLOCK);
-        let mut bodies = Vec::new();
-        for _ in 0..20 {
-            let mut body = Spool::new(budget.clone());
-            body.append(vec![1; total * BLOCK].into()).await.unwrap();
-            bodies.push(body);
-        }
-        assert!(bodies.iter().all(|body| body.in_memory > 0));
-        assert!(bodies.is_sorted_by(|one, next| one.in_memory >= next.in_memory));
-        assert!((total / 10..total / 8).contains(&(bodies[0].in_memory / BLOCK)));
-        let mut small = Spool::new(budget.clone());
-        small.append(Bytes::from_static(b"x")).await.unwrap();
-        assert!(small.file.is_none());
     }
 
     #[tokio::test]

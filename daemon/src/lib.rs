@@ -1,5 +1,5 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown, privileges, times, the audit log, the control socket, and what their doctors look at and say.
+//! shutdown, privileges, times, memory for bodies, the audit log, the control socket, and what their doctors look at and say.
 
 pub mod audit;
 pub mod channel;
@@ -9,6 +9,7 @@ pub mod finding;
 pub mod host;
 pub mod http;
 pub mod log;
+pub mod memory;
 pub mod privileges;
 pub mod reference;
 mod schema;

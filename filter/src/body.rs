@@ -2,21 +2,72 @@
 //! left on disk, whatever happens to the process.
 
 use std::io::{self, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
+use weir_daemon::memory::{Lease, Pool};
 
-use crate::config::Spool;
+use crate::config;
+
+/// Octets of memory that are taken at a time.
+const BLOCK: usize = 16 * 1024;
+
+/// Where bodies are kept.
+#[derive(Debug)]
+pub struct Spool {
+    memory: Arc<Pool>,
+    directory: PathBuf,
+}
+
+impl Spool {
+    pub fn new(config: &config::Spool) -> Self {
+        let config::Spool { memory_per_message, memory_total, directory } = config;
+        Self { memory: Arc::new(Pool::new(*memory_per_message, *memory_total)), directory: directory.clone() }
+    }
+}
+
+/// Octets in memory. What is taken for them is given back with the last who has a part of them.
+#[derive(Debug)]
+struct Memory {
+    octets: BytesMut,
+    lease: Lease,
+    /// Octets that were taken.
+    room: usize,
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
+impl Memory {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self { octets: BytesMut::new(), lease: Lease::new(Arc::clone(pool)), room: 0 }
+    }
+
+    /// Whether there is room for so many more, or can be.
+    fn has_room(&mut self, more: usize) -> bool {
+        let wanted = (self.octets.len() + more).next_multiple_of(BLOCK);
+        if wanted > self.room {
+            if !self.lease.grow(wanted - self.room) {
+                return false;
+            }
+            self.room = wanted;
+        }
+        true
+    }
+}
 
 /// A body that is being received.
 #[derive(Debug)]
 pub struct Receiving {
     spool: Arc<Spool>,
-    memory: BytesMut,
+    memory: Memory,
     file: Option<File>,
     failed: Option<io::Error>,
 }
@@ -30,7 +81,8 @@ pub enum Body {
 
 impl Receiving {
     pub fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, memory: BytesMut::new(), file: None, failed: None }
+        let memory = Memory::new(&spool.memory);
+        Self { spool, memory, file: None, failed: None }
     }
 
     /// Appends. An error is kept for [`Self::finish`], since the rest of the message has to be read
@@ -39,7 +91,7 @@ impl Receiving {
         if self.failed.is_none()
             && let Err(cause) = self.try_append(octets).await
         {
-            self.memory = BytesMut::new();
+            self.memory = Memory::new(&self.spool.memory);
             self.file = None;
             self.failed = Some(cause);
         }
@@ -49,12 +101,15 @@ impl Receiving {
         if let Some(file) = &mut self.file {
             return file.write_all(octets).await;
         }
-        self.memory.extend_from_slice(octets);
-        if self.memory.len() > self.spool.memory_per_message {
-            let mut file = unlinked(&self.spool.directory).await?;
-            file.write_all(&std::mem::take(&mut self.memory)).await?;
-            self.file = Some(file);
+        if self.memory.has_room(octets.len()) {
+            self.memory.octets.extend_from_slice(octets);
+            return Ok(());
         }
+        let before = std::mem::replace(&mut self.memory, Memory::new(&self.spool.memory));
+        let mut file = unlinked(&self.spool.directory).await?;
+        file.write_all(&before.octets).await?;
+        file.write_all(octets).await?;
+        self.file = Some(file);
         Ok(())
     }
 
@@ -63,7 +118,7 @@ impl Receiving {
     pub async fn finish(self) -> io::Result<Body> {
         match (self.failed, self.file) {
             (Some(cause), _) => Err(cause),
-            (None, None) => Ok(Body::Memory(self.memory.freeze())),
+            (None, None) => Ok(Body::Memory(Bytes::from_owner(self.memory))),
             (None, Some(mut file)) => {
                 file.flush().await?;
                 let size = file.metadata().await?.len();
@@ -129,11 +184,12 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
-    use super::{Body, Receiving};
-    use crate::config::Spool;
+    use super::{BLOCK, Body, Receiving, Spool};
+    use crate::config;
 
     fn spool(directory: PathBuf) -> Arc<Spool> {
-        Arc::new(Spool { memory_per_message: 10, directory })
+        let sizes = config::Spool { memory_per_message: BLOCK, ..config::Spool::default() };
+        Arc::new(Spool::new(&config::Spool { directory, ..sizes }))
     }
 
     #[tokio::test]
@@ -146,26 +202,43 @@ mod tests {
         assert!(matches!(short, Body::Memory(_)));
         assert_eq!(short.head(4).await.unwrap().as_ref(), b"0123");
 
-        let mut long = Receiving::new(spool(directory.clone()));
+        let room = spool(directory.clone());
+        let mut long = Receiving::new(room.clone());
         long.append(b"01234567").await;
-        long.append(b"89ab").await;
+        assert_eq!(room.memory.used(), BLOCK);
+        long.append(&[b'-'; BLOCK]).await;
         long.append(b"cd").await;
+        assert_eq!(room.memory.used(), 0);
         let long = long.finish().await.unwrap();
-        assert!(matches!(long, Body::File { size: 14, .. }));
+        assert!(matches!(long, Body::File { size, .. } if size == BLOCK as u64 + 10));
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
-        assert_eq!(long.head(1000).await.unwrap().as_ref(), b"0123456789abcd");
+        let whole = [&b"01234567"[..], &[b'-'; BLOCK], b"cd"].concat();
+        assert_eq!(long.head(1 << 20).await.unwrap(), whole);
         assert_eq!(long.head(3).await.unwrap().as_ref(), b"012");
-        for body in [&short, &long] {
-            assert_eq!(body.piece(8, 2).await.unwrap().as_ref(), b"89");
+        for (body, expected) in [(&short, b"89"), (&long, b"--")] {
+            assert_eq!(body.piece(8, 2).await.unwrap().as_ref(), expected);
             assert_eq!(body.piece(body.size(), 2).await.unwrap().as_ref(), b"");
         }
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[tokio::test]
+    async fn memory_is_given_back_with_the_last_part_of_a_body() {
+        let room = spool("/nonexistent".into());
+        let mut body = Receiving::new(room.clone());
+        body.append(b"0123456789").await;
+        let body = body.finish().await.unwrap();
+        let part = body.piece(2, 3).await.unwrap();
+        drop(body);
+        assert_eq!((part.as_ref(), room.memory.used()), (&b"234"[..], BLOCK));
+        drop(part);
+        assert_eq!(room.memory.used(), 0);
+    }
+
+    #[tokio::test]
     async fn a_missing_directory_is_an_error_at_the_end() {
         let mut body = Receiving::new(spool("/nonexistent".into()));
-        body.append(b"0123456789abcd").await;
+        body.append(&[0; BLOCK + 1]).await;
         body.append(b"more").await;
         let cause = body.finish().await.unwrap_err().to_string();
         assert!(cause.contains("/nonexistent/weir-filter."), "{cause}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::config::{self, Config};
-use crate::content::{self, Opened, Reader, off_thread};
+use crate::content::{self, Opened, Reader, work_on};
 use crate::files::{Files, Inspector};
 use crate::message::Message;
 use crate::outbreak::{Engine, Finding, Memory, Nodes, Signature, Who};
@@ -91,7 +91,7 @@ impl Inside {
         let engine = self.outbreaks.as_ref()?;
         let id = &message.transaction.id;
         let (seed, text) = (engine.seed(), Arc::clone(&content));
-        let signature = off_thread(SIGNING, move |_| Signature::of(&text, seed)).await;
+        let signature = work_on(content.octets(), SIGNING, move |_| Signature::of(&text, seed)).await;
         let signature = signature.map_err(|cause| warn!(id, %cause, "outbreak: message not signed")).ok()?;
         let envelope = &message.transaction.envelope;
         let text = |path: &weir_smtp::envelope::Path| String::from_utf8_lossy(path.as_bytes()).into_owned();

@@ -108,15 +108,22 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spool {
-    /// Bytes of one message kept in memory; a longer one goes to an unlinked file.
+    /// Bytes of one message kept in memory; a longer one goes to an unlinked file. A message takes no more than an eighth of what
+    /// `memory_total` leaves, so that many large ones leave room for small ones.
     pub memory_per_message: usize,
+    /// Bytes of all messages kept in memory; above it bodies go to files at once.
+    pub memory_total: usize,
     /// Directory of the files. Nothing stays in it: a file has no name once it is open.
     pub directory: PathBuf,
 }
 
 impl Default for Spool {
     fn default() -> Self {
-        Self { memory_per_message: 256 * 1024, directory: PathBuf::from("/var/tmp") }
+        Self {
+            memory_per_message: 4 * 1024 * 1024,
+            memory_total: 256 * 1024 * 1024,
+            directory: PathBuf::from("/var/tmp"),
+        }
     }
 }
 
@@ -174,7 +181,6 @@ impl Check for Config {
         if let Some(channel) = &self.channel {
             channel.check(&self.smtp, problems);
         }
-        positive(problems, "spool.memory_per_message", self.spool.memory_per_message as u64);
         if !self.spool.directory.is_absolute() {
             problems.add("spool.directory", "must be an absolute path");
         }

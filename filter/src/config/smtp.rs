@@ -24,8 +24,7 @@ pub struct Smtp {
     /// The name in the greeting, for people who read protocols.
     #[serde(default = "defaults::name")]
     pub name: String,
-    /// Connections at a time; further ones get 421, and the agent tries another node. With
-    /// `spool.memory_per_message` it bounds the memory used for bodies.
+    /// Connections at a time; further ones get 421, and the agent tries another node.
     #[serde(default = "defaults::max_sessions")]
     pub max_sessions: usize,
     /// Bytes of the largest message; announced in SIZE, larger ones get 552. Not less than the

@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub use header::{Address, Headers};
 pub use part::Part;
 pub use reader::{Counts, Opened, Reader};
-pub use watch::{Stopped, Watch, off_thread};
+pub use watch::{SHORT, Stopped, Watch, work_on};
 
 /// What of a message is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-use super::{Content, Found, Limits, Trouble, off_thread};
+use super::{Content, Found, Limits, Trouble, work_on};
 use crate::body::Body;
 
 /// Memory is given out in units of this many octets.
@@ -90,13 +90,13 @@ impl Reader {
     ) -> anyhow::Result<Opened> {
         // One more than is looked at, so that it is seen that there is more.
         let message = body.head(self.limits.octets as u64 + 1).await?;
-        let limits = self.limits;
+        let (limits, octets) = (self.limits, message.len());
         // The room goes along, so that it is taken for as long as the work goes on, whoever waits for it.
         let work = move |watch: &super::Watch| Opened {
             content: Content::read(&message, limits, watch),
             _room: room,
         };
-        Ok(off_thread(left, work).await?)
+        Ok(work_on(octets, left, work).await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Work that can be long: off the threads that serve connections, within its time, and given up when nobody waits for
 //! it any more.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,11 +46,30 @@ impl Drop for GiveUp {
     }
 }
 
+/// Reading so many octets takes less time than to hand them to another thread and to wake again with the result.
+pub const SHORT: usize = 16 * 1024;
+
+/// Does `work`, `limit` at most. What is about few `octets` is done at once.
+///
+/// # Errors
+/// As of [`off_thread`].
+pub async fn work_on<T: Send + 'static>(
+    octets: usize,
+    limit: Duration,
+    work: impl FnOnce(&Watch) -> T + Send + 'static,
+) -> Result<T, Stopped> {
+    if octets > SHORT {
+        return off_thread(limit, work).await;
+    }
+    // A panic is caught there as well, and what it leaves is dropped with it.
+    catch_unwind(AssertUnwindSafe(|| work(&Watch::new(limit)))).map_err(|_| Stopped::Failed)
+}
+
 /// Does `work` on a thread where it may take its time, `limit` at most.
 ///
 /// # Errors
 /// If it neither ended nor looked at its watch, or panicked.
-pub async fn off_thread<T: Send + 'static>(
+async fn off_thread<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce(&Watch) -> T + Send + 'static,
 ) -> Result<T, Stopped> {
@@ -68,7 +88,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
-    use super::{Stopped, off_thread};
+    use super::{SHORT, Stopped, off_thread, work_on};
 
     #[tokio::test]
     async fn work_ends_with_its_time_and_hands_over_what_it_has() {
@@ -103,6 +123,16 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error() {
         let work = |_: &super::Watch| -> () { panic!("as this test wants") };
-        assert_eq!(off_thread(Duration::from_secs(10), work).await, Err(Stopped::Failed));
+        for octets in [SHORT, SHORT + 1] {
+            assert_eq!(work_on(octets, Duration::from_secs(10), work).await, Err(Stopped::Failed));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_short_work_is_done_on_the_thread_that_wants_it() {
+        for (octets, here) in [(SHORT, true), (SHORT + 1, false)] {
+            let thread = work_on(octets, Duration::from_secs(10), |_| std::thread::current().id()).await;
+            assert_eq!(thread == Ok(std::thread::current().id()), here);
+        }
     }
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::{Files, Limits, Patterns};
 use crate::config::FileTypes;
-use crate::content::{Opened, off_thread};
+use crate::content::{Content, Opened, SHORT, work_on};
 
 #[derive(Debug)]
 pub struct Inspector {
@@ -67,12 +67,14 @@ impl Inspector {
         let result = match turn {
             Ok(turn) => {
                 let banned = Arc::clone(&self.banned);
+                // What an archive unpacks to is as long as it likes.
+                let octets = if is_text(&content) { content.octets() } else { usize::MAX };
                 let work = move |watch: &crate::content::Watch| {
                     // Held for as long as the work goes on, whoever waits for it.
                     let _turn = turn;
                     Files::look(&content, limits, &banned, watch)
                 };
-                off_thread(self.time.saturating_sub(begun.elapsed()), work)
+                work_on(octets, self.time.saturating_sub(begun.elapsed()), work)
                     .await
                     .map_err(|cause| cause.to_string())
             }
@@ -86,6 +88,12 @@ impl Inspector {
         counter.fetch_add(1, Ordering::Relaxed);
         result
     }
+}
+
+/// Nothing in it is an archive: each kind has control characters that text has not.
+fn is_text(content: &Content) -> bool {
+    let is_text = |octet: &u8| *octet >= b' ' || matches!(octet, b'\t' | b'\r' | b'\n');
+    content.octets() <= SHORT && content.parts().iter().all(|part| part.data.iter().all(is_text))
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ use weir_daemon::audit::Audit;
 use weir_smtp::Reply;
 
 use crate::blocks::{Blocker, Blocks};
+use crate::body::Spool;
 use crate::channel::{Channel, Judged};
-use crate::config::{self, Config, Privacy, Spool};
+use crate::config::{self, Config, Privacy};
 use crate::customers::{Customers, Owner};
 use crate::events::Records;
 use crate::facts::Facts;
@@ -117,7 +118,7 @@ impl Node {
             idle_timeout: Duration::from_secs(smtp.idle_timeout),
             data_timeout: Duration::from_secs(smtp.data_timeout),
             tls: smtp.tls.as_ref().map(Tls::new).transpose()?,
-            spool: Arc::new(config.spool.clone()),
+            spool: Arc::new(Spool::new(&config.spool)),
             policy: Policy::new(counters(&config.counters)?, config),
             scripts: None,
             scanners: Scanners::new(config),

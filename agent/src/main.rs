@@ -290,7 +290,9 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
 fn run(config: Config, path: PathBuf, take_over: bool) -> anyhow::Result<()> {
     // Before there are other threads.
     let starter = privileges::settle(&config, &path)?;
-    runtime()?.block_on(serve::run(config, path, starter, take_over))
+    let runtime = runtime()?;
+    // Where sessions are, so that a connection is not handed from one thread to another.
+    runtime.block_on(runtime.spawn(serve::run(config, path, starter, take_over)))?
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

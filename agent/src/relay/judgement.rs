@@ -266,9 +266,8 @@ impl Judgement {
         wire.push(Output::Abort(Leg::Filter));
         wire.forget(Leg::Filter);
         match failure {
-            NodeFailure::Connect(Cause::Exhausted) => {}
-            // The node is well, only not for this message.
-            NodeFailure::Lacks(_) => {}
+            // The node is well, only not for this message, or the agent has no descriptor for it.
+            NodeFailure::Connect(Cause::Exhausted) | NodeFailure::Lacks(_) => {}
             _ => wire.push(Output::Report { node, failure: Some(failure.clone()) }),
         }
         self.failures.push((node, failure));

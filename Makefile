@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help bench bench-quick build demo faults test test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
+.PHONY: help bench bench-quick build demo faults test profile test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,14 @@ bench: build ## weir beside haproxy, nginx, proxsmtpd and no proxy at all; write
 bench-quick: build ## a part of that, in three minutes, and nothing written (needs root)
 	@scripts/install-deps lab
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-bench" run --quick
+
+profile: build ## flame graphs of agent and filter nodes, in docs/performance (needs root, three minutes)
+	@scripts/install-deps lab
+	@scripts/install-deps profile
+	@PATH="$${CARGO_TARGET_DIR:-target}/tools/bin:$$PATH"; for part in agent nodes; do for size in 4 100; do \
+	    "$${CARGO_TARGET_DIR:-target}/release/weir-bench" profile --part $$part --cell "$$size KiB, 10 connections, one" \
+	        --to docs/performance/flame-$$part-$$size-kib.svg || exit; \
+	done; done
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

@@ -153,13 +153,23 @@ struct Batch {
     waiting: Vec<SyncSender<()>>,
 }
 
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.events.len() + self.outcomes.len() >= BATCH
+    }
+}
+
 impl Work {
     fn run(mut self, orders: &Receiver<Order>) {
         self.retain();
-        let mut retained = Instant::now();
+        let (mut retained, mut linger) = (Instant::now(), LINGER);
         loop {
             match orders.recv_timeout(RETAIN_EVERY) {
-                Ok(first) => self.write(gather(first, orders)),
+                Ok(first) => {
+                    let batch = gather(first, orders, linger);
+                    linger = if batch.is_full() { Duration::ZERO } else { LINGER };
+                    self.write(batch);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -215,9 +225,11 @@ impl Work {
     }
 }
 
-/// The first, and what comes in the time of a batch.
-fn gather(first: Order, orders: &Receiver<Order>) -> Batch {
-    let until = Instant::now() + LINGER;
+/// The first, and what comes in the time of a batch. That time is slept through, so that who has an event wakes nobody.
+fn gather(first: Order, orders: &Receiver<Order>, linger: Duration) -> Batch {
+    if !matches!(first, Order::Sync(_)) {
+        thread::sleep(linger);
+    }
     let mut batch = Batch::default();
     let mut next = Some(first);
     while let Some(order) = next {
@@ -229,11 +241,10 @@ fn gather(first: Order, orders: &Receiver<Order>) -> Batch {
                 break;
             }
         }
-        if batch.events.len() + batch.outcomes.len() >= BATCH {
+        if batch.is_full() {
             break;
         }
-        let left = until.saturating_duration_since(Instant::now());
-        next = orders.recv_timeout(left).ok();
+        next = orders.try_recv().ok();
     }
     batch
 }

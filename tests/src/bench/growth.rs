@@ -13,8 +13,8 @@ use crate::talk::{Talk, message};
 
 const CELL: Cell = Cell { size: 4 * KIB, connections: 10, many: false };
 
-/// Keys that one message is counted under when a store is filled: a script has 100 ms for it.
-const KEYS_OF_A_MESSAGE: usize = 2_000;
+/// Keys that one message is counted under when a store is filled: a script may call 1,000 functions for it.
+const KEYS_OF_A_MESSAGE: usize = 900;
 
 /// How long keys are to be there.
 const WINDOW: &str = "86400";

@@ -8,6 +8,7 @@ mod page;
 mod path;
 mod peers;
 mod plot;
+mod profile;
 mod result;
 mod stage;
 mod submit;
@@ -41,6 +42,8 @@ struct Arguments {
 enum Part {
     /// Measures, round by round, and shows medians
     Run(Run),
+    /// Draws where the time of a part of a way goes (needs perf)
+    Profile(profile::Profile),
     /// Hands a message to a filter node, as proxsmtpd's FilterCommand
     #[command(hide = true)]
     Submit,
@@ -71,6 +74,7 @@ struct Run {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().part {
         Part::Run(run) => measure(&run),
+        Part::Profile(profile) => profile.draw(),
         Part::Submit => submit::submit(),
     };
     match outcome {

@@ -38,7 +38,7 @@ fn write_to(path: &FilePath, text: &str) -> Result<()> {
 fn document(found: &Found, plots: &str) -> String {
     format!(
         "# Performance\n\n\
-         `make bench` writes this page; nothing on it is written by hand.\n\n\
+         `make bench` writes this page; nothing on it is written by hand. [What was done for speed](speed.md) is another.\n\n\
          Measured on {} on {}. Three hosts in network namespaces of one machine: customers with Postfix's `smtp-source`, the gateway, and a\n\
          destination with Postfix's `smtp-sink`; they share the processors, so that a way that is slow leaves time to nobody else. Each way\n\
          was taken {} times in turn, {} s for each cell; the figures are medians, the ratios medians of ratios within a round. Absolute\n\

@@ -214,7 +214,6 @@ fn stopped_and_open(backend: Backend) -> Result<()> {
     })
 }
 
-/// In `closed` a dead and a stopped agent alike leave port 25 shut for customers, and for them only.
 /// The agent's sockets of a connection that is over keep its addresses and ports for a minute, though the agent is gone.
 fn a_port_that_was_just_used_goes_straight(backend: Backend) -> Result<()> {
     Lab::run("death-port", NarrowLink::Nowhere, |lab| {
@@ -251,6 +250,7 @@ fn a_port_that_was_just_used_goes_straight(backend: Backend) -> Result<()> {
     })
 }
 
+/// In `closed` a dead and a stopped agent alike leave port 25 shut for customers, and for them only.
 fn closed_until_cleanup(backend: Backend) -> Result<()> {
     Lab::run("closed", NarrowLink::Nowhere, |lab| {
         let _destination = Postfix::destination(&lab.internet)?;

@@ -43,6 +43,10 @@ impl Lease {
         Self { pool, octets: 0 }
     }
 
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
     /// Takes so many more, if they are there. The fuller the pool, the less a single one gets, so that there is always
     /// something for who has little (the dynamic threshold of switches' shared buffers).
     pub fn grow(&mut self, more: usize) -> bool {

@@ -5,7 +5,7 @@ use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
@@ -30,13 +30,11 @@ impl Spool {
     }
 }
 
-/// Octets in memory. What is taken for them is given back with the last who has a part of them.
+/// Octets in memory, with room for as many as are leased. The lease is given back with the last who has a part of them.
 #[derive(Debug)]
 struct Memory {
-    octets: BytesMut,
+    octets: Vec<u8>,
     lease: Lease,
-    /// Octets that were taken.
-    room: usize,
 }
 
 impl AsRef<[u8]> for Memory {
@@ -47,18 +45,20 @@ impl AsRef<[u8]> for Memory {
 
 impl Memory {
     fn new(pool: &Arc<Pool>) -> Self {
-        Self { octets: BytesMut::new(), lease: Lease::new(Arc::clone(pool)), room: 0 }
+        Self { octets: Vec::new(), lease: Lease::new(Arc::clone(pool)) }
     }
 
     /// Whether there is room for so many more, or can be.
     fn has_room(&mut self, more: usize) -> bool {
-        let wanted = (self.octets.len() + more).next_multiple_of(BLOCK);
-        if wanted > self.room {
-            if !self.lease.grow(wanted - self.room) {
-                return false;
-            }
-            self.room = wanted;
+        let (used, leased) = (self.octets.len(), self.lease.octets());
+        if used + more <= leased {
+            return true;
         }
+        let wanted = (used + more).next_multiple_of(BLOCK);
+        // Twice as much, so that what is there is copied seldom; if that is too much, what it takes.
+        let sizes = [wanted.max(2 * leased), wanted];
+        let Some(size) = sizes.into_iter().find(|size| self.lease.grow(size - leased)) else { return false };
+        self.octets.reserve_exact(size - used);
         true
     }
 }
@@ -220,6 +220,18 @@ mod tests {
             assert_eq!(body.piece(body.size(), 2).await.unwrap().as_ref(), b"");
         }
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_leased_is_what_is_taken() {
+        let sizes = config::Spool { memory_per_message: 5 * BLOCK, ..config::Spool::default() };
+        let room = Arc::new(Spool::new(&sizes));
+        let mut body = Receiving::new(room.clone());
+        for blocks in [1, 2, 4, 4, 5] {
+            body.append(&[b'-'; BLOCK]).await;
+            assert_eq!((body.memory.octets.capacity(), room.memory.used()), (blocks * BLOCK, blocks * BLOCK));
+        }
+        assert_eq!(body.finish().await.unwrap().size(), 5 * BLOCK as u64);
     }
 
     #[tokio::test]

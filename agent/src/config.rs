@@ -378,8 +378,8 @@ pub enum OnConnectFailure {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spool {
-    /// Bytes of one message kept in memory; the rest goes to an unlinked file. A message takes no more than an eighth of what
-    /// `memory_total` leaves, so that many large ones leave room for small ones.
+    /// Bytes of one message kept in memory, in blocks of 16 KiB; the rest goes to an unlinked file. A message takes no more than an
+    /// eighth of what `memory_total` leaves, so that many large ones leave room for small ones.
     pub memory_per_message: usize,
     /// Bytes of all messages kept in memory; above it bodies go to files at once.
     pub memory_total: usize,

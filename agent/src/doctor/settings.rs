@@ -204,10 +204,13 @@ fn early_demux(values: [Option<u64>; 2]) -> Finding {
     if values.contains(&Some(0)) {
         return Finding::ok(EARLY_DEMUX, "off: what goes straight is taken for no connection of before");
     }
+    if values == [None, None] {
+        return Finding::unknown(EARLY_DEMUX, "net.ipv4.tcp_early_demux cannot be read");
+    }
     Finding::warning(
         EARLY_DEMUX,
-        "net.ipv4.tcp_early_demux is 1: when connections go straight (released, or the agent is gone), one from the port that \
-         the same customer had to the same destination within the last minute waits until that minute is over",
+        "net.ipv4.tcp_early_demux is 1: when the agent has ended and connections go straight, one from the port that the same customer had to the \
+         same destination within the last minute waits until that minute is over",
     )
     .mended_by("sysctl -w net.ipv4.tcp_early_demux=0")
 }
@@ -265,10 +268,10 @@ mod tests {
 
     #[test]
     fn one_of_two_settings_is_enough_to_have_early_demux_off() {
-        let state = |values| early_demux(values).state;
+        let values = [[Some(1), Some(1)], [Some(1), Some(0)], [Some(0), None], [None, Some(1)], [None, None]];
         assert_eq!(
-            [state([Some(1), Some(1)]), state([Some(1), Some(0)]), state([Some(0), Some(1)])],
-            [State::Warning, State::Ok, State::Ok]
+            values.map(|values| early_demux(values).state),
+            [State::Warning, State::Ok, State::Ok, State::Warning, State::Unknown]
         );
     }
 

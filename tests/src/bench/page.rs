@@ -71,9 +71,7 @@ pub(crate) fn tables(found: &Found) -> String {
          ## Time of a message\n\nMilliseconds for 4 KiB. Alone: on one connection, from MAIL to the reply to the message. Coming: {COMING} a second come whether or\n\
          not those before them are done, each with a connection of its own, from when it comes to the reply.\n\n{}\n\
          ## Memory of idle sessions\n\nResident, of the programs on the gateway, each session greeted and silent. As many as the machine's limit of open files lets\n\
-         the agent have.\n\n{}\n\
-         ## How it grows\n\nweir with filter, 4 KiB, 10 connections, one message each; prefixes beside the lab's, keys on one node, all nodes on this machine's\n\
-         processors.\n\n{}",
+         the agent have.\n\n{}{}",
         rates(found),
         failed(found),
         processors(found),
@@ -156,8 +154,14 @@ fn times(found: &Found) -> String {
 }
 
 fn growth(found: &Found) -> String {
+    if found.growth.is_empty() {
+        return String::new();
+    }
+    let mut table = "\n## How it grows\n\nweir with filter, 4 KiB, 10 connections, one message each; prefixes beside the lab's, keys on one node, all nodes \
+        on this machine's\nprocessors.\n\n"
+        .to_owned();
     let columns = ["what", "how many", "messages a second", "CPU seconds for 1,000, agent and nodes"];
-    let mut table = head(columns.into_iter().map(str::to_owned));
+    table += &head(columns.into_iter().map(str::to_owned));
     for growth in &found.growth {
         for (level, rate, cpu) in growth.medians() {
             let fields =

@@ -96,7 +96,7 @@ fn record(pids: &[u32], time: Duration, data: &Path) -> Result<()> {
 fn draw(data: &Path, title: &str, to: &Path) -> Result<()> {
     let mut script = Command::new("perf");
     script.args(["script", "--no-inline", "--input"]).arg(data).stderr(Stdio::null());
-    let stacks = output_of(script.stdout(Stdio::piped()))?;
+    let stacks = output_of(&mut script)?;
     let folded = through(Command::new("inferno-collapse-perf"), stacks)?;
     let mut graph = Command::new("inferno-flamegraph");
     graph.args(["--minwidth", NARROW, "--title", title]);

@@ -90,7 +90,8 @@ impl Inspector {
     }
 }
 
-/// Nothing in it is an archive: each kind has control characters that text has not.
+/// Nothing in it is long when unpacked: zip, gzip and 7z begin with control characters, which text has not, and a tar unpacks to
+/// no more than it is.
 fn is_text(content: &Content) -> bool {
     let is_text = |octet: &u8| *octet >= b' ' || matches!(octet, b'\t' | b'\r' | b'\n');
     content.octets() <= SHORT && content.parts().iter().all(|part| part.data.iter().all(is_text))

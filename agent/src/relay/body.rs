@@ -79,6 +79,11 @@ impl BodySender {
         Self { leg, framing, sent: 0, asked: false, end: None, ended: false, unanswered: VecDeque::new() }
     }
 
+    /// Has sent the first `octets`, and waits for none.
+    pub fn has_sent(&self, octets: u64) -> bool {
+        self.sent == octets && !self.asked
+    }
+
     pub fn is_ended(&self) -> bool {
         self.ended
     }
@@ -139,7 +144,7 @@ impl BodySender {
         !self.unanswered.is_empty() && (crowded || last || small)
     }
 
-    /// The octets asked for, or fewer of them from the front.
+    /// The octets asked for, or fewer of them from the front; or the next ones, which are not in the spool.
     pub fn spooled(&mut self, octets: &[u8], wire: &mut Wire) {
         self.sent += octets.len() as u64;
         self.asked = false;

@@ -326,7 +326,7 @@ impl Session {
             self.customer.reply(Reply::new(354, "End data with <CR><LF>.<CR><LF>"), &mut self.wire);
         }
         self.wire.restart(Leg::Customer, now);
-        let mut message = Message::begin(matter, chunk, self.treatment, now, &mut self.wire);
+        let mut message = Message::begin(matter, chunk, self.treatment, &self.settings, now, &mut self.wire);
         message.receive(&mut &[][..], &self.settings, now, &mut self.wire);
         self.phase = Phase::Message(Box::new(message));
     }

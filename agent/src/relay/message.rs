@@ -12,7 +12,8 @@ use super::mirror::Original;
 use super::reception::{Chunk, Reception};
 use super::record::{Outcome, Record, Verdict};
 use super::settings::Settings;
-use super::wire::{Leg, Output, Wire};
+use super::wire::{HIGH_WATER, Leg, Output, Wire};
+use crate::config::Mode;
 use crate::failure::Failure;
 use crate::treatment::Treatment;
 
@@ -41,6 +42,12 @@ pub struct Conclusion {
     pub ends_session: bool,
 }
 
+impl Conclusion {
+    fn of_a_lost_destination(self) -> Self {
+        Self { reset_destination: false, abort_destination: true, ends_session: true, ..self }
+    }
+}
+
 #[derive(Debug)]
 pub struct Message {
     pub matter: Matter,
@@ -48,6 +55,10 @@ pub struct Message {
     reception: Reception,
     judgement: Judgement,
     delivery: Option<Delivery>,
+    /// Delivery begins as soon as so many octets are there: nobody is asked about them. `None`: with the whole message.
+    straight_after: Option<u64>,
+    /// What the destination made of it before the customer had sent it all: told when he has.
+    answered_early: Option<Conclusion>,
     /// The destination is gone or unusable: why, and what the customer will be told.
     destination_lost: Option<(Failure, Reply)>,
     /// Nobody is there to hear the outcome.
@@ -60,10 +71,12 @@ impl Message {
         matter: Matter,
         chunk: Option<Chunk>,
         treatment: Treatment,
+        settings: &Settings,
         now: Instant,
         wire: &mut Wire,
     ) -> Self {
         wire.push(Output::NewSpool);
+        let straight = treatment.mode == Mode::Bypass && chunk.is_none();
         let judgement = Judgement::begin(treatment, matter.needs(), wire);
         let binary = matter.envelope.sender.is_binary();
         Self {
@@ -72,6 +85,8 @@ impl Message {
             reception: Reception::begin(chunk, binary, now),
             judgement,
             delivery: None,
+            straight_after: straight.then_some(settings.straight_after),
+            answered_early: None,
             destination_lost: None,
             customer_gone: false,
         }
@@ -134,14 +149,40 @@ impl Message {
         if self.reception.refusal.is_some() {
             self.judgement.abandon(wire);
         } else if !body.is_empty() && self.wants_body() {
-            self.reception.handed(body.len());
-            wire.push(Output::Store(body.freeze()));
+            let before = self.reception.handed(body.len());
+            match &mut self.delivery {
+                // The spool has nothing that the destination has not.
+                Some(Delivery::Sending(sender)) if sender.has_sent(before) => {
+                    sender.spooled(&body, wire);
+                    self.reception.stored += body.len() as u64;
+                }
+                _ => wire.push(Output::Store(body.freeze())),
+            }
+        }
+    }
+
+    /// The customer's octets wait for nothing but the destination, which has as many as it takes.
+    pub fn is_held_up(&self, wire: &Wire) -> bool {
+        self.is_delivering() && wire.flow(Leg::Destination).outgoing >= HIGH_WATER
+    }
+
+    /// The destination has something to take or to answer.
+    pub fn awaits_destination(&self, wire: &Wire) -> bool {
+        match &self.delivery {
+            None => false,
+            Some(Delivery::Sending(_)) => wire.flow(Leg::Destination).outgoing > 0,
+            Some(Delivery::Asked | Delivery::Committed) => self.answered_early.is_none(),
         }
     }
 
     /// Whether the body is still of use to anybody.
     fn wants_body(&self) -> bool {
-        self.destination_lost.is_none() && !self.judgement.withholds()
+        self.is_wanted() && !self.judgement.withholds()
+    }
+
+    /// The destination may have the message, and has not said what becomes of it.
+    fn is_wanted(&self) -> bool {
+        self.destination_lost.is_none() && self.answered_early.is_none() && self.reception.refusal.is_none()
     }
 
     fn refuse(&mut self, refusal: Failure, wire: &mut Wire) {
@@ -182,14 +223,21 @@ impl Message {
     pub fn advance(&mut self, destination_free: bool, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         let stored = self.stored_body();
         self.judgement.pump(stored, wire);
+        let wanted = self.is_wanted();
         if let Some(Delivery::Sending(sender)) = &mut self.delivery
+            && wanted
             && sender.pump(stored, wire)
         {
             self.delivery = Some(Delivery::Committed);
+            wire.restart(Leg::Destination, now);
         }
         // An answer is owed, or the customer is between two commands.
         let awaited = self.reception.is_awaited();
         let at_rest = awaited || self.reception.is_between_chunks();
+        if let Some(conclusion) = self.answered_early.take_if(|_| at_rest) {
+            let lost = self.destination_lost.is_some();
+            return Some(if lost { conclusion.of_a_lost_destination() } else { conclusion });
+        }
         if let Some((failure, reply)) = self.destination_lost.take_if(|_| at_rest) {
             return Some(self.lost(failure, reply));
         }
@@ -197,7 +245,8 @@ impl Message {
             return Some(self.withheld(failure.reply(&self.matter.id), Some(failure)));
         }
         // A refusal by the filter is told at the end, so that it does not matter when it came.
-        if self.delivery.is_some() || !stored.complete {
+        let straight = self.straight_after.is_some_and(|after| stored.octets >= after) && wanted;
+        if self.delivery.is_some() || !(stored.complete || straight) {
             return None;
         }
         let decision = self.judgement.decision()?;
@@ -236,6 +285,18 @@ impl Message {
 
     /// The destination's answer to DATA, or to the end of the body.
     pub fn destination_reply(&mut self, reply: Reply, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
+        if self.answered_early.is_some() {
+            return None;
+        }
+        let conclusion = self.concluded_by(reply, now, wire)?;
+        if self.reception.complete().is_some() {
+            return Some(conclusion);
+        }
+        self.answered_early = Some(conclusion);
+        None
+    }
+
+    fn concluded_by(&mut self, reply: Reply, now: Instant, wire: &mut Wire) -> Option<Conclusion> {
         // Before the last octet has left, nothing that it says is an answer to end of data.
         let has_all = self.is_committed() && wire.flow(Leg::Destination).outgoing == 0;
         match (&self.delivery, reply.severity()) {

@@ -178,7 +178,7 @@ impl Session {
         }
         self.dispatch(input, now);
         self.advance(now);
-        self.regulate();
+        self.regulate(now);
     }
 
     fn dispatch(&mut self, input: Input<'_>, now: Instant) {
@@ -240,6 +240,9 @@ impl Session {
                 self.with_message(|message, wire| message.store_failed(octets as u64, wire));
             }
             Input::Spooled(leg, octets) => {
+                if leg == Leg::Destination {
+                    self.wire.resume(leg, now);
+                }
                 self.with_message(|message, wire| message.spooled(leg, octets, wire));
             }
             Input::ReplayFailed => self.with_message(Message::replay_failed),
@@ -283,6 +286,7 @@ impl Session {
         if let Phase::Message(message) = &mut self.phase
             && self.customer.inbox.is_empty()
         {
+            self.wire.resume(Leg::Destination, now);
             message.receive(&mut octets, &self.settings, now, &mut self.wire);
         }
         self.customer.inbox.extend_from_slice(octets);
@@ -297,6 +301,7 @@ impl Session {
                 Phase::Message(message) => {
                     if message.wants_octets() && !self.customer.inbox.is_empty() {
                         let mut octets = &self.customer.inbox[..];
+                        self.wire.resume(Leg::Destination, now);
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
                         let taken = self.customer.inbox.len() - octets.len();
                         self.customer.inbox.advance(taken);
@@ -461,15 +466,18 @@ impl Session {
     }
 
     /// Back-pressure: what the engine holds of each leg is bounded.
-    fn regulate(&mut self) {
+    fn regulate(&mut self, now: Instant) {
         if self.is_over() {
             return;
         }
-        let unstored = match &self.phase {
-            Phase::Message(message) => message.unstored(),
-            Phase::Commands(_) | Phase::Over => 0,
+        let has_room = match &self.phase {
+            Phase::Message(message) => message.unstored() < UNSTORED && !message.is_held_up(&self.wire),
+            Phase::Commands(_) | Phase::Over => true,
         };
-        let customer = self.customer.inbox.len() < INBOX && unstored < UNSTORED && !self.customer.ended;
+        let customer = self.customer.inbox.len() < INBOX && has_room && !self.customer.ended;
+        if customer && self.wire.is_paused(Leg::Customer) {
+            self.wire.restart(Leg::Customer, now);
+        }
         self.wire.regulate(Leg::Customer, customer);
         let destination = self.wire.flow(Leg::Customer).outgoing < HIGH_WATER;
         self.wire.regulate(Leg::Destination, destination);

@@ -118,9 +118,10 @@ impl Reception {
         }
     }
 
-    /// Octets that are worth keeping go to the spool.
-    pub fn handed(&mut self, octets: usize) {
-        self.handed += octets as u64;
+    /// Octets that are worth keeping go to the spool, or straight on. How many there were before.
+    pub fn handed(&mut self, octets: usize) -> u64 {
+        let after = self.handed + octets as u64;
+        std::mem::replace(&mut self.handed, after)
     }
 
     pub fn unstored(&self) -> u64 {

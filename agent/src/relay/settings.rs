@@ -18,6 +18,8 @@ pub const RATE_WINDOW: Duration = Duration::from_secs(60);
 pub const NOOP_AFTER: Duration = Duration::from_secs(120);
 /// At most so many in a session.
 pub const MAX_NOOPS: u32 = 5;
+/// Octets of most messages that people write; so many are one read or two.
+const STRAIGHT_AFTER: u64 = 16 * 1024;
 /// Octets handed to the spool that it has not taken.
 pub const UNSTORED: u64 = 512 * 1024;
 
@@ -28,6 +30,9 @@ pub struct Settings {
     pub verdict_budget: Duration,
     pub node_connect_timeout: Duration,
     pub node_reply_timeout: Duration,
+    /// In bypass, octets of a message after which it goes straight on. A shorter one is still refused for what it is, and nothing of it
+    /// has been sent: the session goes on.
+    pub straight_after: u64,
     pub max_message_size: u64,
     pub max_line_length: u64,
     pub bare_lf: BareLf,
@@ -56,6 +61,7 @@ impl Settings {
             verdict_budget: Duration::from_secs(filter.verdict_budget),
             node_connect_timeout: Duration::from_secs(filter.connect_timeout),
             node_reply_timeout: Duration::from_secs(filter.reply_timeout),
+            straight_after: STRAIGHT_AFTER,
             max_message_size: relay.max_message_size,
             max_line_length: relay.max_line_length,
             bare_lf: relay.bare_lf,

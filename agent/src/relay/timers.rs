@@ -96,7 +96,8 @@ impl Session {
             }
             Phase::Message(message) => [
                 Some(session).filter(|_| !message.is_committed()),
-                self.customer_wait(message.received_at().is_none()).filter(|_| !message.customer_gone),
+                self.customer_wait(message.received_at().is_none() && !self.wire.is_paused(Leg::Customer))
+                    .filter(|_| !message.customer_gone),
                 self.delivery_wait(message).or_else(|| self.reply_wait()),
                 self.filter_wait(message.conversation()),
                 message
@@ -132,7 +133,7 @@ impl Session {
     fn delivery_wait(&self, message: &Message) -> Option<(Wait, Instant)> {
         let limit = match () {
             () if message.is_committed() => self.settings.end_of_data_timeout,
-            () if message.is_delivering() => self.settings.reply_timeout,
+            () if message.awaits_destination(&self.wire) => self.settings.reply_timeout,
             () => return None,
         };
         Some((Wait::Destination, self.since(Leg::Destination, limit)))

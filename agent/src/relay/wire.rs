@@ -145,6 +145,13 @@ impl Wire {
         self.flow_mut(leg).progress = now;
     }
 
+    /// What is written next is waited for from now on, unless the leg has something to take already.
+    pub fn resume(&mut self, leg: Leg, now: Instant) {
+        if self.flow(leg).outgoing == 0 {
+            self.restart(leg, now);
+        }
+    }
+
     pub fn written(&mut self, leg: Leg, octets: usize, now: Instant) {
         let flow = self.flow_mut(leg);
         flow.outgoing = flow.outgoing.saturating_sub(octets);

@@ -11,6 +11,7 @@ mod recipients;
 mod regressions;
 mod server;
 mod simulation;
+mod straight;
 mod tls;
 mod warm;
 mod world;

@@ -142,6 +142,10 @@ impl Server {
             self.closed = true;
             return Vec::new();
         }
+        if let Some((Stage::Body, Trouble::Say(said))) = self.trouble {
+            self.trouble = None;
+            return format!("{said}\r\n").into_bytes();
+        }
         if !ended {
             return Vec::new();
         }

@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,
+        straight_after: 10,
         max_message_size: 100_000,
         max_line_length: 2000,
         destination_tls: DestinationTls::May,
@@ -152,6 +153,11 @@ impl World {
     pub fn say(&mut self, octets: &[u8]) -> &mut Self {
         self.to_engine[Leg::Customer as usize].extend_from_slice(octets);
         self
+    }
+
+    /// How what is said from now on is cut.
+    pub fn set_cuts(&mut self, cuts: Cuts) {
+        self.cuts = cuts;
     }
 
     /// The smallest thing that can happen.

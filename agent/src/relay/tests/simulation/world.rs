@@ -121,6 +121,7 @@ pub fn settings(choices: &mut Choices) -> Settings {
         verdict_budget: 55 * second,
         node_connect_timeout: 3 * second,
         node_reply_timeout: 20 * second,
+        straight_after: choices.pick(&[0, 20, 1000, 20_000]),
         max_message_size: choices.pick(&[100_000, 2000, 10_000_000]),
         max_line_length: choices.pick(&[2000, 100]),
         destination_tls: choices.pick(&[DestinationTls::May, DestinationTls::Off]),

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
+use crate::orders::Bell;
+
 /// Octets that a session may always hold in each direction.
 pub const SHARE: usize = 16 * 1024;
 
@@ -21,11 +23,13 @@ pub struct Buffers {
     held: AtomicUsize,
     /// Above the soft mark, and not yet well below it.
     tight: watch::Sender<bool>,
+    /// Sessions look at it when this rings.
+    bell: Bell,
 }
 
 impl Buffers {
-    pub fn new(limit: usize) -> Self {
-        Self { limit, held: AtomicUsize::new(0), tight: watch::Sender::new(false) }
+    pub fn new(limit: usize, bell: Bell) -> Self {
+        Self { limit, held: AtomicUsize::new(0), tight: watch::Sender::new(false), bell }
     }
 
     /// Octets held now.
@@ -60,10 +64,13 @@ impl Buffers {
         }
         if self.would_be_tight(self.is_tight()) != self.is_tight() {
             // Decided again where only one can decide: what another gave back meanwhile must not be missed.
-            self.tight.send_if_modified(|tight| {
+            let changed = self.tight.send_if_modified(|tight| {
                 let was = std::mem::replace(tight, self.would_be_tight(*tight));
                 was != *tight
             });
+            if changed {
+                self.bell.ring();
+            }
         }
     }
 
@@ -108,7 +115,7 @@ mod tests {
 
     #[test]
     fn above_the_soft_mark_there_is_room_for_a_share_only() {
-        let buffers = Arc::new(Buffers::new(800));
+        let buffers = Arc::new(Buffers::new(800, Bell::default()));
         let mut hold = Hold::new(buffers.clone(), 599);
         assert_eq!((buffers.room(0), buffers.is_full()), (usize::MAX, false));
         hold.set(600);
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn many_threads_leave_nothing_behind() {
-        let buffers = Arc::new(Buffers::new(64 * 1024));
+        let buffers = Arc::new(Buffers::new(64 * 1024, Bell::default()));
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let buffers = buffers.clone();
@@ -142,12 +149,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_woken_when_there_is_room_again() {
-        let buffers = Arc::new(Buffers::new(1000));
+        let bell = Bell::default();
+        let buffers = Arc::new(Buffers::new(1000, bell.clone()));
         let hold = Hold::new(buffers.clone(), 1000);
         let mut room = buffers.watch();
+        let listener = bell.listen();
         let waiting = tokio::spawn(async move { room.changed().await });
         tokio::task::yield_now().await;
         drop(hold);
         waiting.await.unwrap().unwrap();
+        listener.rung().await;
     }
 }

@@ -17,6 +17,7 @@ mod interfaces;
 mod mirrors;
 mod modes;
 mod nodes;
+mod orders;
 mod places;
 pub mod policy;
 pub mod prefixes;

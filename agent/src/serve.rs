@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::sync::{mpsc, watch as channel};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -166,14 +166,12 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
     let listener_copy = estate.expect_heirs(&listener, claim);
     service::ready("weir-agent");
 
-    let (stop, stopped) = channel::channel(false);
-    let (cut, cutting) = channel::channel(false);
     let mut sessions = JoinSet::new();
     let room = Room { max_sessions, places: agent.places.clone() };
-    let door = Door { listener: &listener, shared: &agent.shared, room, pulse: &pulse, stopped, cutting };
+    let door = Door { listener: &listener, shared: &agent.shared, room, pulse: &pulse };
     let accepting = accept(&door, &mut sessions, handed_over);
     let (farewell, told_to_stop) = until_the_end(accepting, shutdown.as_mut(), &turn).await;
-    let ending = Ending { relay: config.relay.clone(), agent, background, sessions, stop, cut };
+    let ending = Ending { relay: config.relay.clone(), agent, background, sessions };
     match farewell {
         None => ending.stop(listener, &listener_copy).await,
         Some(farewell) => {
@@ -258,8 +256,6 @@ struct Door<'a> {
     shared: &'a Arc<Shared>,
     room: Room,
     pulse: &'a Pulse,
-    stopped: channel::Receiver<bool>,
-    cutting: channel::Receiver<bool>,
 }
 
 /// Takes connections until another agent does.
@@ -302,7 +298,7 @@ impl Door<'_> {
         match admit(&accepted, shared, &self.room, sessions.len()) {
             Ok(place) => {
                 Counters::add(&shared.counters.sessions);
-                let session = drive(accepted, shared.clone(), self.stopped.clone(), self.cutting.clone());
+                let session = drive(accepted, shared.clone());
                 sessions.spawn(async move {
                     session.await;
                     drop(place);

@@ -17,6 +17,7 @@ use crate::mirrors::{self, Mirrors};
 use crate::nodes::names::{Names, Site};
 use crate::nodes::warm::Warm;
 use crate::nodes::{Pool, Role};
+use crate::orders::Orders;
 use crate::policy::Refusals;
 use crate::prefixes::Prefixes;
 use crate::relay::settings::Settings;
@@ -50,6 +51,7 @@ pub struct Shared {
     pub outcomes: Outcomes,
     pub return_path: Arc<ReturnPath>,
     pub suspects: Suspects,
+    pub orders: Orders,
     masqueraded: RwLock<Prefixes>,
 }
 
@@ -72,6 +74,7 @@ impl Shared {
         let mirror_pool = Pool::new(&[], node_tls, mirrors::MAX_WAIT);
         let mirrors = Mirrors::new(config.filter.mirror.as_ref(), mirror_pool, pool.clone());
         mirrors.set(&mirror_names.sites());
+        let orders = Orders::default();
         Ok(Self {
             treatments: Treatments::new(&config.filter),
             settings,
@@ -79,7 +82,7 @@ impl Shared {
             warm: Arc::new(warm),
             mirrors: Arc::new(mirrors),
             budget: Arc::new(Budget::new(&config.spool)),
-            buffers: Arc::new(Buffers::new(config.relay.max_buffered)),
+            buffers: Arc::new(Buffers::new(config.relay.max_buffered, orders.bell.clone())),
             upstream_ports: config.steering.upstream_port_range(),
             counters: Counters::default(),
             bare_line_ends: BareLineEnds::default(),
@@ -88,11 +91,12 @@ impl Shared {
                 WhenTlsWanted::Exempt => WantedTls::telling(wanting),
             },
             refusals: Refusals::of(config),
-            blocked: Blocked::of(config),
+            blocked: Blocked::of(config, orders.bell.clone()),
             outcomes: Outcomes::new(links.iter().map(|link| (link.host, link.queue.clone())).collect()),
             links,
             return_path: Arc::new(ReturnPath::new(Instant::now())),
             suspects: Suspects::default(),
+            orders,
             masqueraded: RwLock::new(Prefixes::new(&config.customers.masqueraded)),
         })
     }

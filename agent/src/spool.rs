@@ -183,8 +183,7 @@ impl Spool {
         Self { budget, blocks: Vec::new(), lease, in_memory: 0, file: None, file_len: 0 }
     }
 
-    /// # Errors
-    /// If the file cannot be made or written, for instance because the disk is full.
+    #[cfg(test)]
     pub async fn append(&mut self, octets: Bytes) -> io::Result<()> {
         let in_memory = self.keep(&octets);
         if in_memory < octets.len() {
@@ -198,15 +197,22 @@ impl Spool {
     /// # Errors
     /// If the file cannot be read.
     pub async fn read(&self, range: Range<u64>) -> io::Result<Piece<'_>> {
-        let within = usize::try_from(range.start).ok().filter(|start| *start < self.in_memory);
-        let Some(start) = within else { return self.read_file(range).await.map(Piece::File) };
-        let block = &self.blocks[start / BLOCK][start % BLOCK..];
-        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        Ok(Piece::Memory(&block[..wanted.min(block.len())]))
+        match self.in_memory(&range) {
+            Some(octets) => Ok(Piece::Memory(octets)),
+            None => self.read_file(range).await.map(Piece::File),
+        }
     }
 
-    /// Keeps what fits in memory, and says how much that is. Once a file is there, all goes to it.
-    fn keep(&mut self, octets: &[u8]) -> usize {
+    /// As [`Self::read`], if the range begins in memory.
+    pub fn in_memory(&self, range: &Range<u64>) -> Option<&[u8]> {
+        let start = usize::try_from(range.start).ok().filter(|start| *start < self.in_memory)?;
+        let block = &self.blocks[start / BLOCK][start % BLOCK..];
+        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        Some(&block[..wanted.min(block.len())])
+    }
+
+    /// Appends what fits in memory, and says how much that is: the rest is for [`Self::write`]. Once a file is there, all goes to it.
+    pub fn keep(&mut self, octets: &[u8]) -> usize {
         let mut kept = 0;
         while kept < octets.len() && self.file.is_none() {
             let room = BLOCK * self.blocks.len() - self.in_memory;
@@ -227,7 +233,11 @@ impl Spool {
         kept
     }
 
-    async fn write(&mut self, octets: Bytes) -> io::Result<()> {
+    /// Appends to the file.
+    ///
+    /// # Errors
+    /// If the file cannot be made or written, for instance because the disk is full.
+    pub async fn write(&mut self, octets: Bytes) -> io::Result<()> {
         match self.try_to_write(octets.clone()).await {
             // Whatever is short, room, a quota or descriptors: no customer shall hear of it as long as there are
             // spools that no customer needs. What was written of it is written over, and nothing is reserved for it.
@@ -264,7 +274,11 @@ impl Spool {
         Ok(())
     }
 
-    async fn read_file(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+    /// A range that begins in the file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn read_file(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let file = self.file.clone().ok_or(io::ErrorKind::UnexpectedEof)?;
         let at = range.start - self.in_memory as u64;
         let size = usize::try_from(range.end - range.start).map_err(io::Error::other)?;

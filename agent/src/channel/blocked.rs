@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tracing::{info, warn};
 use weir_daemon::channel::{self, MAX_PREFIXES, one_line};
 
 use crate::config::Config;
+use crate::orders::Bell;
 use crate::policy::{file, time};
 use crate::source::Source;
 use crate::steer::{BootTime, Refusal, RuleTerms, Rules};
@@ -82,7 +82,8 @@ pub struct Blocked {
     told: Mutex<HashMap<Source, Instant>>,
     /// The kernel and the file do not know what is here.
     news: AtomicBool,
-    version: watch::Sender<u64>,
+    version: AtomicU64,
+    bell: Bell,
 }
 
 /// For look-ups.
@@ -127,7 +128,7 @@ impl Table {
 
 impl Blocked {
     /// What was known at the end of the last run. Where no channel is configured nobody is blocked by nodes.
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &Config, bell: Bell) -> Self {
         let channel = config.filter.channel.as_ref();
         let file = channel.map(|_| config.state.directory.join(NAME));
         let nodes = channel.map(|channel| channel.nodes.clone()).unwrap_or_default();
@@ -143,13 +144,14 @@ impl Blocked {
             current,
             told: Mutex::default(),
             news: AtomicBool::new(false),
-            version: watch::channel(0).0,
+            version: AtomicU64::new(0),
+            bell,
         }
     }
 
-    /// Somebody is blocked who was not, or the other way round: for sessions that are open.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    /// Another when somebody is blocked who was not, or the other way round: for sessions that are open, after the bell.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// What a blocked customer is told.
@@ -204,7 +206,8 @@ impl Blocked {
             info!(node, who = block.who, "blocked no more by a filter node");
         }
         self.news.store(true, Ordering::Release);
-        self.version.send_modify(|version| *version += 1);
+        self.version.fetch_add(1, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Whether kernel and file are behind. After that they are not, unless [`Self::put_off`] is called.

@@ -5,9 +5,9 @@ mod leg;
 mod linger;
 mod mirror;
 mod news;
-mod signals;
 
 use std::future::poll_fn;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,13 +15,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weir_smtp::extension::Extensions;
 
 use self::alarm::Alarm;
 use self::leg::{Event, LegSocket};
-use self::signals::{Signal, Signals};
 use crate::buffers::Hold;
 use crate::counters::Counters;
 use crate::failure::{Cause, Failure};
@@ -38,19 +36,14 @@ use crate::stream::Stream;
 use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 
-/// Runs one session to its end. `stop` becomes true when the daemon stops, and `cut` when it can't wait
-/// any longer.
-pub async fn drive(
-    accepted: Accepted,
-    shared: Arc<Shared>,
-    stop: watch::Receiver<bool>,
-    cut: watch::Receiver<bool>,
-) {
-    let mut signal = pin!(Signals::new(&shared, stop, cut).next());
+/// Runs one session to its end.
+pub async fn drive(accepted: Accepted, shared: Arc<Shared>) {
+    let mut rung = pin!(shared.orders.bell.listen().rung());
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     let mut alarm = Alarm::new(timer.as_mut());
     let mut driver = Driver::new(accepted, shared);
-    let (mut cutting, mut overdue, mut blocked) = (false, false, driver.is_blocked());
+    let mut overdue = false;
+    driver.look_up();
     loop {
         driver.perform().await;
         if driver.session.is_over() {
@@ -58,40 +51,37 @@ pub async fn drive(
         }
         driver.treat();
         // A message that the destination has whole is no more to be stopped: its answer is waited for.
-        if blocked && !driver.session.is_committed() {
+        if driver.blocked && !driver.session.is_committed() {
             driver.tell(Input::Blocked);
             continue;
         }
-        if cutting && !driver.session.is_committed() {
+        if driver.shared.orders.is_cutting() && !driver.session.is_committed() {
             driver.tell(Input::Cut);
             continue;
         }
         let heard = poll_fn(|cx| {
-            if let Poll::Ready((heard, signals)) = signal.as_mut().poll(cx) {
-                signal.set(signals.next());
-                return Poll::Ready(Some(heard));
+            if let Poll::Ready(listener) = rung.as_mut().poll(cx) {
+                rung.set(listener.rung());
+                driver.look_up();
+                return Poll::Ready(());
             }
             let due = alarm.poll(cx, driver.session.deadline()).is_ready();
             // What has come in the meantime is heard first, once: it may be what was waited for.
             let late = std::mem::replace(&mut overdue, due) && due;
             if !late && driver.poll_legs(cx).is_ready() {
-                return Poll::Ready(None);
+                return Poll::Ready(());
             }
             if !due {
                 return Poll::Pending;
             }
             overdue = false;
             driver.tell(Input::Timeout);
-            Poll::Ready(None)
+            Poll::Ready(())
         });
-        match heard.await {
-            None | Some(Signal::Room) => {}
-            Some(Signal::Blocked) => blocked = blocked || driver.is_blocked(),
-            Some(Signal::Stop) => driver.tell(Input::Stop),
-            Some(Signal::Cut) => cutting = true,
-        }
+        heard.await;
     }
-    driver.close().await;
+    // Apart, or every session would have room for it in memory all the time.
+    Box::pin(driver.close()).await;
 }
 
 struct Driver {
@@ -104,6 +94,10 @@ struct Driver {
     filter: LegSocket,
     /// The version of the treatments that the engine was told.
     treatments: u64,
+    /// That of the blocks among which the customer was looked for, and whether he is blocked.
+    blocks: Option<u64>,
+    blocked: bool,
+    stopping: bool,
     /// The node that was chosen last, and when it was last sent something.
     asked: Option<Asked>,
     /// Its connection must be a new one: one that was kept ready was given to the message already.
@@ -136,6 +130,9 @@ impl Driver {
             destination: LegSocket::none(),
             filter: LegSocket::none(),
             treatments: shared.treatments.version(),
+            blocks: None,
+            blocked: false,
+            stopping: false,
             asked: None,
             anew: false,
             waiting: None,
@@ -149,6 +146,17 @@ impl Driver {
 
     fn tell(&mut self, input: Input<'_>) {
         self.session.handle(input, Instant::now());
+    }
+
+    /// The bell has rung, or the session begins.
+    fn look_up(&mut self) {
+        let blocks = Some(self.shared.blocked.version());
+        if std::mem::replace(&mut self.blocks, blocks) != blocks {
+            self.blocked = self.blocked || self.is_blocked();
+        }
+        if self.shared.orders.is_stopping() && !std::mem::replace(&mut self.stopping, true) {
+            self.tell(Input::Stop);
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -218,9 +226,20 @@ impl Driver {
     async fn perform(&mut self) {
         loop {
             while let Some(output) = self.session.poll() {
-                self.act(output).await;
+                if let Some(octets) = self.act(output) {
+                    // Apart, as every session would have room for it; it is for large messages only.
+                    Box::pin(self.store_in_file(octets)).await;
+                }
             }
-            let replayed = self.replay(Leg::Destination).await || self.replay(Leg::Filter).await;
+            let replayed = match self.next_replay() {
+                Some((leg, range)) => {
+                    if let Some(range) = self.replay(leg, range) {
+                        Box::pin(self.replay_from_file(leg, range)).await;
+                    }
+                    true
+                }
+                None => false,
+            };
             self.hold.set(self.held());
             if !replayed {
                 break;
@@ -228,7 +247,8 @@ impl Driver {
         }
     }
 
-    async fn act(&mut self, output: Output) {
+    /// What does not fit in memory is to be stored in a file.
+    fn act(&mut self, output: Output) -> Option<Bytes> {
         match output {
             Output::Write(leg, octets) => self.write(leg, octets),
             Output::PauseRead(leg) => self.leg(leg).pause(true),
@@ -241,13 +261,14 @@ impl Driver {
             Output::Connect(leg) => self.connect(leg),
             Output::NewSpool => self.renew_spool(true),
             Output::DropSpool => self.renew_spool(false),
-            Output::Store(octets) => self.store(octets).await,
+            Output::Store(octets) => return self.store(&octets),
             Output::Replay(leg, range) => self.leg(leg).want(Some(range)),
             Output::Report { node, failure } => self.report(node, failure.as_ref()),
             Output::Log(record) => self.log(&record),
             Output::Mirror(original) => self.mirror(*original),
             Output::Noticed(notice) => self.notice(notice),
         }
+        None
     }
 
     fn write(&mut self, leg: Leg, octets: Bytes) {
@@ -287,10 +308,19 @@ impl Driver {
         }
     }
 
-    async fn store(&mut self, octets: Bytes) {
+    /// What did not fit in memory.
+    fn store(&mut self, octets: &Bytes) -> Option<Bytes> {
+        self.hold.set(self.held() + octets.len());
+        let kept = self.spool.keep(octets);
+        if kept > 0 {
+            self.tell(Input::Stored(kept));
+        }
+        (kept < octets.len()).then(|| octets.slice(kept..))
+    }
+
+    async fn store_in_file(&mut self, octets: Bytes) {
         let size = octets.len();
-        self.hold.set(self.held() + size);
-        match self.spool.append(octets).await {
+        match self.spool.write(octets).await {
             Ok(()) => self.tell(Input::Stored(size)),
             Err(error) => {
                 warn!(%error, directory = %self.shared.budget.directory.display(), "spool cannot be written");
@@ -299,26 +329,41 @@ impl Driver {
         }
     }
 
-    /// Octets of the spool that the engine wants for a leg, as many as there is room for. `false`: none.
-    async fn replay(&mut self, leg: Leg) -> bool {
-        let Some(range) = self.leg(leg).wanted() else { return false };
-        let held = self.leg(leg).held();
-        let room = self.shared.buffers.room(held) as u64;
-        if room == 0 {
-            return false;
-        }
-        let range = range.start..range.end.min(range.start.saturating_add(room));
-        self.hold.set(self.held() + usize::try_from(range.end - range.start).unwrap_or(0));
-        self.leg(leg).want(None);
-        let now = Instant::now();
-        match self.spool.read(range).await {
-            Ok(octets) => self.session.handle(Input::Spooled(leg, &octets), now),
-            Err(error) => {
-                warn!(%error, "spool cannot be read");
-                self.session.handle(Input::ReplayFailed, now);
+    /// Octets of the spool that the engine wants for a leg, as many as there is room for.
+    fn next_replay(&mut self) -> Option<(Leg, Range<u64>)> {
+        for leg in [Leg::Destination, Leg::Filter] {
+            let Some(range) = self.leg(leg).wanted() else { continue };
+            let held = self.leg(leg).held();
+            let room = self.shared.buffers.room(held) as u64;
+            if room > 0 {
+                let range = range.start..range.end.min(range.start.saturating_add(room));
+                self.hold.set(self.held() + usize::try_from(range.end - range.start).unwrap_or(0));
+                self.leg(leg).want(None);
+                return Some((leg, range));
             }
         }
-        true
+        None
+    }
+
+    /// What is not in memory.
+    fn replay(&mut self, leg: Leg, range: Range<u64>) -> Option<Range<u64>> {
+        match self.spool.in_memory(&range) {
+            Some(octets) => {
+                self.session.handle(Input::Spooled(leg, octets), Instant::now());
+                None
+            }
+            None => Some(range),
+        }
+    }
+
+    async fn replay_from_file(&mut self, leg: Leg, range: Range<u64>) {
+        match self.spool.read_file(range).await {
+            Ok(octets) => self.tell(Input::Spooled(leg, &octets)),
+            Err(error) => {
+                warn!(%error, "spool cannot be read");
+                self.tell(Input::ReplayFailed);
+            }
+        }
     }
 
     fn choose(&mut self, tried: &[NodeId], needs: Needs) {
@@ -453,8 +498,7 @@ impl Driver {
     async fn close(mut self) {
         self.hold.set(self.customer.held());
         if let Some((stream, outgoing)) = self.customer.take() {
-            // Apart, or every session would have room for it in memory all the time.
-            Box::pin(linger::close(stream, outgoing, linger::First::Us, self.hold)).await;
+            linger::close(stream, outgoing, linger::First::Us, self.hold).await;
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::watch as channel;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tracing::{error, info, warn};
@@ -19,6 +18,7 @@ use crate::config::Relay;
 use crate::counters::Counters;
 use crate::failure::Failure;
 use crate::handover::{Predecessor, Reporter};
+use crate::orders::Orders;
 use crate::shared::Shared;
 use crate::steer::RuleKind;
 use crate::transparent::TransparentListener;
@@ -32,8 +32,6 @@ pub(super) struct Ending {
     pub agent: Agent,
     pub background: JoinSet<()>,
     pub sessions: JoinSet<()>,
-    pub stop: channel::Sender<bool>,
-    pub cut: channel::Sender<bool>,
 }
 
 impl Ending {
@@ -126,13 +124,13 @@ impl Ending {
 
     /// Sessions without a message end, messages in flight are finished, here and in agents before this one.
     async fn finish(self) {
-        let Self { relay, agent, background, sessions, stop, cut } = self;
+        let Self { relay, agent, background, sessions } = self;
         drop(background);
         let goodbyes = tokio::spawn(agent.shared.warm.clone().close());
         let predecessor = agent.predecessor();
         predecessor.iter().for_each(|predecessor| predecessor.stop());
-        stop.send_replace(true);
-        finish(sessions, Duration::from_secs(relay.shutdown_timeout), &cut).await;
+        agent.shared.orders.stop();
+        finish(sessions, Duration::from_secs(relay.shutdown_timeout), &agent.shared.orders).await;
         // What mirror nodes are asked about is nobody's mail any more.
         agent.shared.budget.recall().await;
         // At most a few seconds, most of which are over.
@@ -168,7 +166,7 @@ pub(super) fn note_panic(ended: &Result<(), JoinError>) {
 
 /// Waits for the sessions; cuts those that are not done in time, but none whose message the destination
 /// may have taken already.
-async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &channel::Sender<bool>) {
+async fn finish(mut sessions: JoinSet<()>, limit: Duration, orders: &Orders) {
     let all = async {
         while let Some(ended) = sessions.join_next().await {
             note_panic(&ended);
@@ -176,7 +174,7 @@ async fn finish(mut sessions: JoinSet<()>, limit: Duration, cut: &channel::Sende
     };
     if timeout(limit, all).await.is_err() {
         warn!(sessions = sessions.len(), "sessions cut: relay.shutdown_timeout is over");
-        cut.send_replace(true);
+        orders.cut();
         while let Some(ended) = sessions.join_next().await {
             note_panic(&ended);
         }

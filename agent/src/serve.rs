@@ -298,11 +298,7 @@ impl Door<'_> {
         match admit(&accepted, shared, &self.room, sessions.len()) {
             Ok(place) => {
                 Counters::add(&shared.counters.sessions);
-                let session = drive(accepted, shared.clone());
-                sessions.spawn(async move {
-                    session.await;
-                    drop(place);
-                });
+                sessions.spawn(drive(accepted, place, shared.clone()));
                 shared.counters.sessions_now.store(sessions.len() as u64, Ordering::Relaxed);
             }
             Err(failure) => turn_away(&accepted, failure),

@@ -26,6 +26,7 @@ use crate::failure::{Cause, Failure};
 use crate::nodes::dial::Greeted;
 use crate::nodes::needs::Needs;
 use crate::nodes::{Asked, Chosen, NodeId, Waiting};
+use crate::places::Place;
 use crate::relay::conversation::NodeFailure;
 use crate::relay::mirror::Original;
 use crate::relay::record::SessionId;
@@ -36,8 +37,8 @@ use crate::stream::Stream;
 use crate::tls::Peer;
 use crate::transparent::{self, Accepted, CustomerAddr, OriginalDst};
 
-/// Runs one session to its end.
-pub async fn drive(accepted: Accepted, shared: Arc<Shared>) {
+/// Runs one session to its end, and then gives its place back.
+pub async fn drive(accepted: Accepted, _place: Place, shared: Arc<Shared>) {
     let mut rung = pin!(shared.orders.bell.listen().rung());
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     let mut alarm = Alarm::new(timer.as_mut());

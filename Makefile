@@ -73,13 +73,13 @@ bench-quick: build ## a part of that, in three minutes, and nothing written (nee
 	@scripts/install-deps lab
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-bench" run --quick
 
-profile: build ## flame graphs of agent and filter nodes, in docs/performance (needs root, three minutes)
+profile: build ## flame graphs of agent and filter nodes, and what a message takes, in docs/performance (needs root, five minutes)
 	@scripts/install-deps lab
 	@scripts/install-deps profile
 	@PATH="$${CARGO_TARGET_DIR:-target}/tools/bin:$$PATH"; for part in agent nodes; do for size in 4 100; do \
 	    "$${CARGO_TARGET_DIR:-target}/release/weir-bench" profile --part $$part --cell "$$size KiB, 10 connections, one" \
 	        --to docs/performance/flame-$$part-$$size-kib.svg || exit; \
-	done; done
+	done; done; "$${CARGO_TARGET_DIR:-target}/release/weir-bench" count --to docs/performance/counts.md
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

@@ -46,12 +46,12 @@ impl Cell {
         self.connections == 10
     }
 
+    pub(crate) fn size_name(&self) -> String {
+        if self.size < MIB { format!("{} KiB", self.size / KIB) } else { format!("{} MiB", self.size / MIB) }
+    }
+
     pub(crate) fn name(&self) -> String {
-        let size = if self.size < MIB {
-            format!("{} KiB", self.size / KIB)
-        } else {
-            format!("{} MiB", self.size / MIB)
-        };
+        let size = self.size_name();
         let plural = if self.connections == 1 { "" } else { "s" };
         format!(
             "{size}, {} connection{plural}, {}",

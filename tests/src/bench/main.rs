@@ -1,6 +1,7 @@
 //! `weir-bench`: mail through weir beside what it replaces and beside no proxy at all, in the lab. Its results are for reading.
 
 mod cell;
+mod count;
 mod growth;
 mod idle;
 mod latency;
@@ -44,6 +45,8 @@ enum Part {
     Run(Run),
     /// Draws where the time of a part of a way goes (needs perf)
     Profile(profile::Profile),
+    /// Counts system calls, allocations and packets for a message (needs perf)
+    Count(count::Count),
     /// Hands a message to a filter node, as proxsmtpd's FilterCommand
     #[command(hide = true)]
     Submit,
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().part {
         Part::Run(run) => measure(&run),
         Part::Profile(profile) => profile.draw(),
+        Part::Count(count) => count.write(),
         Part::Submit => submit::submit(),
     };
     match outcome {

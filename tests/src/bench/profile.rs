@@ -12,7 +12,7 @@ use weir_tests::lab::{Lab, NarrowLink};
 use weir_tests::wait::{PATIENCE, wait_until};
 
 use crate::cell::{self, Cell, Counts};
-use crate::path::Path as Way;
+use crate::path::{Path as Way, Route};
 use crate::stage::Stage;
 use crate::usage;
 
@@ -60,15 +60,7 @@ impl Profile {
             let part = route.parts.iter().find(|part| part.name == self.part);
             let part = part.with_context(|| format!("{} has no part {}", self.way, self.part))?;
             let time = Duration::from_secs(self.seconds);
-            let send =
-                || cell::measure(&stage, &route, path, cell, time + PATIENCE / 4, &mut Counts::default());
-            thread::scope(|scope| {
-                let sending = scope.spawn(send);
-                let before = usage::cpu(&part.pids)?;
-                wait_until("the way to be in use", PATIENCE, || Ok(usage::cpu(&part.pids)? > before + WARM))?;
-                record(&part.pids, time, &data)?;
-                sending.join().map_err(|_| anyhow!("a panic"))?.map(drop)
-            })
+            under_load(&stage, &route, path, cell, time, || record(&part.pids, time, &data))
         })?;
         let title = format!("{}: {}; {}", self.way, self.part, cell.name());
         let drawn = draw(&data, &title, &self.to);
@@ -77,6 +69,26 @@ impl Profile {
         println!("written to {}", self.to.display());
         Ok(())
     }
+}
+
+/// Looks, for `time`, while mail takes its way.
+pub(crate) fn under_load<T>(
+    stage: &Stage<'_>,
+    route: &Route<'_>,
+    path: Way,
+    cell: Cell,
+    time: Duration,
+    look: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let all: Vec<u32> = route.parts.iter().flat_map(|part| part.pids.clone()).collect();
+    let send = || cell::measure(stage, route, path, cell, time + PATIENCE / 4, &mut Counts::default());
+    thread::scope(|scope| {
+        let sending = scope.spawn(send);
+        let before = usage::cpu(&all)?;
+        wait_until("the way to be in use", PATIENCE, || Ok(usage::cpu(&all)? > before + WARM))?;
+        let found = look()?;
+        sending.join().map_err(|_| anyhow!("a panic"))?.map(|_| found)
+    })
 }
 
 fn record(pids: &[u32], time: Duration, data: &Path) -> Result<()> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::path::{Part, Path};
+use crate::cell::{self, Cell, Counts, KIB};
+use crate::path::{Part, Path, Route};
 use crate::stage::{Stage, customers, destination};
 use crate::talk::Talk;
 use crate::usage;
@@ -19,7 +20,7 @@ const LEVELS: [usize; 4] = [0, 1_000, 10_000, 50_000];
 /// Where there are fewer descriptors than the last level needs: as many sessions as the agent takes with what there is, which
 /// counts five for each, and has a reserve.
 const PER_SESSION: u64 = 5;
-const RESERVE: u64 = 300;
+const RESERVE: u64 = 500;
 
 const OPENERS: usize = 16;
 
@@ -32,10 +33,12 @@ pub(crate) struct Idle {
     pub(crate) sessions: usize,
     /// Kilobytes of all parts but filter nodes, which have no part in it.
     pub(crate) resident: u64,
+    /// Messages a second beside them.
+    pub(crate) rate: Option<f64>,
 }
 
 /// None for a way without a program.
-pub(crate) fn measure(stage: &Stage<'_>, path: Path, quick: bool) -> Result<Vec<Idle>> {
+pub(crate) fn measure(stage: &Stage<'_>, path: Path, time: Duration, quick: bool) -> Result<Vec<Idle>> {
     let route = path.open(stage)?;
     let held_by = |part: &&Part| part.name != "nodes";
     let pids: Vec<u32> = route.parts.iter().filter(held_by).flat_map(|part| part.pids.clone()).collect();
@@ -56,9 +59,25 @@ pub(crate) fn measure(stage: &Stage<'_>, path: Path, quick: bool) -> Result<Vec<
         }
         // Nothing else tells when a program is done with what it began.
         thread::sleep(REST);
-        found.push(Idle { sessions: level, resident: usage::resident(&pids)? });
+        let resident = usage::resident(&pids)?;
+        let rate = if path.is_slow() { None } else { beside(stage, &route, path, time)? };
+        eprintln!("{}: {level} idle sessions, {resident} kB", path.name());
+        found.push(Idle { sessions: level, resident, rate });
     }
     Ok(found)
+}
+
+/// Mail goes on while they are open.
+fn beside(stage: &Stage<'_>, route: &Route<'_>, path: Path, time: Duration) -> Result<Option<f64>> {
+    let cell = Cell { size: 4 * KIB, connections: 10, many: false };
+    match cell::measure(stage, route, path, cell, time, &mut Counts::default()) {
+        Ok(measured) => Ok(measured.rate),
+        Err(error) if path.is_anothers() => {
+            eprintln!("{}, beside idle sessions: {error:#}", path.name());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn levels(path: Path, quick: bool) -> Result<Vec<usize>> {

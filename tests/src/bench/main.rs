@@ -128,7 +128,7 @@ fn measure(run: &Run) -> Result<()> {
         }
         for &path in &paths {
             eprintln!("{:.0} s: idle sessions, {}", begun.elapsed().as_secs_f64(), path.name());
-            match idle::measure(&stage, path, run.quick) {
+            match idle::measure(&stage, path, time, run.quick) {
                 Ok(idle) => found.set_idle(path, idle),
                 Err(error) if path.is_anothers() => eprintln!("{}: {error:#}", path.name()),
                 Err(error) => return Err(error.context(path.name())),

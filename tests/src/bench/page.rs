@@ -71,7 +71,7 @@ pub(crate) fn tables(found: &Found) -> String {
          ## Time of a message\n\nMilliseconds for 4 KiB. Alone: on one connection, from MAIL to the reply to the message. Coming: {COMING} a second come whether or\n\
          not those before them are done, each with a connection of its own, from when it comes to the reply.\n\n{}\n\
          ## Memory of idle sessions\n\nResident, of the programs on the gateway, each session greeted and silent. As many as the machine's limit of open files lets\n\
-         the agent have.\n\n{}{}",
+         the agent have; mail beside them is of 4 KiB, 10 connections, one message each.\n\n{}{}",
         rates(found),
         failed(found),
         processors(found),
@@ -173,13 +173,21 @@ fn growth(found: &Found) -> String {
 }
 
 fn idle(found: &Found) -> String {
-    let mut table = head(["way", "sessions: MB", "kB a session"].into_iter().map(str::to_owned));
+    let mut table = head(
+        ["way", "sessions: MB", "kB a session", "sessions: messages a second beside them"]
+            .into_iter()
+            .map(str::to_owned),
+    );
     for path in found.paths.iter().filter(|path| !found.idle_of(**path).is_empty()) {
         let levels = found.idle_of(*path).iter();
         let levels: Vec<String> =
             levels.map(|one| format!("{}: {:.1}", one.sessions, one.resident as f64 / 1024.0)).collect();
         let each = found.per_session(*path).map_or("-".into(), |kilobytes| format!("{kilobytes:.1}"));
-        table += &row([path.name().to_owned(), levels.join(", "), each].into_iter());
+        let rates = found.idle_of(*path).iter();
+        let rates: Vec<String> =
+            rates.filter_map(|one| Some(format!("{}: {:.0}", one.sessions, one.rate?))).collect();
+        let rates = if rates.is_empty() { "-".to_owned() } else { rates.join(", ") };
+        table += &row([path.name().to_owned(), levels.join(", "), each, rates].into_iter());
     }
     table
 }

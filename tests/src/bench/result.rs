@@ -167,7 +167,7 @@ impl Found {
                 "milliseconds_coming": times(*path, Kind::Coming),
                 "failed": self.failed(*path),
                 "idle": self.idle_of(*path).iter()
-                    .map(|one| json!({ "sessions": one.sessions, "resident_kilobytes": one.resident }))
+                    .map(|one| json!({ "sessions": one.sessions, "resident_kilobytes": one.resident, "messages_per_second": one.rate }))
                     .collect::<Vec<_>>(),
             })
         };

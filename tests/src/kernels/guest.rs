@@ -15,7 +15,8 @@ use weir_tests::wait::{PATIENCE, wait_for};
 use crate::initramfs::{self, TAG};
 use crate::kernel::Kernel;
 
-const MEMORY: &str = "3072M";
+/// MiB that tests have.
+pub(crate) const MEMORY: u32 = 3072;
 
 /// A busy machine is no reason to mistrust its timer, nor its time stamp counter, which is the real machine's: every other
 /// clock costs a way out of the emulation. Nobody attacks a kernel that is emulated.
@@ -37,7 +38,13 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Starts a guest that does what `plan` says and is done within `limit`.
-    pub(crate) fn start(kernel: &Kernel, plan: &str, limit: Duration, logs: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        kernel: &Kernel,
+        plan: &str,
+        memory: u32,
+        limit: Duration,
+        logs: &Path,
+    ) -> Result<Self> {
         let directory = logs.join("guest");
         // Of a run before.
         let _ = fs::remove_dir_all(&directory);
@@ -48,7 +55,7 @@ impl Guest {
         let socket = directory.join("socket");
         let mut files = serve_files(&directory.join("view"), &socket, &directory.join("files.log"))?;
         let console = logs.join("console.log");
-        let machine = boot(kernel, &image, &socket, &console);
+        let machine = boot(kernel, memory, &image, &socket, &console);
         let mut machine = match machine {
             Ok(machine) => machine,
             Err(error) => {
@@ -145,17 +152,26 @@ fn serve_files(view: &Path, socket: &Path, log: &Path) -> Result<Child> {
     Ok(child)
 }
 
-fn boot(kernel: &Kernel, image: &Path, socket: &Path, console: &Path) -> Result<Child> {
+fn boot(kernel: &Kernel, memory: u32, image: &Path, socket: &Path, console: &Path) -> Result<Child> {
     let mut command = bound(Path::new("qemu-system-x86_64"));
     // Emulated: it works wherever there is qemu. All that is run finds room in translation: a full buffer is emptied, and all
     // is translated anew. One processor: two cost half as much again, waiting for each other. Without cx16: 6.12 ends in a double fault with it (qemu 7.2).
-    command.args(["-accel", "tcg,tb-size=2048", "-cpu", "max,cx16=off", "-smp", "1", "-m", MEMORY]);
+    command.args([
+        "-accel",
+        "tcg,tb-size=2048",
+        "-cpu",
+        "max,cx16=off",
+        "-smp",
+        "1",
+        "-m",
+        &format!("{memory}M"),
+    ]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"]);
     command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(image);
     command.args(["-append", PARAMETERS]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results"]);
-    command.args(["-object", &format!("memory-backend-memfd,id=memory,size={MEMORY},share=on")]);
+    command.args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
     command.args(["-numa", "node,memdev=memory"]);
     command.arg("-chardev").arg(format!("socket,id=files,path={}", socket.display()));
     command.args(["-device", &format!("vhost-user-fs-pci,chardev=files,tag={TAG}")]);

@@ -1,7 +1,7 @@
 //! Runs tests on the kernel that this process is on, each by itself, and says what came of each.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ const EMULATED: u32 = 6;
 /// A test waits more than it works, and each has network namespaces of its own.
 const AT_A_TIME: usize = 3;
 
+/// Of a program that is run in place of tests.
+const OPEN_FILES: u64 = 600_000;
+
 /// As much of what a failed test said as is kept.
 const SHOWN: usize = 12_000;
 
@@ -42,6 +46,9 @@ pub(crate) fn run() -> Result<()> {
         writeln!(out.lock(), "{value}")?;
         Ok(())
     };
+    if let Some(program) = plan["exec"].as_str() {
+        return exec(program, &plan["arguments"], say);
+    }
     say(&json!({ "findings": findings()? }))?;
     let plan = plan.as_array().context("a list of tests")?;
     let tests = plan.iter().map(Test::from_json).collect::<Result<Vec<_>>>()?;
@@ -58,6 +65,22 @@ pub(crate) fn run() -> Result<()> {
         say(&perform(test, EMULATED)?.to_json())?;
     }
     say(&json!({ "end": true }))
+}
+
+/// Runs a program, and says what it says. Its files are limited by nothing but the kernel's own limit.
+fn exec(program: &str, arguments: &Value, say: impl Fn(&Value) -> Result<()>) -> Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("the limit of open files")?;
+    let arguments = arguments.as_array().context("arguments")?.iter().filter_map(Value::as_str);
+    let (said, out) = std::io::pipe()?;
+    let mut command = Command::new(program);
+    command.args(arguments).env(SLOWNESS, EMULATED.to_string()).stdin(Stdio::null());
+    let mut child = command.stdout(out.try_clone()?).stderr(out).spawn().context(program.to_owned())?;
+    // Its own ends of the pipe; or there would be no end of it.
+    drop(command);
+    for line in BufReader::new(said).lines() {
+        say(&json!({ "said": line? }))?;
+    }
+    say(&json!({ "ended": child.wait()?.success() }))
 }
 
 /// Runs the tests, some at a time, and gives out what came of each when it has ended.

@@ -48,6 +48,21 @@ enum Part {
         #[arg(long)]
         write: bool,
     },
+    /// Runs a program of this build in a virtual machine, as root with every right there is, and says what it says
+    Exec {
+        /// 5.10, 6.1 or 6.12
+        #[arg(long, default_value = "6.12")]
+        kernel: String,
+        /// MiB
+        #[arg(long, default_value_t = 3072)]
+        memory: u32,
+        /// After so many minutes it is given up
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// The program's name, and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<String>,
+    },
     /// What is run in a virtual machine (started by this program)
     #[command(hide = true)]
     Inside,
@@ -67,6 +82,9 @@ fn main() -> ExitCode {
 fn perform(part: Part) -> Result<bool> {
     match part {
         Part::Inside => inside::run().map(|()| true),
+        Part::Exec { kernel, memory, minutes, program } => {
+            run::exec(&kernel, memory, Duration::from_secs(60 * minutes), &program)
+        }
         Part::Run { kernel, only, quick, rest, minutes, write } => {
             let all = NAMES.into_iter().chain([HOST]).map(str::to_owned).collect();
             let kernels: Vec<String> = if kernel.is_empty() { all } else { kernel };

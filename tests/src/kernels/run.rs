@@ -6,9 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+use weir_tests::lab::paths;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, MEMORY};
 use crate::inside::{self, TEST_LIMIT};
 use crate::kernel::{self, HOST, Kernel, NAMES};
 use crate::plan::{self, Test};
@@ -70,6 +71,28 @@ pub(crate) fn run(
     Ok(failed == 0)
 }
 
+/// One program, in place of tests.
+pub(crate) fn exec(kernel: &str, memory: u32, limit: Duration, program: &[String]) -> Result<bool> {
+    let kernel = Kernel::find(kernel)?;
+    let logs = kernel::directory()?.join("logs/exec");
+    // Of a run before.
+    let _ = fs::remove_dir_all(&logs);
+    fs::create_dir_all(&logs)?;
+    let (name, arguments) = program.split_first().context("a program")?;
+    let plan = json!({ "exec": paths::program(name)?, "arguments": arguments });
+    eprintln!("starting Linux {} in a virtual machine", kernel.version());
+    let mut guest = Guest::start(&kernel, &plan.to_string(), memory, limit, &logs)?;
+    loop {
+        let line = guest.line(limit)?;
+        let line = line.with_context(|| format!("it ended before its program did:\n{}", guest.console()))?;
+        let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+        match value["ended"].as_bool() {
+            Some(well) => return Ok(well),
+            None => println!("{}", value["said"].as_str().unwrap_or_default()),
+        }
+    }
+}
+
 fn on_host(column: &mut Column, tests: &[Test], logs: &Path, keeping: Option<&Path>) -> Result<()> {
     let version = nix::sys::utsname::uname().context("uname")?;
     column.what = format!("Linux {}, this machine's own, {}", version.release().to_string_lossy(), today()?);
@@ -88,7 +111,7 @@ fn in_guest(
     column.what = format!("Linux {}, Debian {}, {}", kernel.version(), kernel.package, today()?);
     let plan = Value::Array(tests.iter().map(Test::to_json).collect()).to_string();
     eprintln!("{}: starting Linux {} in a virtual machine", column.kernel, kernel.version());
-    let mut guest = Guest::start(&kernel, &plan, limit, logs)?;
+    let mut guest = Guest::start(&kernel, &plan, MEMORY, limit, logs)?;
     follow(column, &mut guest, tests.len(), logs, keeping)
         .with_context(|| format!("the end of its console:\n{}", guest.console()))
         .map_err(|error| error.context(format!("after {} of {} tests", column.records.len(), tests.len())))

@@ -35,6 +35,21 @@ enum Link {
     Open(Stream),
 }
 
+/// Pieces that wait to be written; with more of them small ones are put together, or a peer that sends octet by octet could make
+/// them take many times the memory of what is in them.
+const MANY: usize = 64;
+const SMALL: usize = 4096;
+
+fn queue(outgoing: &mut VecDeque<Bytes>, octets: Bytes) {
+    let many = outgoing.len() >= MANY;
+    match outgoing.back_mut() {
+        Some(last) if many && last.len() + octets.len() <= SMALL => {
+            *last = [&last[..], &octets].concat().into();
+        }
+        _ => outgoing.push_back(octets),
+    }
+}
+
 /// What happened on a leg.
 pub(super) enum Event<'a> {
     Connected,
@@ -94,7 +109,7 @@ impl LegSocket {
     pub(super) fn write(&mut self, octets: Bytes) {
         if !matches!(self.link, Link::None) && !octets.is_empty() {
             self.unwritten += octets.len();
-            self.outgoing.push_back(octets);
+            queue(&mut self.outgoing, octets);
         }
     }
 
@@ -228,5 +243,25 @@ impl LegSocket {
             tell(event);
             Poll::Ready(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+
+    use super::{MANY, SMALL, queue};
+
+    #[test]
+    fn many_small_pieces_are_put_together_in_order() {
+        let mut outgoing = VecDeque::new();
+        let said: Vec<u8> = (0..=250).cycle().take(20_000).collect();
+        said.chunks(1).for_each(|octet| queue(&mut outgoing, Bytes::copy_from_slice(octet)));
+        assert!(outgoing.len() <= MANY + said.len() / SMALL + 1, "{}", outgoing.len());
+        queue(&mut outgoing, Bytes::from(vec![7; SMALL]));
+        assert_eq!(outgoing.pop_back().unwrap().len(), SMALL, "a large one is one of its own");
+        assert_eq!(outgoing.into_iter().flatten().collect::<Vec<u8>>(), said);
     }
 }

@@ -10,7 +10,7 @@ use super::wire::{HIGH_WATER, Leg, Output, Wire};
 /// Most octets asked from the spool at once.
 const CHUNK: u64 = 64 * 1024;
 
-/// What of the message is in the spool.
+/// What of the message is in the spool, or went past it.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored {
     pub octets: u64,

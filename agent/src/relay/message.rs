@@ -153,6 +153,7 @@ impl Message {
             match &mut self.delivery {
                 // The spool has nothing that the destination has not.
                 Some(Delivery::Sending(sender)) if sender.has_sent(before) => {
+                    wire.resume(Leg::Destination, now);
                     sender.spooled(&body, wire);
                     self.reception.stored += body.len() as u64;
                 }
@@ -163,16 +164,17 @@ impl Message {
 
     /// The customer's octets wait for nothing but the destination, which has as many as it takes.
     pub fn is_held_up(&self, wire: &Wire) -> bool {
-        self.is_delivering() && wire.flow(Leg::Destination).outgoing >= HIGH_WATER
+        self.is_delivering() && self.is_wanted() && wire.flow(Leg::Destination).outgoing >= HIGH_WATER
     }
 
     /// The destination has something to take or to answer.
     pub fn awaits_destination(&self, wire: &Wire) -> bool {
-        match &self.delivery {
-            None => false,
-            Some(Delivery::Sending(_)) => wire.flow(Leg::Destination).outgoing > 0,
-            Some(Delivery::Asked | Delivery::Committed) => self.answered_early.is_none(),
-        }
+        self.is_wanted()
+            && match &self.delivery {
+                None => false,
+                Some(Delivery::Sending(_)) => wire.flow(Leg::Destination).outgoing > 0,
+                Some(Delivery::Asked | Delivery::Committed) => true,
+            }
     }
 
     /// Whether the body is still of use to anybody.
@@ -376,7 +378,8 @@ impl Message {
     /// The customer is gone before the end went out: it never will.
     pub fn abandon(mut self, now: Instant, wire: &mut Wire) -> Record {
         self.judgement.abandon(wire);
-        self.record(None, Outcome::Abandoned, None, now).0
+        let said = self.answered_early.take().map(|conclusion| conclusion.reply);
+        self.record(said, Outcome::Abandoned, None, now).0
     }
 
     /// What is logged, and what mirror nodes may be asked about: a message that a node has judged, unless the

@@ -228,7 +228,12 @@ impl Session {
             Input::Closed(Leg::Filter) => {
                 self.with_judgement(|judgement, _, wire| judgement.lost(None, now, wire));
             }
-            Input::Writable(leg, octets) => self.wire.written(leg, octets, now),
+            Input::Writable(leg, octets) => {
+                self.wire.written(leg, octets, now);
+                if leg == Leg::Destination {
+                    self.customer_goes_on(now);
+                }
+            }
             Input::Chosen(candidate) => {
                 self.wire.forget(Leg::Filter);
                 self.wire.restart(Leg::Filter, now);
@@ -286,7 +291,6 @@ impl Session {
         if let Phase::Message(message) = &mut self.phase
             && self.customer.inbox.is_empty()
         {
-            self.wire.resume(Leg::Destination, now);
             message.receive(&mut octets, &self.settings, now, &mut self.wire);
         }
         self.customer.inbox.extend_from_slice(octets);
@@ -301,7 +305,6 @@ impl Session {
                 Phase::Message(message) => {
                     if message.wants_octets() && !self.customer.inbox.is_empty() {
                         let mut octets = &self.customer.inbox[..];
-                        self.wire.resume(Leg::Destination, now);
                         message.receive(&mut octets, &self.settings, now, &mut self.wire);
                         let taken = self.customer.inbox.len() - octets.len();
                         self.customer.inbox.advance(taken);
@@ -386,6 +389,17 @@ impl Session {
                 self.end();
             }
             Phase::Over => {}
+        }
+    }
+
+    /// The destination has taken what it was sent of a body that is still coming: it is the customer's turn.
+    fn customer_goes_on(&mut self, now: Instant) {
+        if let Phase::Message(message) = &self.phase
+            && message.is_delivering()
+            && message.received_at().is_none()
+            && !message.awaits_destination(&self.wire)
+        {
+            self.wire.restart(Leg::Customer, now);
         }
     }
 

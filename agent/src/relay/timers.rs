@@ -62,7 +62,8 @@ impl Session {
         let paused = self.wire.is_paused(Leg::Customer);
         let settings = &self.settings;
         if let Phase::Message(message) = &mut self.phase
-            && !message.reception().keeps_rate(settings, paused, now)
+            && let held_up = (paused || message.awaits_destination(&self.wire))
+            && !message.reception().keeps_rate(settings, held_up, now)
         {
             self.cut_short(Failure::CustomerSlow, now);
         }
@@ -96,8 +97,7 @@ impl Session {
             }
             Phase::Message(message) => [
                 Some(session).filter(|_| !message.is_committed()),
-                self.customer_wait(message.received_at().is_none() && !self.wire.is_paused(Leg::Customer))
-                    .filter(|_| !message.customer_gone),
+                self.customer_wait(self.is_customers_turn(message)).filter(|_| !message.customer_gone),
                 self.delivery_wait(message).or_else(|| self.reply_wait()),
                 self.filter_wait(message.conversation()),
                 message
@@ -112,6 +112,12 @@ impl Session {
 
     fn since(&self, leg: Leg, limit: Duration) -> Instant {
         self.wire.flow(leg).progress + limit
+    }
+
+    /// To go on with his message. While the agent or the destination has enough of it he waits for them.
+    fn is_customers_turn(&self, message: &Message) -> bool {
+        let held_up = self.wire.is_paused(Leg::Customer) || message.awaits_destination(&self.wire);
+        message.received_at().is_none() && !held_up
     }
 
     /// Its turn to speak, or octets that it does not take.

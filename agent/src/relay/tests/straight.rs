@@ -135,3 +135,67 @@ fn a_slow_destination_holds_the_customer_up_and_fails_of_its_own() {
         assert_eq!(world.logs[0].failure, Some(Failure::DestinationSilent));
     }
 }
+
+#[test]
+fn a_destination_that_is_lost_early_leaves_no_wait_behind() {
+    let second = Duration::from_secs(1);
+    let limits = Settings { reply_timeout: 10 * second, idle_timeout: 600 * second, ..settings() };
+    for trouble in [Trouble::Close, Trouble::Hang] {
+        let mut world = begun(Server::new(EHLO).with(Stage::Data, trouble), limits.clone());
+        for _ in 0..5 {
+            world.wait(20 * second).say(b"more\r\n").run(false);
+        }
+        world.say(END).run(false);
+        assert_eq!((world.codes()[5], world.delivered().len()), (421, 0), "{trouble:?}");
+    }
+}
+
+#[test]
+fn data_that_is_not_answered_runs_out_of_time_whatever_the_customer_sends() {
+    let second = Duration::from_secs(1);
+    let limits = Settings { reply_timeout: 50 * second, ..settings() };
+    let mut world = begun(Server::new(EHLO).with(Stage::Data, Trouble::Hang), limits);
+    for _ in 0..6 {
+        world.wait(10 * second).say(b"more\r\n").run(false);
+    }
+    world.say(END).run(false);
+    assert_eq!(world.logs[0].failure, Some(Failure::DestinationSilent));
+}
+
+#[test]
+fn a_customer_is_not_held_up_for_a_body_that_nobody_wants() {
+    let limits = Settings { max_message_size: 1_000_000, ..settings() };
+    let refusing = Server::new(EHLO).with(Stage::Body, Trouble::Say("552 5.3.4 too large"));
+    let mut world = begun(refusing, limits);
+    world.stalled = Some(Leg::Destination);
+    world.set_cuts(vec![4096]);
+    world.say(&b"0123456789abcde\r\n".repeat(20_000)).say(END).run(false);
+    assert_eq!((world.codes()[5], world.logs[0].outcome), (552, Outcome::Refused));
+}
+
+#[test]
+fn an_early_refusal_is_logged_though_the_customer_leaves() {
+    let refusing = Server::new(EHLO).with(Stage::Data, Trouble::Say("554 5.7.1 not you"));
+    let mut world = begun(refusing, settings());
+    world.customer_leaves = true;
+    world.run(false);
+    let record = &world.logs[0];
+    assert_eq!(
+        (record.outcome, record.reply.as_ref().map(weir_smtp::Reply::code)),
+        (Outcome::Abandoned, Some(554))
+    );
+}
+
+#[test]
+fn a_body_that_comes_slowly_before_a_verdict_does_not_silence_the_noops() {
+    let second = Duration::from_secs(1);
+    let mut world = World::new(Server::new(EHLO), vec![Some(super::node())], settings(), vec![]);
+    world.say(ENVELOPE).run(false);
+    for _ in 0..20 {
+        world.wait(30 * second).say(b"more\r\n").run(false);
+    }
+    world.say(END).run(false);
+    let commands = &world.destination.as_ref().unwrap().commands;
+    assert!(commands.iter().filter(|command| *command == "NOOP").count() >= 4, "{commands:?}");
+    assert_eq!(world.delivered().len(), 1);
+}

@@ -135,9 +135,9 @@ pub fn settings(choices: &mut Choices) -> Settings {
         max_recipients: choices.pick(&[3, 100]),
         max_errors: choices.pick(&[20, 5]),
         connect_timeout: 30 * second,
-        reply_timeout: 300 * second,
+        reply_timeout: choices.pick(&[300, 300, 20]) * second,
         end_of_data_timeout: 600 * second,
-        idle_timeout: 300 * second,
+        idle_timeout: choices.pick(&[300, 300, 600]) * second,
         session_timeout: 7200 * second,
     }
 }

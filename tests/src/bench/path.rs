@@ -225,7 +225,7 @@ impl<'a> Route<'a> {
         config.prefixes.extend(size.prefixes()?);
         config.filter_lines = filter_lines.into();
         config.relay_lines =
-            "max_sessions = 60000\nmax_sessions_per_customer = 0\nmax_messages = 1000000000".into();
+            "max_sessions = 60000\nmax_sessions_per_customer = 0\nmax_messages = 1000000000\nidle_timeout = 7200".into();
         let agent = WeirAgent::start(&stage.lab.gateway, &config)?;
         self.parts.push(Part { name: "agent", pids: vec![agent.pid()] });
         self.agent = Some((agent, &stage.lab.gateway));

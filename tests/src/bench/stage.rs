@@ -42,6 +42,9 @@ impl<'a> Stage<'a> {
             "nobody",
             "-m",
             &SINK_SESSIONS.to_string(),
+            // Seconds: idle sessions stay.
+            "-t",
+            "7200",
             &format!("inet:{}", destination()),
             "8192",
         ]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
+use weir_tests::wait::patient;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,9 +23,10 @@ impl Talk {
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::new(from, 0).into())?;
         }
-        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        let patience = patient(PATIENCE);
+        socket.connect_timeout(&to.into(), patience).with_context(|| format!("connect to {to}"))?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.set_write_timeout(Some(patience))?;
         socket.set_tcp_nodelay(true)?;
         // A reply is a line or a few.
         let mut talk = Self { stream: BufReader::with_capacity(512, socket.into()), line: String::new() };

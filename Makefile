@@ -65,7 +65,7 @@ bench-outbreak: ## how much of campaigns the outbreak engine sees, and how littl
 	@scripts/install-deps build
 	cargo test --release --locked --package weir-filter --test outbreak -- --ignored --nocapture measure
 
-bench: build ## weir beside haproxy, nginx, proxsmtpd and no proxy at all; writes docs/performance.md (needs root, half an hour)
+bench: build ## weir beside haproxy, nginx, proxsmtpd and no proxy at all; writes docs/performance.md (needs root, 25 minutes)
 	@scripts/install-deps lab
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-bench" run --write
 

@@ -57,7 +57,7 @@ struct Run {
     /// A few cells and ways, in three minutes
     #[arg(long)]
     quick: bool,
-    /// All is measured so often, in turn [default: 5, with --quick 3]
+    /// All is measured so often, in turn [default: 3]
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds for each cell in a round [default: 2, with --quick 1]
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(run: &Run) -> Result<()> {
-    let rounds = run.rounds.unwrap_or(if run.quick { 3 } else { 5 });
+    let rounds = run.rounds.unwrap_or(3);
     let time = Duration::from_secs(run.seconds.unwrap_or(if run.quick { 1 } else { 2 }));
     ensure!(rounds > 0 && !time.is_zero(), "nothing to measure");
     let chosen = |path: &Path| {

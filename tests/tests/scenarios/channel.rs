@@ -90,8 +90,10 @@ fn open(lab: &Lab, number: u8, to: IpAddr) -> Result<Client> {
 /// How a blocked customer is refused: told at the banner with `ebpf`, else with a reset.
 fn ensure_refused(lab: &Lab, backend: Backend, from: IpAddr, to: IpAddr) -> Result<()> {
     if backend == Backend::Tproxy {
-        ensure!(is_reset(&lab.customer, from, to)?, "{from} is not refused");
-        return Ok(());
+        // Until the kernel knows it the agent says it.
+        return wait_until(&format!("the end of {from}'s connections"), PATIENCE, || {
+            is_reset(&lab.customer, from, to)
+        });
     }
     let text = Client::connect_from(&lab.customer, from, (to, 25).into())?.expect(554)?.text();
     ensure!(text.contains("a bot; contact abuse@provider.test ("), "{text}");

@@ -4,6 +4,7 @@ use anyhow::Result;
 use weir_tests::components::{AgentConfig, Backend, Postfix, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::HAM;
+use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(offered, required);
 
@@ -32,8 +33,10 @@ fn delivered_in_tls(backend: Backend, lines: &str) -> Result<()> {
             assert!(stored.came_from(family.customer()), "{}", stored.trace());
             assert_eq!(stored.as_received(), customer.wait_stored(&user)?.content, "not the same bytes");
         }
+        wait_until("both messages' lines: they were intercepted", PATIENCE, || {
+            Ok(agent.messages().len() == 2)
+        })?;
         let lines = agent.messages();
-        assert_eq!(lines.len(), 2, "both were intercepted");
         assert!(lines.iter().all(|line| line.field("tls").starts_with("TLSv1.3 ")), "{lines:?}");
         agent.stop()
     })

@@ -105,6 +105,8 @@ fn measure(run: &Run) -> Result<()> {
     };
     let cells: Vec<Cell> = Cell::all().into_iter().filter(chosen).collect();
     let mut found = Found::new(&paths, &cells, rounds, time)?;
+    // What was found before is told in any case.
+    let mut growth = Ok(());
     Lab::run("bench", NarrowLink::Nowhere, |lab| {
         let stage = Stage::set(lab)?;
         let begun = Instant::now();
@@ -135,7 +137,7 @@ fn measure(run: &Run) -> Result<()> {
             }
         }
         if run.only.is_empty() && run.cell.is_empty() && !run.quick {
-            found.growth = growth::measure(&stage, rounds, time)?;
+            growth = growth::measure(&stage, rounds, time).map(|growth| found.growth = growth);
         }
         Ok(())
     })?;
@@ -143,7 +145,7 @@ fn measure(run: &Run) -> Result<()> {
     if run.write {
         page::write(&found)?;
     }
-    Ok(())
+    growth
 }
 
 /// One way, once. `no_latency`: only what `smtp-source` sends.

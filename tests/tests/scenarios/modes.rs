@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use weir_tests::components::{AgentConfig, Backend, WeirAgent};
 use weir_tests::lab::{Family, Lab, NarrowLink};
 use weir_tests::probe::GTUBE;
-use weir_tests::smtp::{Client, Reply, Script, Server};
+use weir_tests::smtp::{Client, Reply, Script, Server, Session};
 use weir_tests::wait::{PATIENCE, wait_until};
 
 /// What the agent is asked for does not depend on how packets reach it.
@@ -103,6 +103,41 @@ fn in_bypass_mode_nobody_is_asked_and_it_ends_by_itself() -> Result<()> {
         open.send_message("sender@customer.test", &["user@v4.destination.test"], GTUBE)?.expect(550)?;
         ensure!((bodies(&scene.node), bodies(&scene.destination)) == (1, 1));
         ensure!(scene.agent.output().contains("its time is over"), "{}", scene.agent.output());
+        scene.agent.stop()
+    })
+}
+
+#[test]
+fn in_bypass_mode_a_large_message_goes_on_while_it_comes() -> Result<()> {
+    Lab::run("bypass-large", NarrowLink::Nowhere, |lab| {
+        let scene = Scene::set(lab)?;
+        scene.mode(&["bypass", "--for", "1h"])?;
+        let beginning = b"0123456789 0123456789 0123456789\r\n".repeat(3000);
+        let is_there =
+            |session: &Session| session.received.len() > beginning.len() && session.messages.is_empty();
+        let begin = || {
+            let to = (Family::V4.destination(), 25).into();
+            let mut client = Client::connect_from(&lab.customer, Family::V4.customer(), to)?;
+            client.greet("mail.customer.test")?;
+            client.command("MAIL FROM:<sender@customer.test>")?.expect(250)?;
+            client.command("RCPT TO:<user@v4.destination.test>")?.expect(250)?;
+            client.command("DATA")?.expect(354)?;
+            client.send(&beginning)?;
+            scene
+                .destination
+                .wait_session("the beginning", |session| is_there(session) && !session.closed)?;
+            Ok::<_, anyhow::Error>(client)
+        };
+        let mut client = begin()?;
+        client.send(b"the end\r\n.\r\n")?;
+        client.expect(250)?;
+        let whole = [&beginning[..], b"the end\r\n"].concat();
+        ensure!(scene.destination.any(|session| session.messages == [whole.clone()]), "not the same octets");
+        // Left in its middle it has no end anywhere.
+        drop(begin()?);
+        scene.destination.wait_session("the end of it", |session| is_there(session) && session.closed)?;
+        scene.agent.wait_message("its line", |line| line.field("outcome") == "abandoned")?;
+        ensure!((bodies(&scene.node), bodies(&scene.destination)) == (0, 1));
         scene.agent.stop()
     })
 }

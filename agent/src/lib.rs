@@ -27,6 +27,7 @@ mod relay;
 mod reload;
 mod reminder;
 mod return_path;
+pub mod router_config;
 pub mod serve;
 mod shared;
 mod source;

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use weir_agent::config::{Config, Mode};
 use weir_agent::control::Side;
 use weir_agent::policy::time;
+use weir_agent::router_config::Recipe;
 use weir_agent::{doctor, prefixes, privileges, serve, steer};
 use weir_daemon::config::load;
 use weir_daemon::{control, log, reference};
@@ -158,6 +159,17 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Print rules that steer mail to an agent with `steering.backend = "external"`, filled in from its configuration: a
+    /// script for sh(1)
+    RouterConfig {
+        /// What makes the rules
+        recipe: Recipe,
+        #[arg(long, value_name = "FILE", default_value = "/etc/weir/agent.toml")]
+        config: PathBuf,
+        /// What takes them away again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Print an example configuration with every key
     ExampleConfig,
     /// Print the configuration reference in Markdown
@@ -280,6 +292,13 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             let sockets = control::remove_remains("agent");
             report.removed.extend(sockets.iter().map(|path| format!("control socket {}", path.display())));
             println!("{report}");
+        }
+        Command::RouterConfig { recipe, config, undo } => {
+            let config = match load::<Config>(&config) {
+                Ok(config) => config,
+                Err(problems) => return Ok(say(&problems)),
+            };
+            print!("{}", recipe.script(&config, undo).map_err(anyhow::Error::msg)?);
         }
         Command::ExampleConfig => print!("{}", reference::example::<Config>()),
         Command::Reference => print!("{}", reference::markdown::<Config>()),

@@ -47,6 +47,7 @@ pub use events::Events;
 pub use exempt::{BootTime, MAX_EXEMPT, PER_HOUR, Pair, Terms};
 pub(crate) use host::{forwarding_off, is_in_bpffs, kernel_version, rules_on_bridges};
 pub use plan::Plan;
+pub(crate) use routing::MARK_MASK;
 pub use rules::{MAX_RULES, Refusal, RuleKind, RuleTerms, Rules};
 pub use tables::{Limits, Tables};
 pub(crate) use trial::trial;

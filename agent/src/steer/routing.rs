@@ -48,7 +48,7 @@ const LOOPBACK_NAME: &str = "lo";
 const LOOPBACK: u32 = 1;
 
 /// The bits of a packet's mark that are ours.
-pub(super) const MARK_MASK: u32 = 0xffff_0000;
+pub(crate) const MARK_MASK: u32 = 0xffff_0000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {

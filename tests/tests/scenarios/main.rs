@@ -51,6 +51,7 @@ mod node_tls;
 mod nodes;
 mod on_the_way;
 mod outbreaks;
+mod own_rules;
 mod prefixes;
 mod presets;
 mod pressure;

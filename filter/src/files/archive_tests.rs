@@ -243,6 +243,17 @@ fn time_ends_the_look_and_says_so() {
     assert_eq!(files.unscannable().unwrap().class, Class::OutOfTime);
 }
 
+/// Damaged in the properties of its LZMA2: the library goes round for ever if it is asked again.
+#[test]
+fn a_7z_that_fails_is_not_asked_again() {
+    let mut octets = sevenz(&[("a.exe", &program()), ("b.zip", &zip(&[("c.txt", b"c")]))]);
+    // The first octets of what is packed: 0xe0, two sizes of two octets, and the properties.
+    assert_eq!(octets[32], 0xe0);
+    octets[37] = 0xff;
+    let files = look_at("a.bin", &octets);
+    assert!(files.has("broken-archive"), "{:?}", files.found());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]

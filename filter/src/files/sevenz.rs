@@ -3,7 +3,7 @@
 //! The library believes what an archive says of the size of its own header, which may be packed a thousandfold, so that is
 //! read here before (7-Zip's 7zFormat.txt).
 
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 
 use sevenz_rust2::{Archive, ArchiveEntry, BlockDecoder, Error, Password};
 
@@ -45,7 +45,8 @@ pub(super) fn unpack(
         let decoder = BlockDecoder::new(1, index, archive, &password, &mut source);
         let mut goes_on = true;
         let result = decoder.for_each_entries(&mut |entry, reader| {
-            goes_on = each(entry, reader);
+            let mut reader = UntilError { reader, failed: false };
+            goes_on = each(entry, &mut reader) && !reader.failed;
             Ok(goes_on)
         });
         result.map_err(|cause| closed(&cause))?;
@@ -54,6 +55,24 @@ pub(super) fn unpack(
         }
     }
     Ok(())
+}
+
+/// A reader that is not asked again once it has failed: that of LZMA2 (lzma-rust2 0.23.0), asked after a damaged header, goes round
+/// for ever.
+struct UntilError<'r> {
+    reader: &'r mut dyn Read,
+    failed: bool,
+}
+
+impl Read for UntilError<'_> {
+    fn read(&mut self, some: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let read = self.reader.read(some);
+        self.failed = read.is_err();
+        read
+    }
 }
 
 pub(super) fn is_encrypted(archive: &Archive) -> bool {

@@ -13,6 +13,11 @@ local function width(window)
     return math.ceil(window * 1000 / BUCKETS)
 end
 
+-- The number of the first bucket whose end is still in the window.
+local function oldest(window)
+    return math.floor(math.max(0, now + 1 - window * 1000) / width(window))
+end
+
 local began = redis.call('GET', KEYS[4])
 if not began then
     began = string.format('%.0f', now)
@@ -34,7 +39,7 @@ for at = 1, #fields, 2 do
     local window, bucket = string.match(fields[at], '^(%d+):(%d+)$')
     if window then
         window, bucket = tonumber(window), tonumber(bucket)
-        if bucket + BUCKETS < math.floor(now / width(window)) then
+        if bucket < oldest(window) then
             redis.call('HDEL', KEYS[1], fields[at])
         else
             counts[window] = counts[window] or {}
@@ -72,7 +77,7 @@ if known > 0 then
 end
 local sum = 0
 for bucket, count in pairs(counts[seconds] or {}) do
-    if bucket + BUCKETS >= math.floor(now / width(seconds)) then sum = sum + count end
+    if bucket >= oldest(seconds) then sum = sum + count end
 end
 
 local within = 0

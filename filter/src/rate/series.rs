@@ -101,8 +101,7 @@ impl Series {
 
     /// A bucket is dropped when all of it is older than the window.
     fn expire(&mut self, now: u64) {
-        let current = now / self.width();
-        let over = current.saturating_sub(self.first.saturating_add(BUCKETS));
+        let over = oldest(self.seconds, now).saturating_sub(self.first);
         if over > 0 {
             self.counts.drop_first(over);
             self.first += over;
@@ -146,12 +145,21 @@ impl From<Series> for Saved {
     }
 }
 
+fn window(seconds: u64) -> u64 {
+    seconds.clamp(1, u64::MAX / 100_000).saturating_mul(1000)
+}
+
 /// Milliseconds of a bucket; rounded up, so that the buckets cover the window.
-pub(super) fn width(seconds: u64) -> u64 {
-    seconds.clamp(1, u64::MAX / 100_000).saturating_mul(1000).div_ceil(BUCKETS)
+fn width(seconds: u64) -> u64 {
+    window(seconds).div_ceil(BUCKETS)
+}
+
+/// The number of the first bucket whose end is still in the window.
+fn oldest(seconds: u64, now: u64) -> u64 {
+    now.saturating_add(1).saturating_sub(window(seconds)) / width(seconds)
 }
 
 /// Milliseconds after which nothing is left of what is counted now.
 pub(super) fn life(seconds: u64) -> u64 {
-    width(seconds).saturating_mul(BUCKETS + 1)
+    window(seconds).saturating_add(width(seconds))
 }

@@ -132,6 +132,17 @@ proptest! {
     }
 }
 
+/// A second has no sixty buckets of whole milliseconds: they are 17 each, and cover more than it.
+#[test]
+fn what_is_over_is_gone_where_buckets_do_not_divide_the_window() {
+    let memory = Memory::new(10);
+    let ask = |now| passes(&memory, ask(1, 1), now);
+    assert!(ask(0));
+    // The last moment of the first bucket is 16: until then and a second it may have been counted.
+    assert!(!ask(1015));
+    assert!(ask(1016));
+}
+
 #[test]
 fn counts_are_shown_and_cleared() {
     let memory = Memory::new(100_000);

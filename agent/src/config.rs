@@ -412,7 +412,7 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { directory: PathBuf::from("/var/lib/weir") }
+        Self { directory: PathBuf::from("/var/lib/weir-agent") }
     }
 }
 

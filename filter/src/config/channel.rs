@@ -51,7 +51,7 @@ pub struct Blocks {
 
 impl Default for Blocks {
     fn default() -> Self {
-        Self { file: PathBuf::from("/var/lib/weir/blocks.json"), contact: String::new() }
+        Self { file: PathBuf::from("/var/lib/weir-filter/blocks.json"), contact: String::new() }
     }
 }
 

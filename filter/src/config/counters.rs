@@ -41,7 +41,7 @@ impl Default for Counters {
     fn default() -> Self {
         Self {
             max_keys: 1_000_000,
-            file: PathBuf::from("/var/lib/weir/counters.sqlite"),
+            file: PathBuf::from("/var/lib/weir-filter/counters.sqlite"),
             redis: None,
             when_away: WhenStoreAway::default(),
         }

@@ -32,7 +32,7 @@ const MAX_DAYS: u64 = 3650;
 impl Default for Events {
     fn default() -> Self {
         Self {
-            directory: PathBuf::from("/var/lib/weir/events"),
+            directory: PathBuf::from("/var/lib/weir-filter/events"),
             keep_days: 30,
             max_size: 10 * 1024 * 1024 * 1024,
             store_addresses: false,

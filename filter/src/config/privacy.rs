@@ -23,7 +23,7 @@ pub struct Privacy {
 
 impl Default for Privacy {
     fn default() -> Self {
-        Self { no_content: Vec::new(), audit_log: PathBuf::from("/var/lib/weir/filter-audit.jsonl") }
+        Self { no_content: Vec::new(), audit_log: PathBuf::from("/var/lib/weir-filter/filter-audit.jsonl") }
     }
 }
 

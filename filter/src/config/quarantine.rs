@@ -37,7 +37,7 @@ impl Default for Quarantine {
     fn default() -> Self {
         Self {
             enabled: false,
-            directory: PathBuf::from("/var/lib/weir/quarantine"),
+            directory: PathBuf::from("/var/lib/weir-filter/quarantine"),
             public_key: None,
             keep_days: 7,
             max_per_hour: 20,

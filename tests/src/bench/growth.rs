@@ -124,7 +124,7 @@ fn fill(stage: &Stage<'_>, keys: usize) -> Result<()> {
 
 /// Where a node with so many keys has its counts.
 pub(crate) fn file(keys: usize) -> String {
-    format!("/var/lib/weir/counters-{keys}.sqlite")
+    format!("/var/lib/weir-filter/counters-{keys}.sqlite")
 }
 
 /// A node's configuration, with as many keys as there may be.

@@ -49,8 +49,8 @@ impl FilterConfig {
             reject_at: 6.0,
             spamd_lines: String::new(),
             counters_lines: String::new(),
-            counters_file: format!("/var/lib/weir/counters{number}.sqlite"),
-            events_directory: format!("/var/lib/weir/events{number}"),
+            counters_file: format!("/var/lib/weir-filter/counters{number}.sqlite"),
+            events_directory: format!("/var/lib/weir-filter/events{number}"),
             sections: String::new(),
         }
     }

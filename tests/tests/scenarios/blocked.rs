@@ -13,7 +13,7 @@ use weir_tests::probe::{Way, is_dropped, is_reset, time_until, way};
 use weir_tests::smtp::{Client, Script, Server};
 use weir_tests::wait::{PATIENCE, wait_until};
 
-const POLICY_FILE: &str = "/var/lib/weir/policy.json";
+const POLICY_FILE: &str = "/var/lib/weir-agent/policy.json";
 
 on_both_back_ends!(
     refused_at_the_syn_and_seen_by_nobody,

@@ -201,7 +201,7 @@ fn a_script_blocks_a_customer_at_the_gateway(backend: Backend) -> Result<()> {
         ensure!(send(Family::V4.customer(), "a@customer.test")? == 250, "his neighbour");
         let listed = command(lab, &["blocks"])?;
         ensure!(listed.contains("4711") && listed.contains("by policy.luau"), "{listed}");
-        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir/filter-audit.jsonl"))?;
+        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir-filter/filter-audit.jsonl"))?;
         ensure!(
             audit.contains("\"script\":\"policy.luau\"") && audit.contains("\"who\":\"4711\""),
             "{audit}"

@@ -22,7 +22,7 @@ on_both_back_ends!(
 );
 
 const ENCRYPTED_ONLY: &str = "smtp_tls_security_level = encrypt\n";
-const STATE_FILE: &str = "/var/lib/weir/policy.json";
+const STATE_FILE: &str = "/var/lib/weir-agent/policy.json";
 
 /// The whole of it: mail is stuck, `status` names the command, the command lets the mail through, and it can be taken
 /// back.

@@ -10,7 +10,7 @@ use weir_tests::probe::{GTUBE, HAM};
 use weir_tests::smtp::Client;
 use weir_tests::wait::{PATIENCE, wait_until};
 
-const DIRECTORY: &str = "/var/lib/weir/quarantine";
+const DIRECTORY: &str = "/var/lib/weir-filter/quarantine";
 const KEY: &str = "/root/quarantine.key";
 
 /// The public one of a new pair; the secret one is in its file.
@@ -33,7 +33,7 @@ fn send(lab: &Lab, customer: &str, id: &str, message: &[u8]) -> Result<()> {
 }
 
 fn audited(host: &Host) -> Result<Vec<(String, String)>> {
-    let audit = std::fs::read_to_string(host.path("/var/lib/weir/filter-audit.jsonl")).unwrap_or_default();
+    let audit = std::fs::read_to_string(host.path("/var/lib/weir-filter/filter-audit.jsonl")).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     audit
         .lines()

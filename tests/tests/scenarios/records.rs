@@ -108,7 +108,7 @@ fn a_customer_is_shown_exported_and_forgotten() -> Result<()> {
         ensure!(ask(&["rates", "show", &customer])?.contains("nothing is counted"));
         ask(&["rates", "clear", "fd01::/64"])?;
         ensure!(ask(&["rates", "top"])?.contains("nothing is counted"));
-        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir/filter-audit.jsonl"))?;
+        let audit = std::fs::read_to_string(lab.filter.path("/var/lib/weir-filter/filter-audit.jsonl"))?;
         let actions: Vec<Value> = audit.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let actions: Vec<_> =
             actions.iter().map(|line| (line["action"].as_str(), line["uid"].as_u64())).collect();

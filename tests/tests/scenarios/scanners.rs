@@ -60,7 +60,7 @@ fn the_doctor_asks_each_of_them() -> Result<()> {
             icap.address()
         );
         lab.filter.write(CONFIG, format!("{config}{engines}"))?;
-        lab.filter.sh("mkdir -p /var/lib/weir")?;
+        lab.filter.sh("mkdir -p /var/lib/weir-filter")?;
 
         let well = doctor(lab)?;
         ensure!(well.status == Some(0), "{:#?}", well.findings);

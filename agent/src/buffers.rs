@@ -33,6 +33,10 @@ impl Buffers {
     }
 
     /// Octets held now.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use weir_daemon::metrics::Metrics;
 
 pub use self::channel::Channel;
 pub use self::customers::{Customers, Limit, LimitOverride, Limits, WhenBeyond};
@@ -34,6 +35,7 @@ pub struct Config {
     pub state: State,
     #[serde(default)]
     pub log: Log,
+    pub metrics: Option<Metrics>,
 }
 
 /// How port 25 reaches the agent.

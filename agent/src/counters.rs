@@ -42,6 +42,12 @@ pub struct Counters {
     pub unreported: AtomicU64,
     /// Sent whole to the destination, whose answer was lost.
     pub unknown: AtomicU64,
+    /// Refused by weir: by a verdict, a limit or a failure.
+    pub withheld: AtomicU64,
+    /// Their customer left before the end went to the destination.
+    pub left: AtomicU64,
+    /// Of messages' bodies.
+    pub octets: AtomicU64,
     /// Deferred because two nodes failed while they had the message.
     pub suspect: AtomicU64,
     /// Messages with LF line ends, which were made CRLF.
@@ -86,8 +92,10 @@ impl Counters {
             Outcome::Refused => Self::add(&self.refused_by_destination),
             Outcome::Unreported => Self::add(&self.unreported),
             Outcome::Unknown => Self::add(&self.unknown),
-            Outcome::Withheld | Outcome::Abandoned => {}
+            Outcome::Withheld => Self::add(&self.withheld),
+            Outcome::Abandoned => Self::add(&self.left),
         }
+        self.octets.fetch_add(record.size, Ordering::Relaxed);
         let accepted = record.verdict == Verdict::Accept;
         let bypassed = record.mode == Mode::Bypass;
         let delivered = record.outcome == Outcome::Delivered;

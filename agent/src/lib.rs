@@ -3,6 +3,7 @@
 
 mod bare_line_ends;
 mod buffers;
+mod busiest;
 mod channel;
 mod charge;
 pub mod config;
@@ -14,6 +15,7 @@ mod drive;
 mod failure;
 mod handover;
 mod interfaces;
+mod metrics;
 mod mirrors;
 mod modes;
 mod nodes;

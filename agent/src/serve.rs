@@ -24,7 +24,7 @@ use weir_smtp::Reply;
 use self::ending::{Ending, note_panic};
 use self::entrance::{Before, Entrance};
 use self::estate::{Estate, Farewell, Turn};
-use self::status::control_socket;
+use self::status::{Steered, control_socket};
 use self::watch::{Problems, SharedSteering, background, watch_policy, watch_switches};
 use crate::channel::{self as channels, Turned};
 use crate::charge::Charge;
@@ -34,6 +34,7 @@ use crate::descriptors;
 use crate::drive::drive;
 use crate::failure::Failure;
 use crate::handover::Predecessor;
+use crate::metrics::families;
 use crate::modes::Modes;
 use crate::nodes::Role;
 use crate::nodes::names::Names;
@@ -63,6 +64,7 @@ pub(crate) struct Agent {
     pub modes: Arc<Modes>,
     pub charge: Arc<Charge>,
     steers: bool,
+    pub steered: Arc<Steered>,
     places: Arc<Places>,
     problems: Problems,
     predecessor: Arc<Mutex<Option<Arc<Predecessor>>>>,
@@ -91,6 +93,7 @@ impl Agent {
             release,
             charge: Arc::default(),
             steers: config.steering.backend != Backend::External,
+            steered: Arc::default(),
             places,
             problems: Problems::default(),
             predecessor: Arc::default(),
@@ -100,6 +103,11 @@ impl Agent {
     /// Whether it changes what the kernel does with packets.
     pub(crate) fn steers(&self) -> bool {
         self.steers
+    }
+
+    /// What is wrong with steering, in words.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The agent before this one, as long as it is there.
@@ -143,7 +151,7 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
         Names::new(Role::Mirror, mirror.map(|mirror| mirror.nodes.clone()).unwrap_or_default());
     let begun = begin(&config, [&names, &mirror_names], wanting, starter, take_over).await?;
     let Begun { agent, plan, listener, pulse, claim, before } = begun;
-    let control = control_socket(&config, &agent);
+    let (control, metrics) = (control_socket(&config, &agent), serve_metrics(&config, &agent));
     before.into_iter().for_each(|before| agent.release_predecessor(before));
     let [names, mirror_names] = [names, mirror_names].map(|names| Arc::new(tokio::sync::Mutex::new(names)));
     let mut background = background(&config, [&names, &mirror_names], &agent);
@@ -176,8 +184,8 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
         None => ending.stop(listener, &listener_copy).await,
         Some(farewell) => {
             drop(listener);
-            // The other has one of its own.
-            drop(control);
+            // The other has its own, and wants the address.
+            drop((control, metrics));
             let shutdown = async {
                 if !told_to_stop {
                     shutdown.await;
@@ -187,6 +195,16 @@ pub async fn run(config: Config, path: PathBuf, starter: Starter, take_over: boo
             Ok(())
         }
     }
+}
+
+/// Until that is dropped.
+fn serve_metrics(config: &Config, agent: &Agent) -> JoinSet<()> {
+    let mut serving = JoinSet::new();
+    if let Some(metrics) = &config.metrics {
+        let agent = agent.clone();
+        serving.spawn(weir_daemon::metrics::serve(metrics.listen.clone(), move || families(&agent).text()));
+    }
+    serving
 }
 
 /// Comes into charge.

@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::bare_line_ends::BareLineEnds;
 use crate::buffers::Buffers;
+use crate::busiest::Busiest;
 use crate::channel::{self, Blocked, Link, Outcomes};
 use crate::config::{Config, WhenTlsWanted};
 use crate::counters::Counters;
+use crate::metrics::Timings;
 use crate::mirrors::{self, Mirrors};
 use crate::nodes::names::{Names, Site};
 use crate::nodes::warm::Warm;
@@ -42,8 +44,10 @@ pub struct Shared {
     pub buffers: Arc<Buffers>,
     pub upstream_ports: RangeInclusive<u16>,
     pub counters: Counters,
+    pub timings: Timings,
     pub wanted_tls: WantedTls,
     pub bare_line_ends: BareLineEnds,
+    pub busiest: Busiest,
     pub refusals: Refusals,
     /// By filter nodes.
     pub blocked: Blocked,
@@ -85,7 +89,9 @@ impl Shared {
             buffers: Arc::new(Buffers::new(config.relay.max_buffered, orders.bell.clone())),
             upstream_ports: config.steering.upstream_port_range(),
             counters: Counters::default(),
+            timings: Timings::new()?,
             bare_line_ends: BareLineEnds::default(),
+            busiest: Busiest::default(),
             wanted_tls: match config.relay.wanted_tls {
                 WhenTlsWanted::Report => WantedTls::default(),
                 WhenTlsWanted::Exempt => WantedTls::telling(wanting),

@@ -88,6 +88,10 @@ impl Budget {
     }
 
     /// Octets in memory now.
+    pub fn memory_total(&self) -> usize {
+        self.memory.total()
+    }
+
     pub fn in_memory(&self) -> usize {
         self.memory.used()
     }

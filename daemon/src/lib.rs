@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod channel;
+pub mod command_line;
 pub mod config;
 pub mod control;
 pub mod finding;
@@ -10,6 +11,7 @@ pub mod host;
 pub mod http;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod privileges;
 pub mod reference;
 mod schema;

@@ -26,7 +26,7 @@
 //! | [`quarantine`] | samples for one who has the key |
 //! | [`channel`] | what agents and the node say to each other beside mail |
 //! | [`bounded`] | what is remembered of the last so many |
-//! | [`config`], [`control`], [`status`], [`doctor`] | what the operator says and sees |
+//! | [`config`], [`control`], [`status`], [`metrics`], [`doctor`] | what the operator says and sees |
 
 pub mod blocks;
 pub mod body;
@@ -47,6 +47,7 @@ pub mod files;
 pub mod inside;
 pub mod maps;
 pub mod message;
+pub mod metrics;
 pub mod outbreak;
 pub mod outside;
 pub mod policy;

@@ -37,6 +37,9 @@ impl Check for Config {
                 "must be \"report\" where steering.backend is \"external\": weir cannot change rules of your own",
             );
         }
+        if let Some(metrics) = &self.metrics {
+            metrics.check(problems);
+        }
         if !self.state.directory.is_absolute() {
             problems.add("state.directory", "must be an absolute path");
         }

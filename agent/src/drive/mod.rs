@@ -421,11 +421,15 @@ impl Driver {
                 let (source, ports) = (self.shared.source(customer.ip()), self.shared.upstream_ports.clone());
                 // The engine has its own, earlier deadline; this one only bounds the socket.
                 let limit = self.shared.settings.connect_timeout + Duration::from_secs(1);
-                let path = self.shared.return_path.clone();
+                let shared = self.shared.clone();
                 Box::pin(async move {
-                    path.attempted(customer.ip(), destination.ip(), Instant::now());
+                    let (path, begun) = (&shared.return_path, Instant::now());
+                    path.attempted(customer.ip(), destination.ip(), begun);
                     let outcome = transparent::connect(customer, destination, source, ports, limit).await;
                     path.ended(&outcome);
+                    if outcome.is_ok() {
+                        shared.timings.connect.observe(begun.elapsed().as_secs_f64());
+                    }
                     outcome
                 })
             }
@@ -482,6 +486,9 @@ impl Driver {
     fn report(&mut self, node: NodeId, failure: Option<&NodeFailure>) {
         let now = Instant::now();
         let outcome = failure.map_or_else(|| Ok(now.saturating_duration_since(self.sent)), Err);
+        if let Ok(took) = outcome {
+            self.shared.timings.verdict.observe(took.as_secs_f64());
+        }
         let asked = self.asked.as_mut().filter(|asked| asked.candidate.node == node);
         let news = asked.is_some_and(|asked| asked.report(outcome, now));
         let node = self.node_name(node);

@@ -28,6 +28,7 @@ impl Driver {
 
     pub(super) fn log(&self, record: &Record) {
         self.shared.counters.count(record);
+        self.shared.timings.count(record);
         self.shared.bare_line_ends.note(self.customer_address.ip(), record);
         self.shared.refusals.note(self.customer_address.ip(), record);
         let judged_by = record.node.and_then(|node| self.shared.pool.address(node));
@@ -37,7 +38,9 @@ impl Driver {
             judged_by,
             record,
         );
-        self.shared.suspects.note(self.customer_address.ip(), record, Instant::now());
+        let now = Instant::now();
+        self.shared.suspects.note(self.customer_address.ip(), record, now);
+        self.shared.busiest.note(self.customer_address.ip(), record, now);
         let node = record.node.map(|node| self.node_name(node));
         let failures = record.node_failures.iter();
         let failures: Vec<String> =

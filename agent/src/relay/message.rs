@@ -23,8 +23,8 @@ enum Delivery {
     /// DATA was said, and is not answered. BDAT asks nothing.
     Asked,
     Sending(BodySender),
-    /// The end went out. From here on only the destination knows.
-    Committed,
+    /// The end went out, then. From here on only the destination knows.
+    Committed(Instant),
 }
 
 /// The message's fate.
@@ -136,7 +136,7 @@ impl Message {
 
     /// The end went to the destination.
     pub fn is_committed(&self) -> bool {
-        matches!(self.delivery, Some(Delivery::Committed))
+        matches!(self.delivery, Some(Delivery::Committed(_)))
     }
 
     pub fn is_delivering(&self) -> bool {
@@ -173,7 +173,7 @@ impl Message {
             && match &self.delivery {
                 None => false,
                 Some(Delivery::Sending(_)) => wire.flow(Leg::Destination).outgoing > 0,
-                Some(Delivery::Asked | Delivery::Committed) => true,
+                Some(Delivery::Asked | Delivery::Committed(_)) => true,
             }
     }
 
@@ -230,7 +230,7 @@ impl Message {
             && wanted
             && sender.pump(stored, wire)
         {
-            self.delivery = Some(Delivery::Committed);
+            self.delivery = Some(Delivery::Committed(now));
             wire.restart(Leg::Destination, now);
         }
         // An answer is owed, or the customer is between two commands.
@@ -278,7 +278,7 @@ impl Message {
         wire.restart(Leg::Destination, now);
         self.delivery = Some(if self.reception.is_in_chunks() {
             let mut sender = BodySender::in_one_chunk(Leg::Destination);
-            if sender.pump(stored, wire) { Delivery::Committed } else { Delivery::Sending(sender) }
+            if sender.pump(stored, wire) { Delivery::Committed(now) } else { Delivery::Sending(sender) }
         } else {
             wire.write(Leg::Destination, &b"DATA\r\n"[..]);
             Delivery::Asked
@@ -313,15 +313,18 @@ impl Message {
                 let ends_session = !in_step;
                 Some(Conclusion { abort_destination: ends_session, ends_session, ..answered })
             }
-            (Some(Delivery::Committed), Severity::Positive) if has_all => {
+            (Some(Delivery::Committed(_)), Severity::Positive) if has_all => {
                 Some(self.answered(reply, Outcome::Delivered, false))
             }
-            (Some(Delivery::Committed), Severity::Transient | Severity::Permanent) if has_all => {
+            (Some(Delivery::Committed(_)), Severity::Transient | Severity::Permanent) if has_all => {
                 Some(self.answered(reply, Outcome::Refused, false))
             }
             // A refusal in the middle of the body: told as it was said, but the session can't go on, for the
             // rest of the body is on its way.
-            (Some(Delivery::Sending(_) | Delivery::Committed), Severity::Transient | Severity::Permanent) => {
+            (
+                Some(Delivery::Sending(_) | Delivery::Committed(_)),
+                Severity::Transient | Severity::Permanent,
+            ) => {
                 let answered = self.answered(reply, Outcome::Refused, false);
                 Some(Conclusion { abort_destination: true, ends_session: true, ..answered })
             }
@@ -404,6 +407,11 @@ impl Message {
     ) -> (Record, Matter) {
         let findings = self.reception.findings();
         let mode = self.judgement.mode();
+        let by_destination = matches!(outcome, Outcome::Delivered | Outcome::Refused | Outcome::Unreported);
+        let answered_after = match self.delivery {
+            Some(Delivery::Committed(at)) if by_destination => Some(now.saturating_duration_since(at)),
+            _ => None,
+        };
         let (decision, failures, suspect) = self.judgement.into_parts();
         let record = Record {
             id: self.matter.id.clone(),
@@ -429,6 +437,7 @@ impl Message {
             suspect,
             tls: String::new(),
             duration: now.saturating_duration_since(self.began),
+            answered_after,
         };
         (record, self.matter)
     }

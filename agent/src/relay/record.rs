@@ -136,4 +136,6 @@ pub struct Record {
     /// Protocol and cipher towards the destination, or why there was none.
     pub tls: String,
     pub duration: Duration,
+    /// From the end of the message to the destination's answer.
+    pub answered_after: Option<Duration>,
 }

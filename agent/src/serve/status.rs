@@ -26,27 +26,31 @@ pub(super) fn control_socket(config: &Config, agent: &Agent) -> Option<socket::S
 }
 
 /// What steering said when it was last asked.
-#[derive(Default)]
-struct Steered {
-    counters: Option<BTreeMap<String, u64>>,
+#[derive(Debug, Default)]
+pub(crate) struct Steered(Mutex<Said>);
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Said {
+    pub counters: Option<BTreeMap<String, u64>>,
     warnings: Vec<String>,
     asked: Option<Instant>,
 }
 
 impl Steered {
     /// A check of what is on the host takes its time: then what was said before is better than no answer.
-    fn ask(&mut self, steering: &Mutex<Box<dyn Steering>>) {
+    pub(crate) fn ask(&self, steering: &Mutex<Box<dyn Steering>>) -> Said {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         loop {
             if let Ok(mut steering) = steering.try_lock() {
-                self.counters = steering.counters().ok();
-                self.warnings = steering.warnings();
-                self.asked = Some(Instant::now());
+                said.counters = steering.counters().ok();
+                said.warnings = steering.warnings();
+                said.asked = Some(Instant::now());
             } else if start.elapsed() < PATIENCE {
                 std::thread::sleep(PAUSE);
                 continue;
             }
-            return;
+            return said.clone();
         }
     }
 }
@@ -54,22 +58,21 @@ impl Steered {
 fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
     let backend = config.steering.backend;
     let when_agent_dies = config.steering.when_agent_dies;
-    let last = Mutex::new(Steered::default());
     move || {
-        let Agent { shared, steering, policy, release, modes, places, problems, .. } = &agent;
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.ask(steering);
+        let Agent { shared, steering, policy, release, modes, places, .. } = &agent;
+        let last = agent.steered.ask(steering);
         json!({
             "program": "weir-agent",
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "backend": backend,
             "when_agent_dies": when_agent_dies,
-            "problems": *problems.lock().unwrap_or_else(PoisonError::into_inner),
+            "problems": agent.problems(),
             "warnings": last.warnings,
             "released": release.status(),
             "switched_modes": modes.status(),
             "counters": shared.counters,
+            "timings": shared.timings.status(),
             "buffered_bytes": shared.buffers.held(),
             "spool_memory_bytes": shared.budget.in_memory(),
             "spool_disk_bytes": shared.budget.on_disk(),
@@ -78,6 +81,7 @@ fn status(config: &Config, agent: Agent) -> impl Fn() -> Value + use<> {
             "warm_connections": shared.warm.ready(),
             "suspect_customers": shared.suspects.count(),
             "mirror": shared.mirrors.status(),
+            "busiest_customers": shared.busiest.top(Instant::now()),
             "bare_line_ends": shared.bare_line_ends.top(),
             "wanted_tls": control::wanted_tls(&shared.wanted_tls, policy, backend),
             "channel": channel::status(&shared.links, &shared.blocked),

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_daemon::config::{Check, Problems};
+use weir_daemon::metrics::Metrics;
 
 use crate::scan::Address;
 
@@ -102,6 +103,7 @@ pub struct Config {
     pub quarantine: Quarantine,
     #[serde(default)]
     pub log: Log,
+    pub metrics: Option<Metrics>,
 }
 
 /// Where a message's body waits for its verdict.
@@ -150,6 +152,9 @@ impl Config {
 impl Check for Config {
     fn check(&self, problems: &mut Problems) {
         self.smtp.check(problems);
+        if let Some(metrics) = &self.metrics {
+            metrics.check(problems);
+        }
         let budget = self.smtp.verdict_budget;
         if let Some(spamassassin) = &self.spamassassin {
             spamassassin.check(problems, budget);

@@ -38,18 +38,18 @@ enum Order {
 
 /// What became of events and outcomes.
 #[derive(Debug, Default)]
-struct Counts {
-    stored: AtomicU64,
-    outcomes: AtomicU64,
+pub(crate) struct Counts {
+    pub stored: AtomicU64,
+    pub outcomes: AtomicU64,
     /// Outcomes of messages that are not known here.
-    orphans: AtomicU64,
+    pub orphans: AtomicU64,
     /// For want of room in the queue.
-    dropped: AtomicU64,
+    pub dropped: AtomicU64,
     /// For an error of the disk or the file.
-    failed: AtomicU64,
-    damaged_files: AtomicU64,
-    files: AtomicU64,
-    bytes: AtomicU64,
+    pub failed: AtomicU64,
+    pub damaged_files: AtomicU64,
+    pub files: AtomicU64,
+    pub bytes: AtomicU64,
 }
 
 /// The way into the store. Dropped, it waits until all is written.
@@ -81,6 +81,10 @@ impl Writer {
     /// What became of a message at its destination.
     pub fn outcome(&self, id: &str, outcome: Outcome) {
         self.send(Order::Outcome(id.to_owned(), Box::new(outcome.bounded())));
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Where they are.

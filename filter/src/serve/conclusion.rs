@@ -85,8 +85,10 @@ impl Judging {
             let cause = said.unscanned.map(|cause| cause.name().to_owned());
             event.bypassed.extend(cause.map(|cause| Bypassed { scanner, cause }));
         }
-        let times = facts.results().times().into_iter();
-        event.steps.extend(times.map(|(scanner, took)| Step::new(&scanner, took)));
+        for (scanner, took) in facts.results().times() {
+            node.timings.scanned(&scanner, took);
+            event.steps.push(Step::new(&scanner, took));
+        }
         if !node.privacy.keeps_content_closed(message.transaction.customer.address) {
             event.message_id = match message.body.head(MAX_HEADER).await {
                 Ok(head) => Headers::of(&head).message_id(),
@@ -94,6 +96,7 @@ impl Judging {
                 Err(_) => None,
             };
         }
+        node.timings.judged(self.complete.elapsed());
         conclude(node, event, verdict, facts.results().is_unscanned())
     }
 

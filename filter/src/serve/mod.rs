@@ -32,6 +32,7 @@ use crate::customers::{Customers, Owner};
 use crate::events::Records;
 use crate::facts::Facts;
 use crate::inside::Inside;
+use crate::metrics::Timings;
 use crate::outside::Outside;
 use crate::policy::script::{Context, Keeper};
 use crate::policy::{Policy, Verdict};
@@ -80,6 +81,7 @@ pub struct Node {
     pub channel: Option<Channel>,
     pub clock: Clock,
     pub counters: Counters,
+    pub timings: Timings,
     /// Where events go; none where nothing is kept.
     pub records: Option<Records>,
     /// Where samples go; none where there are none.
@@ -132,6 +134,7 @@ impl Node {
             channel: channel.transpose()?,
             clock: Clock::start(),
             counters: Counters::default(),
+            timings: Timings::new()?,
             records: None,
             quarantine: None,
             privacy: config.privacy.clone(),

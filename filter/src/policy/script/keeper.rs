@@ -160,6 +160,15 @@ impl Keeper {
         );
     }
 
+    /// Calls and errors, of the active script and of the candidate.
+    pub(crate) fn calls(&self) -> [(u64, u64); 2] {
+        [&self.active, &self.candidate].map(|slot| slot.as_ref().map_or((0, 0), Slot::calls))
+    }
+
+    pub(crate) fn stats(&self) -> Vec<(String, u64)> {
+        self.stats.counts()
+    }
+
     pub fn status(&self) -> Value {
         let stats: Map<String, Value> =
             self.stats.counts().into_iter().map(|(name, count)| (name, json!(count))).collect();

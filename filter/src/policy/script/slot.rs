@@ -161,6 +161,12 @@ impl Slot {
         held.alarm = Some(alarm);
     }
 
+    /// Calls and errors of the script as it is.
+    pub(super) fn calls(&self) -> (u64, u64) {
+        let held = self.held();
+        (sum(&held.current.runs), sum(&held.current.errors))
+    }
+
     pub(super) fn status(&self) -> Value {
         let held = self.held();
         json!({

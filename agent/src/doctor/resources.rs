@@ -26,11 +26,12 @@ const PER_SESSION: u64 = 64 * 1024;
 /// All of them.
 pub(super) fn check(host: &Host) -> Vec<Finding> {
     let config = &host.config;
+    let pid = host.agent.as_ref().map(|agent| u64::from(agent.pid));
     vec![
         files(config, host.agent.as_ref()),
         memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), config, host.agent.is_some()),
-        spool(config),
-        state(&config.state.directory),
+        spool(config, pid),
+        state(&config.state.directory, pid),
         port(config.steering.listen_port, host.agent.as_ref()),
     ]
 }
@@ -93,10 +94,10 @@ fn mib(octets: u64) -> String {
     format!("{} MiB", octets / (1024 * 1024))
 }
 
-fn spool(config: &Config) -> Finding {
+fn spool(config: &Config, pid: Option<u64>) -> Finding {
     let directory = &config.spool.directory;
     let shown = directory.display();
-    if let Err(error) = writable(directory) {
+    if let Err(error) = writable(directory, pid) {
         return Finding::problem(SPOOL, format!("spool.directory: no file can be made in {shown}: {error}"))
             .mended_by(format!("install -d -m 0700 -o root {shown}"));
     }
@@ -120,7 +121,7 @@ fn spool(config: &Config) -> Finding {
     }
 }
 
-fn state(directory: &Path) -> Finding {
+fn state(directory: &Path, pid: Option<u64>) -> Finding {
     let shown = directory.display();
     // It is made when there is something to keep.
     let Some(nearest) = directory.ancestors().find(|ancestor| ancestor.exists()) else {
@@ -131,7 +132,7 @@ fn state(directory: &Path) -> Finding {
         let words = format!("state.directory: {} is no directory", nearest.display());
         return Finding::problem(STATE, words);
     }
-    match writable(nearest) {
+    match writable(nearest, pid) {
         Ok(()) if nearest == directory => Finding::ok(STATE, format!("{shown} can be written")),
         Ok(()) => Finding::ok(STATE, format!("{shown} will be made when there is something to keep")),
         Err(error) => Finding::problem(
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_made_is_a_problem() {
-        assert_eq!(state(Path::new("/dev/null/weir")).state, State::Problem);
-        assert_eq!(state(&std::env::temp_dir().join("weir-doctor/not/there")).state, State::Ok);
+        assert_eq!(state(Path::new("/dev/null/weir"), None).state, State::Problem);
+        assert_eq!(state(&std::env::temp_dir().join("weir-doctor/not/there"), None).state, State::Ok);
     }
 }

@@ -15,16 +15,16 @@ const DESCRIPTORS: &str = "descriptors";
 
 /// `pid`: the node that runs.
 pub(super) fn check(config: &Config, pid: Option<u64>) -> Vec<Finding> {
-    vec![counters(&config.counters.file), spool(&config.spool.directory), descriptors(config, pid)]
+    vec![counters(&config.counters.file, pid), spool(&config.spool.directory, pid), descriptors(config, pid)]
 }
 
-fn counters(file: &Path) -> Finding {
+fn counters(file: &Path, pid: Option<u64>) -> Finding {
     let shown = file.display();
     if file.as_os_str().is_empty() {
         return Finding::warning(COUNTERS, "counters.file is empty: every restart forgets what was sent");
     }
     let directory = file.parent().unwrap_or(Path::new("/"));
-    match writable(directory) {
+    match writable(directory, pid) {
         Ok(()) => Finding::ok(COUNTERS, format!("{shown} can be written")),
         Err(error) => {
             let words = format!("counters.file: no file can be made in {}: {error}", directory.display());
@@ -34,9 +34,9 @@ fn counters(file: &Path) -> Finding {
     }
 }
 
-fn spool(directory: &Path) -> Finding {
+fn spool(directory: &Path, pid: Option<u64>) -> Finding {
     let shown = directory.display();
-    match writable(directory) {
+    match writable(directory, pid) {
         Ok(()) => Finding::ok(SPOOL, format!("files can be made in {shown}")),
         Err(error) => {
             let words = format!(
@@ -87,6 +87,6 @@ mod tests {
         let states: Vec<State> = findings.iter().map(|finding| finding.state).collect();
         assert_eq!(states, [State::Problem, State::Problem, State::Warning]);
         assert!(findings.iter().all(|finding| finding.command.is_some()));
-        assert_eq!(counters(Path::new("")).state, State::Warning);
+        assert_eq!(counters(Path::new(""), None).state, State::Warning);
     }
 }

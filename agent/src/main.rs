@@ -1,6 +1,8 @@
 //! The command line of weir-agent.
 
 mod ask;
+mod live;
+mod succeed;
 
 use ask::Exempted;
 
@@ -10,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use weir_agent::config::{Config, Mode};
@@ -19,7 +21,7 @@ use weir_agent::policy::time;
 use weir_agent::router_config::Recipe;
 use weir_agent::{doctor, prefixes, privileges, serve, steer};
 use weir_daemon::config::load;
-use weir_daemon::{control, log, reference};
+use weir_daemon::{command_line, control, log, reference};
 
 /// Transparent port-25 interception on the gateway.
 #[derive(Parser)]
@@ -41,6 +43,12 @@ enum Command {
         #[arg(long)]
         take_over: bool,
     },
+    /// Start an agent in the background that takes over, and wait until it is in charge: for a service's reload. If it does not,
+    /// the one that runs goes on, and the exit status is 1
+    TakeOver {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Check a configuration file and say everything that is wrong with it
     Check {
         #[arg(long, value_name = "FILE")]
@@ -58,6 +66,20 @@ enum Command {
     /// Say what the running agent does
     Status {
         /// As one JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Show what the running agent does, again and again: rates, times, nodes, who sends most
+    Top {
+        /// Seconds between two looks
+        #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        interval: u64,
+        /// End after so many
+        #[arg(long, value_name = "TIMES")]
+        times: Option<u64>,
+        /// As JSON objects, one a line
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -174,6 +196,11 @@ enum Command {
     ExampleConfig,
     /// Print the configuration reference in Markdown
     Reference,
+    /// Print completions of these commands, for a shell to read
+    Completions { shell: command_line::Shell },
+    /// Write a man page of each command to a directory
+    #[command(hide = true)]
+    ManPages { directory: PathBuf },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -244,6 +271,7 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             log::init(config.log.format);
             run(config, path, take_over).inspect_err(|_| control::remove_directory())?;
         }
+        Command::TakeOver { config } => succeed::take_over(&config)?,
         Command::Check { config } => match load::<Config>(&config) {
             Ok(_) => println!("{}: OK", config.display()),
             Err(problems) => return Ok(say(&problems)),
@@ -258,6 +286,9 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(report.exit_status()));
         }
         Command::Status { json, socket } => ask::status(socket.path.as_deref(), json)?,
+        Command::Top { interval, times, json, socket } => {
+            live::top(socket.path.as_deref(), Duration::from_secs(interval), times, json)?;
+        }
         Command::Exempt { whom, duration, reason, socket } => {
             ask::exempt(socket.path.as_deref(), whom.exempted()?, duration, reason)?;
         }
@@ -302,6 +333,8 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::ExampleConfig => print!("{}", reference::example::<Config>()),
         Command::Reference => print!("{}", reference::markdown::<Config>()),
+        Command::Completions { shell } => command_line::print_completions(Arguments::command(), shell),
+        Command::ManPages { directory } => command_line::write_man_pages(Arguments::command(), &directory)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use caps::Capability;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::watch;
 use trying::Try;
-use weir_daemon::{config, control, log, privileges, reference, service};
+use weir_daemon::{command_line, config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
 use weir_filter::customers::READ_INTERVAL;
@@ -38,7 +38,7 @@ const SCRIPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A filter node: judges the messages that weir-agent intercepts. It cannot send mail.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "weir-filter", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -104,11 +104,14 @@ enum Command {
     #[command(subcommand)]
     Quarantine(quarantining::Quarantining),
     /// Print an annotated configuration file with every key.
-    #[command(hide = true)]
     ExampleConfig,
     /// Print the configuration reference in Markdown.
-    #[command(hide = true)]
     Reference,
+    /// Print completions of these commands, for a shell to read.
+    Completions { shell: command_line::Shell },
+    /// Write a man page of each command to a directory.
+    #[command(hide = true)]
+    ManPages { directory: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -161,6 +164,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reference => {
             print!("{}", reference::markdown::<Config>());
             Ok(())
+        }
+        Command::Completions { shell } => {
+            command_line::print_completions(Arguments::command(), shell);
+            Ok(())
+        }
+        Command::ManPages { directory } => {
+            Ok(command_line::write_man_pages(Arguments::command(), &directory)?)
         }
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -229,6 +239,11 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let watching = tokio::spawn(watch_scripts(node.clone(), hangups));
     for listener in channel {
         tokio::spawn(weir_filter::channel::serve(node.clone(), listener));
+    }
+    if let Some(metrics) = &config.metrics {
+        let node = node.clone();
+        let text = move || weir_filter::metrics::families(&node).text();
+        tokio::spawn(weir_daemon::metrics::serve(metrics.listen.clone(), text));
     }
     let (last, saving) = match file {
         None => (None, None),

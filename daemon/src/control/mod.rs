@@ -22,6 +22,11 @@ pub use summary::summary;
 /// Where the sockets are.
 pub const DIRECTORY: &str = "/run/weir";
 
+/// Of the process with this number.
+pub fn socket_of(program: &str, pid: u32) -> PathBuf {
+    socket_path(Path::new(DIRECTORY), program, pid)
+}
+
 fn socket_path(directory: &Path, program: &str, pid: u32) -> PathBuf {
     directory.join(format!("{program}.{pid}.sock"))
 }

@@ -1,13 +1,26 @@
 //! What the service manager and the operator are told, and when to stop.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-/// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd.
+/// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd; and from then on that it lives,
+/// if systemd wants to hear it (`WatchdogSec=`). Needs tokio, which is what has to live.
 pub fn ready(name: &str) {
     info!(program = name, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     notify(&[NotifyState::Ready]);
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        tokio::spawn(live(limit / 3));
+    }
+}
+
+async fn live(pause: Duration) {
+    loop {
+        notify(&[NotifyState::Watchdog]);
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Says that from now on this process is the service, in the place of another.

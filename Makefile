@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help bench bench-quick build demo faults test profile test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
+.PHONY: help bench bench-quick build deb demo faults test profile test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +31,13 @@ check: ## format, lints, licences and banned crates
 
 test: check build ## everything that must hold before a commit (needs root)
 	@scripts/install-deps lab
+	@scripts/install-deps deb
 	@scripts/install-kernels 5.10
 	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
 test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	@scripts/install-deps lab
+	@scripts/install-deps deb
 	@scripts/install-kernels 5.10
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
@@ -80,6 +82,10 @@ profile: build ## flame graphs of agent and filter nodes, and what a message tak
 	    "$${CARGO_TARGET_DIR:-target}/release/weir-bench" profile --part $$part --cell "$$size KiB, 10 connections, one" \
 	        --to docs/performance/flame-$$part-$$size-kib.svg || exit; \
 	done; done; "$${CARGO_TARGET_DIR:-target}/release/weir-bench" count --to docs/performance/counts.md
+
+deb: build ## packages of weir-agent and weir-filter for Debian 12 and newer, and Ubuntu 24.04 and newer, in dist/
+	@scripts/install-deps deb
+	@scripts/build-packages
 
 MESSAGES ?= 100000
 faults: build ## MESSAGES=100000 through weir while everything that can fail does, and whether the laws held (needs root)

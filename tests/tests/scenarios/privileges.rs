@@ -36,8 +36,9 @@ fn another_user_with_capabilities(backend: Backend) -> Result<()> {
         Lab::run("privileges-user", NarrowLink::Nowhere, |lab| {
             let bpf = if backend == Backend::Ebpf { ",+bpf,+perfmon" } else { "" };
             let capabilities = format!("+net_admin,+sys_nice{bpf}");
-            lab.gateway
-                .sh(&format!("install -d -o {NOBODY} /run/weir /var/lib/weir-agent; chown {NOBODY} /sys/fs/bpf"))?;
+            lab.gateway.sh(&format!(
+                "install -d -o {NOBODY} /run/weir /var/lib/weir-agent; chown {NOBODY} /sys/fs/bpf"
+            ))?;
             let user = format!(
                 "setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --bounding-set -all,{capabilities} \
                  --inh-caps -all,{capabilities} --ambient-caps -all,{capabilities}"
@@ -125,7 +126,10 @@ fn operator_commands(lab: &Lab, config: &AgentConfig) -> Result<()> {
     let [customer, destination] = [from.to_string(), to.to_string()];
     command(&["exempt", &customer, &destination])?;
     ensure!(way(&lab.customer, from, to)? == Way::Straight, "exempt");
-    ensure!(lab.gateway.read("/var/lib/weir-agent/policy.json").contains(&customer), "kept for the next start");
+    ensure!(
+        lab.gateway.read("/var/lib/weir-agent/policy.json").contains(&customer),
+        "kept for the next start"
+    );
     command(&["unexempt", &customer, &destination])?;
     ensure!(way(&lab.customer, from, to)? == Way::Intercepted, "no more exempt");
     command(&["release"])?;

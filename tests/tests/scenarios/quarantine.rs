@@ -33,7 +33,8 @@ fn send(lab: &Lab, customer: &str, id: &str, message: &[u8]) -> Result<()> {
 }
 
 fn audited(host: &Host) -> Result<Vec<(String, String)>> {
-    let audit = std::fs::read_to_string(host.path("/var/lib/weir-filter/filter-audit.jsonl")).unwrap_or_default();
+    let audit =
+        std::fs::read_to_string(host.path("/var/lib/weir-filter/filter-audit.jsonl")).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     audit
         .lines()

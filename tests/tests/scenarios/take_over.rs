@@ -79,11 +79,11 @@ fn start(lab: &Lab, config: &AgentConfig) -> Result<WeirAgent> {
 
 /// What customers met.
 #[derive(Debug, Default)]
-struct Load {
-    over: AtomicBool,
-    sent: AtomicUsize,
-    straight: AtomicUsize,
-    slow: AtomicUsize,
+pub(crate) struct Load {
+    pub(crate) over: AtomicBool,
+    pub(crate) sent: AtomicUsize,
+    pub(crate) straight: AtomicUsize,
+    pub(crate) slow: AtomicUsize,
 }
 
 impl Load {
@@ -105,7 +105,7 @@ impl Load {
     }
 
     /// Sends until it is over.
-    fn go_on(&self, lab: &Lab, number: usize) -> Result<()> {
+    pub(crate) fn go_on(&self, lab: &Lab, number: usize) -> Result<()> {
         let mut next = Instant::now();
         for count in 0.. {
             if self.over.load(Relaxed) {

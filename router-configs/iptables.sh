@@ -1,7 +1,7 @@
 #!/bin/sh
 # Steers customers' mail into weir-agent with iptables, on the agent's own host.
-# Made by `weir-agent router-config iptables` from the agent's configuration. After a change there: make it
-# anew and run it; it takes the place of what it put there before.
+# Made by `weir-agent router-config iptables` from the agent's configuration.
+# After a change there: make it anew and run it; it takes the place of what it put there before.
 set -eu
 
 ip -4 route replace local default dev lo table 100

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use weir_agent::config::{Config, Mode};
 use weir_agent::control::Side;
 use weir_agent::policy::time;
-use weir_agent::router_config::Recipe;
+use weir_agent::router_config::{Beside, Recipe};
 use weir_agent::{doctor, prefixes, privileges, serve, steer};
 use weir_daemon::config::load;
 use weir_daemon::{command_line, control, log, reference};
@@ -181,13 +181,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Print rules that steer mail to an agent with `steering.backend = "external"`, filled in from its configuration: a
-    /// script for sh(1)
+    /// Print what brings mail to the agent, filled in from its configuration: rules for its own host, with
+    /// `steering.backend = "external"`, or the configuration of a router that it stands beside
     RouterConfig {
-        /// What makes the rules
+        /// For what it is
         recipe: Recipe,
         #[arg(long, value_name = "FILE", default_value = "/etc/weir/agent.toml")]
         config: PathBuf,
+        #[command(flatten)]
+        beside: Beside,
         /// What takes them away again
         #[arg(long)]
         undo: bool,
@@ -324,12 +326,12 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             report.removed.extend(sockets.iter().map(|path| format!("control socket {}", path.display())));
             println!("{report}");
         }
-        Command::RouterConfig { recipe, config, undo } => {
+        Command::RouterConfig { recipe, config, beside, undo } => {
             let config = match load::<Config>(&config) {
                 Ok(config) => config,
                 Err(problems) => return Ok(say(&problems)),
             };
-            print!("{}", recipe.script(&config, undo).map_err(anyhow::Error::msg)?);
+            print!("{}", recipe.text(&config, &beside, undo).map_err(anyhow::Error::msg)?);
         }
         Command::ExampleConfig => print!("{}", reference::example::<Config>()),
         Command::Reference => print!("{}", reference::markdown::<Config>()),

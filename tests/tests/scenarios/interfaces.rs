@@ -13,6 +13,8 @@ use weir_tests::probe::{HAM, Way, is_dropped, time_until, way};
 use weir_tests::smtp::Client;
 use weir_tests::wait::{PATIENCE, patient, wait_until};
 
+use crate::beside_router::{arm, router, settle};
+
 on_both_back_ends!(
     several_interfaces,
     sub_interfaces,
@@ -286,48 +288,14 @@ fn a_bond(backend: Backend) -> Result<()> {
 /// Customers and internet on one interface: a router sends mail to the gateway, in both directions.
 fn one_armed(backend: Backend) -> Result<()> {
     Lab::run("one-armed", NarrowLink::Nowhere, |lab| {
-        let router = lab.host("router")?;
-        ip(&lab.gateway, &["link del cust0", "link del inet0"].map(String::from))?;
-        for (interface, host, network) in [("cust0", &lab.customer, 1), ("inet0", &lab.internet, 2)] {
-            cable(&router, interface, host, "eth0")?;
-            let lines = |own: u8| {
-                [
-                    format!("addr add 10.{network}.0.{own}/16 dev"),
-                    format!("addr add fd0{network}::{own}/32 dev"),
-                ]
-            };
-            ip(&router, &lines(1).map(|line| format!("{line} {interface}")))?;
-            ip(host, &lines(2).map(|line| format!("{line} eth0")))?;
-            ip(
-                host,
-                &[
-                    format!("route add default via 10.{network}.0.1"),
-                    format!("route add default via fd0{network}::1"),
-                ],
-            )?;
-        }
-        cable(&router, "arm0", &lab.gateway, "arm0")?;
-        ip(&router, &["addr add 10.5.0.1/24 dev arm0", "addr add fd05::1/64 dev arm0"].map(String::from))?;
-        ip(
-            &lab.gateway,
-            &[
-                "addr add 10.5.0.2/24 dev arm0",
-                "addr add fd05::2/64 dev arm0",
-                "route add default via 10.5.0.1",
-                "route add default via fd05::1",
-            ]
-            .map(String::from),
-        )?;
+        let router = router(lab)?;
+        arm(&router, &lab.gateway, 0)?;
         router.sh(
             "for family in -4 -6; do ip $family rule add iif cust0 ipproto tcp dport 25 lookup 25; \
              ip $family rule add iif inet0 ipproto tcp sport 25 lookup 25; done; \
              ip -4 route add default via 10.5.0.2 table 25; ip -6 route add default via fd05::2 table 25",
         )?;
-        for host in [&router, &lab.gateway, &lab.customer, &lab.internet] {
-            wait_until("IPv6 addresses that can be used", PATIENCE, || {
-                Ok(host.sh("ip -6 addr show tentative")?.trim().is_empty())
-            })?;
-        }
+        settle(&[&router, &lab.gateway, &lab.customer, &lab.internet])?;
         let mut stage = Stage::set(lab)?;
         let arms: &[&str] = if backend == Backend::Ebpf { &["arm0", "arm*"] } else { &["arm0"] };
         for arm in arms {

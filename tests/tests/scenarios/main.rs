@@ -20,6 +20,7 @@ macro_rules! on_both_back_ends {
 }
 
 mod around;
+mod beside_router;
 mod blocked;
 mod budgets;
 mod channel;

@@ -156,21 +156,26 @@ fn are_installed_used_upgraded_and_purged() -> Result<()> {
             machine.systemctl("start")?;
         }
         are_restricted(&agent, &filter)?;
-        one_message(lab, &agent, &filter)?;
+        one_message(lab, &agent, &filter).context("after the installation")?;
         agent.debian.sh("weir-agent doctor")?;
-        upgrade_under_load(lab, &agent)?;
+        upgrade_under_load(lab, &agent).context("the agent's upgrade")?;
         filter.install(&next(FILTER)?)?;
         ensure!(filter.systemctl("is-active")?.trim() == "active", "after its upgrade");
-        a_mistake_changes_nothing(&agent, &config)?;
-        who_hangs_is_started_again(&agent)?;
-        ensure!(intercepted(lab)? == Way::Intercepted, "after the restart");
+        a_mistake_changes_nothing(&agent, &config).context("a mistake in the configuration")?;
+        who_hangs_is_started_again(&agent).context("the watchdog")?;
+        let way = intercepted(lab).with_context(|| format!("after the watchdog:\n{}", agent.journal()))?;
+        ensure!(way == Way::Intercepted, "after the watchdog's restart");
         for machine in [&agent, &filter] {
             machine.debian.sh(&format!("dpkg --purge {}", machine.name))?;
             ensure!(machine.remains()?.is_empty(), "left of {}: {:#?}", machine.name, machine.remains()?);
         }
         let changes = Snapshot::of(&lab.gateway)?.changes_since(&before);
         ensure!(changes.is_empty(), "left on the gateway:\n{changes}");
-        ensure!(intercepted(lab)? == Way::Straight, "the port is open again, though it was to be closed");
+        let way = intercepted(lab).context("after the purge")?;
+        ensure!(
+            way == Way::Straight,
+            "{way:?} after the purge, though the port was to be closed without the agent"
+        );
         Ok(())
     })
 }

@@ -120,7 +120,10 @@ fn a_program_put_before_weirs(backend: Backend) -> Result<()> {
         ensure!(!is_said()?, "it is first again");
         drop(passes);
         if has_tcx() {
-            goes(lab, Way::Intercepted, &BITS[..1], "without the other")?;
+            // The kernel takes a program off when it has time for it.
+            wait_until("the other to be gone, and the one behind it to run", PATIENCE, || {
+                Ok(goes(lab, Way::Intercepted, &BITS[..1], "without the other").is_ok())
+            })?;
         }
         agent.stop()
     })

@@ -126,10 +126,12 @@ impl Machine<'_> {
     }
 }
 
-/// With a way to the internet, as gateways have one.
+/// With a way to the internet, as gateways have one, and as the doctor wants it where connections are to go straight again
+/// after the agent has ended: else one from a port that was just used would hang.
 fn machines(lab: &Lab) -> Result<[Machine<'_>; 2]> {
     let [to_v4, to_v6] = Family::BOTH.map(Family::destination);
     lab.gateway.sh(&format!("ip route add default via {to_v4}; ip -6 route add default via {to_v6}"))?;
+    lab.gateway.sh("echo 0 >/proc/sys/net/ipv4/tcp_early_demux")?;
     let machine = |host, name| anyhow::Ok(Machine { debian: Debian::boot(host)?, name });
     Ok([machine(&lab.gateway, AGENT)?, machine(&lab.filter, FILTER)?])
 }

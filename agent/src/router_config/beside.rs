@@ -74,5 +74,5 @@ pub(super) fn metrics_port(config: &Config) -> Option<u16> {
         .listen
         .iter()
         .find(|address| !address.ip().is_loopback())
-        .map(|address| address.port())
+        .map(std::net::SocketAddr::port)
 }

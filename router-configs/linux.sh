@@ -6,32 +6,57 @@ set -eu
 
 table=25 preference=2500
 
-while ip -4 rule del preference $preference 2>/dev/null; do :; done
-while ip -6 rule del preference $preference 2>/dev/null; do :; done
-
-# Customers' mail, and the answers to it. Not what comes from the agents.
-ip -4 rule add preference $preference iif cust0 from 10.1.0.0/16 ipproto tcp dport 25 table $table
-ip -4 rule add preference $preference iif inet0 to 10.1.0.0/16 ipproto tcp sport 25 table $table
-ip -6 rule add preference $preference iif cust0 from fd01::/32 ipproto tcp dport 25 table $table
-ip -6 rule add preference $preference iif inet0 to fd01::/32 ipproto tcp sport 25 table $table
-
-well() {
-    case $1 in *:*) host="[$1]" ;; *) host=$1 ;; esac
-    curl --silent --fail --max-time 1 --output /dev/null "http://$host:9125/metrics"
+clear() {
+    while ip -4 rule del preference "$1" 2>/dev/null; do :; done
+    while ip -6 rule del preference "$1" 2>/dev/null; do :; done
 }
 
-# One agent at a time, and the same one as long as it is well: it knows its sessions.
+# Customers' mail, and the answers to it. Not what comes from the agents.
+rules() {
+    ip -4 rule add preference "$1" iif cust0 from 10.1.0.0/16 ipproto tcp dport 25 table $table
+    ip -4 rule add preference "$1" iif inet0 to 10.1.0.0/16 ipproto tcp sport 25 table $table
+    ip -6 rule add preference "$1" iif cust0 from fd01::/32 ipproto tcp dport 25 table $table
+    ip -6 rule add preference "$1" iif inet0 to fd01::/32 ipproto tcp sport 25 table $table
+}
+
+is_there() {
+    ping -c 1 -W 1 "$1" >/dev/null 2>&1
+}
+
+# Not, if it is silent three times in a row: one that is being taken over from is silent for a second.
+is_well() {
+    case $1 in
+    *:*) url="http://[$1]:9125/metrics" ;;
+    *) url="http://$1:9125/metrics" ;;
+    esac
+    for pause in 1 1 0; do
+        curl --silent --fail --max-time 1 --output /dev/null "$url" && return
+        sleep $pause
+    done
+    return 1
+}
+
+# By way of the first of these that is as it should be.
+by() {
+    test=$1 family=$2
+    shift 2
+    for agent; do
+        if "$test" "$agent"; then
+            ip "$family" route replace default via "$agent" table $table metric 1 || true
+            return
+        fi
+    done
+    return 1
+}
+
+# The same agent as long as it is well, for it knows its sessions; then another; then one whose host is there, where it is
+# decided what becomes of mail without an agent.
 choose() {
     family=$1
     shift
     current=$(ip "$family" route show default table $table 2>/dev/null | sed -n 's/^default via \([^ ]*\).*/\1/p')
-    for agent in $current "$@"; do
-        if well "$agent"; then
-            ip "$family" route replace default via "$agent" table $table metric 1
-            return
-        fi
-    done
-    ip "$family" route del default table $table metric 1 2>/dev/null || true
+    by is_well "$family" $current "$@" || by is_there "$family" $current "$@" ||
+        ip "$family" route del default table $table metric 1 2>/dev/null || true
 }
 
 check() {
@@ -39,8 +64,15 @@ check() {
     choose -6 fd05::2 fd06::2
 }
 
-# Once, or with the argument `watch` every second: that is for a service.
 check
+# Those that are there are never missed: new ones are put behind them first.
+clear $((preference + 1))
+rules $((preference + 1))
+clear $preference
+rules $preference
+clear $((preference + 1))
+
+# With the argument `watch` for ever: that is for a service.
 while [ "${1:-}" = watch ]; do
     sleep 1
     check

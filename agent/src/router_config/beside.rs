@@ -1,6 +1,6 @@
 //! An agent beside a router: what of the router rules are made of.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::Family;
@@ -66,13 +66,12 @@ impl Beside {
     }
 }
 
-/// Where the agents of this configuration answer for their metrics, if they do: who does not is not well.
-pub(super) fn metrics_port(config: &Config) -> Option<u16> {
-    config
-        .metrics
-        .as_ref()?
-        .listen
-        .iter()
-        .find(|address| !address.ip().is_loopback())
-        .map(std::net::SocketAddr::port)
+/// The port at which each agent of this configuration answers for its metrics at every address of the family, if it does.
+pub(super) fn metrics_port(config: &Config, family: Family) -> Option<u16> {
+    let everywhere = |address: &&SocketAddr| match address.ip() {
+        // Of both families, as Linux has it (net.ipv6.bindv6only = 0).
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && family == Family::V4,
+    };
+    config.metrics.as_ref()?.listen.iter().find(everywhere).map(SocketAddr::port)
 }

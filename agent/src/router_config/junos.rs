@@ -79,8 +79,17 @@ fn done(series: Series, facts: &Facts<'_>, beside: &Beside, family: Family) -> S
         let _ = writeln!(text, "set policy-options prefix-list weir-customers-{suffix} {prefix}");
     }
     text += &filters(series, words(family));
-    // What the agents are behind has to be known in the instance.
+    // What the agents are behind has to be known in the instance, and nothing else: customers' own networks would be
+    // nearer than the agents.
     let group = format!("weir-{suffix}");
+    let policy = format!("set policy-options policy-statement weir-agents-{suffix}");
+    for interface in &beside.agents_interface {
+        let (name, unit) = split(interface);
+        let _ = writeln!(text, "{policy} term agents from interface {name}.{unit}");
+    }
+    let _ = writeln!(text, "{policy} term agents then accept");
+    let _ = writeln!(text, "{policy} term rest then reject");
+    let _ = writeln!(text, "set routing-options rib-groups {group} import-policy weir-agents-{suffix}");
     for rib in [(*table).to_owned(), format!("{INSTANCE}.{table}")] {
         let _ = writeln!(text, "set routing-options rib-groups {group} import-rib {rib}");
     }
@@ -188,11 +197,16 @@ fn undone(series: Series, beside: &Beside, family: Family) -> String {
     let _ = writeln!(text, "delete policy-options prefix-list weir-customers-{suffix}");
     let _ = writeln!(text, "delete routing-options interface-routes rib-group {inet}");
     let _ = writeln!(text, "delete routing-options rib-groups weir-{suffix}");
+    let _ = writeln!(text, "delete policy-options policy-statement weir-agents-{suffix}");
     text
+}
+
+fn split(interface: &str) -> (&str, &str) {
+    interface.rsplit_once('.').unwrap_or((interface, "0"))
 }
 
 /// `ge-0/0/1.100`, or the interface's unit 0.
 fn unit(interface: &str, family: &str) -> String {
-    let (name, unit) = interface.rsplit_once('.').unwrap_or((interface, "0"));
+    let (name, unit) = split(interface);
     format!("interfaces {name} unit {unit} family {family}")
 }

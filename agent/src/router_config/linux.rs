@@ -13,39 +13,48 @@ const PREFERENCE: u32 = 2500;
 
 pub(super) fn script(facts: &Facts<'_>, beside: &Beside, undo: bool) -> String {
     let families: Vec<Family> = facts.families().collect();
-    let mut text = format!("table={TABLE} preference={PREFERENCE}\n\n");
+    let mut text = format!("table={TABLE} preference={PREFERENCE}\n\nclear() {{\n");
     for family in &families {
-        let flag = family.flag();
-        let _ = writeln!(text, "while ip {flag} rule del preference $preference 2>/dev/null; do :; done");
-        if undo {
-            let _ = writeln!(text, "ip {flag} route flush table $table 2>/dev/null || true");
-        }
+        let _ = writeln!(
+            text,
+            "    while ip {} rule del preference \"$1\" 2>/dev/null; do :; done",
+            family.flag()
+        );
     }
+    text += "}\n\n";
     if undo {
+        text += "clear $preference\n";
+        for family in &families {
+            let _ = writeln!(text, "ip {} route flush table $table 2>/dev/null || true", family.flag());
+        }
         return text;
     }
-    text += "\n# Customers' mail, and the answers to it. Not what comes from the agents.\n";
+    text += "# Customers' mail, and the answers to it. Not what comes from the agents.\nrules() {\n";
     for family in &families {
         text += &rules(facts, beside, *family);
     }
+    text += "}\n";
+    text += &health(facts, beside, &families);
     if facts.config.steering.when_agent_dies == WhenAgentDies::Closed {
-        text += "\n# Without an agent no mail goes: when_agent_dies = \"closed\".\n";
+        text += "\n# Without an agent's host no mail goes: when_agent_dies = \"closed\".\n";
         for family in &families {
-            let _ = writeln!(
-                text,
-                "ip {} route replace unreachable default table $table metric 4000",
-                family.flag()
-            );
+            let flag = family.flag();
+            let _ = writeln!(text, "ip {flag} route replace unreachable default table $table metric 4000");
         }
     }
-    text += &health(facts, beside, &families);
+    text += "\ncheck\n\
+             # Those that are there are never missed: new ones are put behind them first.\n\
+             clear $((preference + 1))\nrules $((preference + 1))\nclear $preference\nrules $preference\n\
+             clear $((preference + 1))\n\n\
+             # With the argument `watch` for ever: that is for a service.\n\
+             while [ \"${1:-}\" = watch ]; do\n    sleep 1\n    check\ndone\n";
     text
 }
 
 fn rules(facts: &Facts<'_>, beside: &Beside, family: Family) -> String {
     let mut text = String::new();
     for prefix in of_family(&facts.config.customers.prefixes, family) {
-        let add = format!("ip {} rule add preference $preference", family.flag());
+        let add = format!("    ip {} rule add preference \"$1\"", family.flag());
         for interface in &beside.customers {
             let _ = writeln!(text, "{add} iif {interface} from {prefix} ipproto tcp dport 25 table $table");
         }
@@ -56,39 +65,61 @@ fn rules(facts: &Facts<'_>, beside: &Beside, family: Family) -> String {
     text
 }
 
-/// One agent at a time, and the same as long as it is well: sessions are known to the agent that has them.
+/// One agent at a time, and the same as long as it is well: sessions are known to the agent that has them. Where none says
+/// that it is well, one whose host is there: what becomes of mail without an agent is decided there.
 fn health(facts: &Facts<'_>, beside: &Beside, families: &[Family]) -> String {
-    let well = match metrics_port(facts.config) {
-        Some(port) => {
-            format!(
-                "case $1 in *:*) host=\"[$1]\" ;; *) host=$1 ;; esac\n    \
-                 curl --silent --fail --max-time 1 --output /dev/null \"http://$host:{port}/metrics\""
-            )
-        }
-        None => "ping -c 1 -W 1 \"$1\" >/dev/null 2>&1".to_owned(),
+    let well = |family, host| match metrics_port(facts.config, family) {
+        Some(port) => format!("url=\"http://{host}:{port}/metrics\" ;;"),
+        None => "is_there \"$1\"; return ;;".to_owned(),
     };
-    let mut text = format!(
-        "\nwell() {{\n    {well}\n}}\n\n\
-         # One agent at a time, and the same one as long as it is well: it knows its sessions.\n\
-         choose() {{\n    \
-             family=$1\n    \
-             shift\n    \
-             current=$(ip \"$family\" route show default table $table 2>/dev/null | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')\n    \
-             for agent in $current \"$@\"; do\n        \
-                 if well \"$agent\"; then\n            \
-                     ip \"$family\" route replace default via \"$agent\" table $table metric 1\n            \
-                     return\n        \
-                 fi\n    \
-             done\n    \
-             ip \"$family\" route del default table $table metric 1 2>/dev/null || true\n\
-         }}\n\n\
-         check() {{\n"
-    );
+    let mut text =
+        HEALTH.replacen("{v6}", &well(Family::V6, "[$1]"), 1).replacen("{v4}", &well(Family::V4, "$1"), 1);
+    text += "\ncheck() {\n";
     for family in families {
         let agents: Vec<String> = beside.agents(*family).iter().map(IpAddr::to_string).collect();
         let _ = writeln!(text, "    choose {} {}", family.flag(), agents.join(" "));
     }
-    text += "}\n\n# Once, or with the argument `watch` every second: that is for a service.\ncheck\n\
-             while [ \"${1:-}\" = watch ]; do\n    sleep 1\n    check\ndone\n";
-    text
+    text + "}\n"
 }
+
+const HEALTH: &str = r#"
+is_there() {
+    ping -c 1 -W 1 "$1" >/dev/null 2>&1
+}
+
+# Not, if it is silent three times in a row: one that is being taken over from is silent for a second.
+is_well() {
+    case $1 in
+    *:*) {v6}
+    *) {v4}
+    esac
+    for pause in 1 1 0; do
+        curl --silent --fail --max-time 1 --output /dev/null "$url" && return
+        sleep $pause
+    done
+    return 1
+}
+
+# By way of the first of these that is as it should be.
+by() {
+    test=$1 family=$2
+    shift 2
+    for agent; do
+        if "$test" "$agent"; then
+            ip "$family" route replace default via "$agent" table $table metric 1 || true
+            return
+        fi
+    done
+    return 1
+}
+
+# The same agent as long as it is well, for it knows its sessions; then another; then one whose host is there, where it is
+# decided what becomes of mail without an agent.
+choose() {
+    family=$1
+    shift
+    current=$(ip "$family" route show default table $table 2>/dev/null | sed -n 's/^default via \([^ ]*\).*/\1/p')
+    by is_well "$family" $current "$@" || by is_there "$family" $current "$@" ||
+        ip "$family" route del default table $table metric 1 2>/dev/null || true
+}
+"#;

@@ -159,8 +159,8 @@ impl Recipe {
         let families: Vec<Family> = facts.families().collect();
         match self {
             Self::Nftables | Self::Iptables => self.can_be_on_the_host(config)?,
-            Self::Linux | Self::JuniperMx => beside.check(&families, false)?,
-            Self::JuniperSrx => beside.check(&families, true)?,
+            Self::Linux => beside.check(&families, false)?,
+            Self::JuniperMx | Self::JuniperSrx => beside.check(&families, true)?,
         }
         let mut text = self.head(undo);
         text += &match self {

@@ -35,5 +35,10 @@ pub fn take_over(config: &Path) -> anyhow::Result<()> {
         }
         sleep(PAUSE);
     }
-    bail!("the new agent, process {pid}, is not in charge after {} s: its log says why", PATIENCE.as_secs());
+    agent.kill().context("the new agent cannot be ended")?;
+    agent.wait()?;
+    bail!(
+        "the new agent was not in charge after {} s and was ended: the one that runs goes on",
+        PATIENCE.as_secs()
+    );
 }

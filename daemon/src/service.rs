@@ -1,10 +1,14 @@
 //! What the service manager and the operator are told, and when to stop.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
+
+/// Whether another process is the service now: then it is that one's to say that it lives.
+static REPLACED: AtomicBool = AtomicBool::new(false);
 
 /// Says that the daemon serves: a log line with the word `ready`, and READY=1 to systemd; and from then on that it lives,
 /// if systemd wants to hear it (`WatchdogSec=`). Needs tokio, which is what has to live.
@@ -17,10 +21,15 @@ pub fn ready(name: &str) {
 }
 
 async fn live(pause: Duration) {
-    loop {
+    while !REPLACED.load(Ordering::Relaxed) {
         notify(&[NotifyState::Watchdog]);
         tokio::time::sleep(pause).await;
     }
+}
+
+/// From now on another process is the service.
+pub fn is_replaced() {
+    REPLACED.store(true, Ordering::Relaxed);
 }
 
 /// Says that from now on this process is the service, in the place of another.

@@ -69,6 +69,7 @@ impl Ending {
     /// Another agent has taken over: sessions go on here until they end by themselves, for `relay.drain_timeout`, or
     /// until `shutdown`.
     pub(super) async fn drain(mut self, farewell: Farewell, shutdown: impl Future<Output = ()>) {
+        service::is_replaced();
         let Farewell { channel, kept } = farewell;
         let (places, shared) = (self.agent.places.clone(), self.agent.shared.clone());
         let reporter = Reporter::start(channel, places, shared)

@@ -20,7 +20,7 @@ pub use prometheus::{Histogram, HistogramVec as Histograms};
 pub use server::serve;
 
 /// Metrics for Prometheus, over HTTP: `GET /metrics`. Without this section there are none. They name no customer and no
-/// mail address; whoever can connect can read them.
+/// mail address, unless a script's `stat()` does; whoever can connect can read them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {

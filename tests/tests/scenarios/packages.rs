@@ -30,8 +30,12 @@ const EXPOSURE: [(&str, u32); 2] = [(AGENT, 27), (FILTER, 13)];
 fn packages() -> Result<&'static Path> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let make = || {
-        let directory = paths::log_directory("packages")?;
-        fs::create_dir_all(&directory)?;
+        // Those of the last run are in the way, and those of this one are left for whoever wants to see them.
+        let directory = paths::executables()?.join("packages-of-tests");
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir(&directory)?;
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
         let mut command = Command::new(workspace.join("scripts/build-packages"));
         command.arg("--to").arg(&directory).env("DEB_BUILD_OPTIONS", "noautodbgsym");

@@ -83,7 +83,7 @@ profile: build ## flame graphs of agent and filter nodes, and what a message tak
 	        --to docs/performance/flame-$$part-$$size-kib.svg || exit; \
 	done; done; "$${CARGO_TARGET_DIR:-target}/release/weir-bench" count --to docs/performance/counts.md
 
-deb: build ## packages of weir-agent and weir-filter for Debian 12 and newer, and Ubuntu 24.04 and newer, in dist/
+deb: build ## packages of weir-agent and weir-filter for Debian 12, in dist/
 	@scripts/install-deps deb
 	@scripts/build-packages
 

@@ -38,7 +38,7 @@ pub fn take_over(config: &Path) -> anyhow::Result<()> {
     agent.kill().context("the new agent cannot be ended")?;
     agent.wait()?;
     bail!(
-        "the new agent was not in charge after {} s and was ended: the one that runs goes on",
+        "the new agent was not in charge after {} s and was ended: `weir-agent status` says whether the one before it goes on",
         PATIENCE.as_secs()
     );
 }

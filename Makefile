@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 # A lab waits more than it works, but some have spamd (170 MiB): a few at a time, however many cores there are.
 LABS_AT_A_TIME := $(shell cores=$$(nproc); echo $$(( cores > 1 ? 4 : 2 )))
 
-.PHONY: help bench bench-quick build deb demo faults test profile test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
+.PHONY: help bench bench-quick build deb demo faults lint test tested profile test-all test-kernels measure-prefixes measure-events measure-steering measure-verdicts bench-outbreak check fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,23 +22,28 @@ demo: build ## shows weir at work, step by step, in a lab of network namespaces 
 	@scripts/install-deps lab
 	@"$${CARGO_TARGET_DIR:-target}/release/weir-demo"
 
-check: ## format, lints, licences and banned crates
+check: lint ## format, lints, licences and banned crates
+	cargo test --release --locked --package weir-tests --test dependencies
+
+lint:
 	cargo fmt --all --check
 	@scripts/install-deps build
 	@scripts/install-bpf-toolchain
 	cargo clippy --release --locked --workspace --all-targets --exclude weir-ebpf -- -D warnings
-	cargo test --release --locked --package weir-tests --test dependencies
 
-test: check build ## everything that must hold before a commit (needs root)
-	@scripts/install-deps lab
-	@scripts/install-deps deb
-	@scripts/install-kernels 5.10
+# What is downloaded is downloaded while the compiler works. All is compiled at once, as the tests want it: programs for themselves,
+# with the features that they alone need, would be compiled a second time.
+tested:
+	@scripts/install-deps build
+	@scripts/install-bpf-toolchain
+	@{ scripts/install-deps lab && scripts/install-deps deb && scripts/install-kernels 5.10; } & installing=$$!; \
+	    $(MAKE) --no-print-directory lint && cargo build --release --locked --all-targets; compiled=$$?; \
+	    wait $$installing || { echo "what the tests need is not installed: see above" >&2; exit 1; }; exit $$compiled
+
+test: tested ## everything that must hold before a commit (needs root)
 	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
-test-all: check build ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
-	@scripts/install-deps lab
-	@scripts/install-deps deb
-	@scripts/install-kernels 5.10
+test-all: tested ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
 test-kernels: build ## the tests of steering on Linux 5.10, 6.1, 6.12 and this machine's; writes docs/kernels.md (needs root)

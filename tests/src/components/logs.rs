@@ -16,6 +16,11 @@ impl LogLine {
         }
     }
 
+    /// Of all fields.
+    pub fn names(&self) -> Vec<&str> {
+        self.0.as_object().into_iter().flat_map(|fields| fields.keys().map(String::as_str)).collect()
+    }
+
     pub fn has(&self, name: &str) -> bool {
         !self.0[name].is_null()
     }

@@ -19,6 +19,10 @@ rules() {
     ip -6 rule add preference "$1" iif inet0 to fd01::/32 ipproto tcp sport 25 table $table
 }
 
+route_of_mail() {
+    echo "default table $table"
+}
+
 is_there() {
     ping -c 1 -W 1 "$1" >/dev/null 2>&1
 }
@@ -36,13 +40,14 @@ is_well() {
     return 1
 }
 
-# By way of the first of these that is as it should be.
+# By way of the first of these that is as it should be. A route is several words.
+# shellcheck disable=SC2046
 by() {
     test=$1 family=$2
     shift 2
     for agent; do
         if "$test" "$agent"; then
-            ip "$family" route replace default via "$agent" table $table metric 1 || true
+            ip "$family" route replace $(route_of_mail "$family") via "$agent" metric 1 || true
             return
         fi
     done
@@ -51,12 +56,13 @@ by() {
 
 # The same agent as long as it is well, for it knows its sessions; then another; then one whose host is there, where it is
 # decided what becomes of mail without an agent.
+# shellcheck disable=SC2046,SC2086
 choose() {
     family=$1
     shift
-    current=$(ip "$family" route show default table $table 2>/dev/null | sed -n 's/^default via \([^ ]*\).*/\1/p')
+    current=$(ip "$family" route show $(route_of_mail "$family") 2>/dev/null | sed -n 's/^[^ ]* via \([^ ]*\).*/\1/p')
     by is_well "$family" $current "$@" || by is_there "$family" $current "$@" ||
-        ip "$family" route del default table $table metric 1 2>/dev/null || true
+        ip "$family" route del $(route_of_mail "$family") metric 1 2>/dev/null || true
 }
 
 check() {

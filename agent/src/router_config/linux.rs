@@ -1,10 +1,9 @@
 //! A Linux router: policy rules, and a look at the agents every second.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use super::beside::{Beside, metrics_port};
-use super::{Facts, Family, of_family};
+use super::beside::Beside;
+use super::{Facts, Family, health, of_family};
 use crate::config::WhenAgentDies;
 
 /// On the router, not the agent's.
@@ -33,8 +32,8 @@ pub(super) fn script(facts: &Facts<'_>, beside: &Beside, undo: bool) -> String {
     for family in &families {
         text += &rules(facts, beside, *family);
     }
-    text += "}\n";
-    text += &health(facts, beside, &families);
+    text += "}\n\nroute_of_mail() {\n    echo \"default table $table\"\n}\n";
+    text += &health::check(facts, beside, &families);
     if facts.config.steering.when_agent_dies == WhenAgentDies::Closed {
         text += "\n# Without an agent's host no mail goes: when_agent_dies = \"closed\".\n";
         for family in &families {
@@ -46,9 +45,8 @@ pub(super) fn script(facts: &Facts<'_>, beside: &Beside, undo: bool) -> String {
              # Those that are there are never missed: new ones are put behind them first.\n\
              clear $((preference + 1))\nrules $((preference + 1))\nclear $preference\nrules $preference\n\
              clear $((preference + 1))\n\n\
-             # With the argument `watch` for ever: that is for a service.\n\
-             while [ \"${1:-}\" = watch ]; do\n    sleep 1\n    check\ndone\n";
-    text
+             ";
+    text + health::WATCH
 }
 
 fn rules(facts: &Facts<'_>, beside: &Beside, family: Family) -> String {
@@ -64,62 +62,3 @@ fn rules(facts: &Facts<'_>, beside: &Beside, family: Family) -> String {
     }
     text
 }
-
-/// One agent at a time, and the same as long as it is well: sessions are known to the agent that has them. Where none says
-/// that it is well, one whose host is there: what becomes of mail without an agent is decided there.
-fn health(facts: &Facts<'_>, beside: &Beside, families: &[Family]) -> String {
-    let well = |family, host| match metrics_port(facts.config, family) {
-        Some(port) => format!("url=\"http://{host}:{port}/metrics\" ;;"),
-        None => "is_there \"$1\"; return ;;".to_owned(),
-    };
-    let mut text =
-        HEALTH.replacen("{v6}", &well(Family::V6, "[$1]"), 1).replacen("{v4}", &well(Family::V4, "$1"), 1);
-    text += "\ncheck() {\n";
-    for family in families {
-        let agents: Vec<String> = beside.agents(*family).iter().map(IpAddr::to_string).collect();
-        let _ = writeln!(text, "    choose {} {}", family.flag(), agents.join(" "));
-    }
-    text + "}\n"
-}
-
-const HEALTH: &str = r#"
-is_there() {
-    ping -c 1 -W 1 "$1" >/dev/null 2>&1
-}
-
-# Not, if it is silent three times in a row: one that is being taken over from is silent for a second.
-is_well() {
-    case $1 in
-    *:*) {v6}
-    *) {v4}
-    esac
-    for pause in 1 1 0; do
-        curl --silent --fail --max-time 1 --output /dev/null "$url" && return
-        sleep $pause
-    done
-    return 1
-}
-
-# By way of the first of these that is as it should be.
-by() {
-    test=$1 family=$2
-    shift 2
-    for agent; do
-        if "$test" "$agent"; then
-            ip "$family" route replace default via "$agent" table $table metric 1 || true
-            return
-        fi
-    done
-    return 1
-}
-
-# The same agent as long as it is well, for it knows its sessions; then another; then one whose host is there, where it is
-# decided what becomes of mail without an agent.
-choose() {
-    family=$1
-    shift
-    current=$(ip "$family" route show default table $table 2>/dev/null | sed -n 's/^default via \([^ ]*\).*/\1/p')
-    by is_well "$family" $current "$@" || by is_there "$family" $current "$@" ||
-        ip "$family" route del default table $table metric 1 2>/dev/null || true
-}
-"#;

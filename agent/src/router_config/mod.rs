@@ -3,6 +3,8 @@
 //! of a router that it stands beside.
 
 mod beside;
+mod frr;
+mod health;
 mod iptables;
 mod junos;
 mod linux;
@@ -29,6 +31,8 @@ pub enum Recipe {
     Iptables,
     /// A Linux router that agents stand beside: a script with policy rules, and a look at the agents every second
     Linux,
+    /// A Linux router with FRR that agents stand beside: policy-based routing, and the same look
+    Frr,
     /// A Juniper MX router that agents stand beside: filter-based forwarding
     JuniperMx,
     /// A Juniper SRX firewall that agents stand beside: the same, and mail in packet mode
@@ -145,6 +149,7 @@ impl Recipe {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
             Self::Linux => "linux",
+            Self::Frr => "frr",
             Self::JuniperMx => "juniper-mx",
             Self::JuniperSrx => "juniper-srx",
         }
@@ -159,7 +164,7 @@ impl Recipe {
         let families: Vec<Family> = facts.families().collect();
         match self {
             Self::Nftables | Self::Iptables => self.can_be_on_the_host(config)?,
-            Self::Linux => beside.check(&families, false)?,
+            Self::Linux | Self::Frr => beside.check(&families, false)?,
             Self::JuniperMx | Self::JuniperSrx => beside.check(&families, true)?,
         }
         let mut text = self.head(undo);
@@ -167,6 +172,7 @@ impl Recipe {
             Self::Nftables => format!("{}\n{}", facts.routing(undo), nftables::script(&facts, undo)),
             Self::Iptables => format!("{}\n{}", facts.routing(undo), iptables::script(&facts, undo)),
             Self::Linux => linux::script(&facts, beside, undo),
+            Self::Frr => frr::script(&facts, beside, undo),
             Self::JuniperMx => junos::commands(Series::Mx, &facts, beside, undo),
             Self::JuniperSrx => junos::commands(Series::Srx, &facts, beside, undo),
         };
@@ -195,7 +201,9 @@ impl Recipe {
             Self::Nftables | Self::Iptables => {
                 format!("Steers customers' mail into weir-agent with {name}, on the agent's own host.")
             }
-            Self::Linux => "Sends customers' mail, both ways, to the agents beside this router.".to_owned(),
+            Self::Linux | Self::Frr => {
+                "Sends customers' mail, both ways, to the agents beside this router.".to_owned()
+            }
             Self::JuniperMx => {
                 "Sends customers' mail, both ways, to the agents beside this router (Junos, MX series)."
                     .to_owned()
@@ -228,6 +236,7 @@ impl Recipe {
 mod tests {
     use std::path::Path;
 
+    use clap::ValueEnum as _;
     use weir_daemon::reference::check_generated;
 
     use super::{Beside, Recipe};
@@ -257,6 +266,7 @@ mod tests {
             (Recipe::Nftables, "nftables.sh", "", Beside::default()),
             (Recipe::Iptables, "iptables.sh", CLOSED, Beside::default()),
             (Recipe::Linux, "linux.sh", "", beside(["cust0", "inet0", "agents0"])),
+            (Recipe::Frr, "frr.sh", "", beside(["cust0", "inet0", "agents0"])),
             (Recipe::JuniperMx, "juniper-mx.set", "", junos.clone()),
             (Recipe::JuniperSrx, "juniper-srx.set", "", junos),
         ] {
@@ -291,9 +301,7 @@ mod tests {
         let mut config = config(CLOSED);
         config.customers.prefixes.retain(|prefix| matches!(prefix, ipnet::IpNet::V4(_)));
         let beside = beside(["ge-0/0/1", "ge-0/0/3", "ge-0/0/2"]);
-        for recipe in
-            [Recipe::Nftables, Recipe::Iptables, Recipe::Linux, Recipe::JuniperMx, Recipe::JuniperSrx]
-        {
+        for recipe in Recipe::value_variants() {
             for undo in [false, true] {
                 let text = recipe.text(&config, &beside, undo).unwrap();
                 assert!(!text.contains("-6") && !text.contains("ip6") && !text.contains("inet6"), "{text}");

@@ -12,14 +12,13 @@ pub(super) fn script(facts: &Facts<'_>, undo: bool) -> String {
     if undo {
         return format!("nft delete table {TABLE}\n");
     }
-    // What is not there cannot be deleted.
-    let mut text = format!("nft -f - <<'END'\ntable {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+    let mut text = replaced(TABLE);
     for family in facts.families() {
         text += &set(family, &of_family(&facts.config.customers.prefixes, family));
     }
     text += "\tchain prerouting {\n\t\ttype filter hook prerouting priority mangle; policy accept;\n";
     let mark = format!("meta mark set meta mark & {:#010x} | {:#010x}", !MARK_MASK, facts.mark);
-    let interfaces = facts.interfaces().iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let interfaces = names(&facts.interfaces());
     let _ = writeln!(
         text,
         "\t\t# The agent's connections, and ICMP errors about them, without which path MTU discovery fails.\n\
@@ -33,6 +32,17 @@ pub(super) fn script(facts: &Facts<'_>, undo: bool) -> String {
     text
 }
 
+/// How a table begins that takes the place of the one before, in one transaction: it ends with `}` and `END`.
+pub(super) fn replaced(table: &str) -> String {
+    // What is not there cannot be deleted.
+    format!("nft -f - <<'END'\ntable {table}\ndelete table {table}\ntable {table} {{\n")
+}
+
+/// Of interfaces, as the elements of a set.
+pub(super) fn names(interfaces: &[impl AsRef<str>]) -> String {
+    interfaces.iter().map(|name| format!("{:?}", name.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
 /// TCP, and what tells of errors.
 fn protocols(facts: &Facts<'_>) -> String {
     let errors = facts.families().map(|family| match family {
@@ -43,8 +53,7 @@ fn protocols(facts: &Facts<'_>) -> String {
 }
 
 fn new_connections(facts: &Facts<'_>, family: Family, mark: &str) -> String {
-    let interfaces =
-        facts.customer_interfaces().iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let interfaces = names(facts.customer_interfaces());
     let (ip, customers) = (ip(family), set_name(family));
     let syn = format!(
         "iifname {{ {interfaces} }} {ip} saddr @{customers} tcp dport 25 tcp flags & (syn | ack | rst) == syn"
@@ -65,7 +74,7 @@ fn new_connections(facts: &Facts<'_>, family: Family, mark: &str) -> String {
     text
 }
 
-fn set(family: Family, elements: &[String]) -> String {
+pub(super) fn set(family: Family, elements: &[String]) -> String {
     let kind = match family {
         Family::V4 => "ipv4_addr",
         Family::V6 => "ipv6_addr",
@@ -74,14 +83,14 @@ fn set(family: Family, elements: &[String]) -> String {
     format!("\tset {name} {{ type {kind}; flags interval; auto-merge; elements = {{ {elements} }} }}\n")
 }
 
-fn set_name(family: Family) -> &'static str {
+pub(super) fn set_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "customers_v4",
         Family::V6 => "customers_v6",
     }
 }
 
-fn ip(family: Family) -> &'static str {
+pub(super) fn ip(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",

@@ -163,7 +163,7 @@ impl WeirFilter {
         let output = self.output();
         let ready = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let pid = ready.filter(|line| line["message"] == "ready").find_map(|line| line["pid"].as_u64());
-        let socket = format!("/run/weir/filter.{}.sock", pid.context("the process's number")?);
+        let socket = format!("/run/weir-filter/filter.{}.sock", pid.context("the process's number")?);
         Self::ask(host, &[arguments, &["--socket", &socket]].concat())
     }
 

@@ -1,4 +1,4 @@
-//! Agents beside a router, which sends them mail in both directions as `weir-agent router-config linux` has it.
+//! Agents beside a router, which sends them mail in both directions as `weir-agent router-config` has it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use weir_tests::components::{AgentConfig, Backend, FILTER_PORT, FilterConfig, WeirAgent, WeirFilter};
+use weir_tests::components::{AgentConfig, Backend, FILTER_PORT, FilterConfig, Frr, WeirAgent, WeirFilter};
 use weir_tests::lab::{Family, Host, Lab, NarrowLink, cable, ip};
 use weir_tests::probe::{Way, time_until, way};
 use weir_tests::smtp::{Client, Script, Server};
@@ -16,12 +16,46 @@ use weir_tests::wait::{PATIENCE, wait_until};
 
 on_both_back_ends!(one_of_two_agents_is_killed);
 
+#[test]
+fn frr_and_one_of_two_agents_is_killed() -> Result<()> {
+    one_is_killed(Router::Frr, Steering::Own(Backend::Ebpf))
+}
+
+#[test]
+fn with_rules_of_nftables_one_of_two_agents_is_killed() -> Result<()> {
+    one_is_killed(Router::Linux, Steering::Nftables)
+}
+
 const CONFIG: &str = "/etc/weir/agent.toml";
-const ROUTING: &str = "for i in -4 -6; do ip $i rule; ip $i route show table all; done";
+const ROUTING: &str = "for i in -4 -6; do ip $i rule; ip $i route show table all; done; nft list tables";
 const SCRIPT: &str = "/etc/steer.sh";
 
 /// How long a customer waits for a connection here; customers' servers wait longer, and try again.
 const TRY: Duration = Duration::from_millis(500);
+
+/// What the router's configuration is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Router {
+    Linux,
+    Frr,
+}
+
+impl Router {
+    fn recipe(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Frr => "frr",
+        }
+    }
+}
+
+/// What brings mail into an agent on its own host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Steering {
+    Own(Backend),
+    /// The rules of `router-config nftables`.
+    Nftables,
+}
 
 /// A router between customer and internet, where the lab's gateway would be.
 pub(crate) fn router(lab: &Lab) -> Result<Host> {
@@ -151,11 +185,15 @@ fn send(lab: &Lab, subject: &str) -> Result<Way> {
 }
 
 /// On this host, with a filter node of its own.
-fn start(host: &Host, backend: Backend) -> Result<(WeirAgent, WeirFilter)> {
+fn start(host: &Host, steering: Steering) -> Result<(WeirAgent, WeirFilter)> {
     let node = SocketAddr::from(([127, 0, 0, 1], FILTER_PORT));
     let filter = FilterConfig { listen: vec![node], ..FilterConfig::node(0) };
     let filter = filter.to_toml().replace("proxies = [", "proxies = [\"127.0.0.1/32\", ");
     let filter = WeirFilter::start_as(host, 0, &filter)?;
+    let backend = match steering {
+        Steering::Own(backend) => backend,
+        Steering::Nftables => Backend::Tproxy,
+    };
     let config = AgentConfig {
         customer_interfaces: vec!["arm0".into()],
         internet_interfaces: vec!["arm0".into()],
@@ -163,19 +201,29 @@ fn start(host: &Host, backend: Backend) -> Result<(WeirAgent, WeirFilter)> {
         customer_lines: "[metrics]\nlisten = [\"[::]:9125\"]\n".into(),
         ..AgentConfig::new(backend).closed()
     };
+    if steering == Steering::Nftables {
+        let config = config.to_toml().replace("backend = \"tproxy\"", "backend = \"external\"");
+        WeirAgent::configure(host, &config)?;
+        host.sh(&printed(host, &["nftables"])?)?;
+        return Ok((WeirAgent::start_with(host, &config)?, filter));
+    }
     Ok((WeirAgent::start(host, &config)?, filter))
+}
+
+/// What a command of an agent's host says.
+fn printed(host: &Host, words: &[&str]) -> Result<String> {
+    let printed = WeirAgent::command(host, &[&["router-config", "--config", CONFIG], words].concat())?;
+    ensure!(printed.success, "{}", printed.output);
+    Ok(printed.output)
 }
 
 fn sessions(host: &Host) -> Result<u64> {
     WeirAgent::status(host)?["counters"]["sessions"].as_u64().context("sessions")
 }
 
-fn print(lab: &Lab, more: &[&str]) -> Result<String> {
+fn print(lab: &Lab, router: Router, more: &[&str]) -> Result<String> {
     let words = [
-        "router-config",
-        "linux",
-        "--config",
-        CONFIG,
+        router.recipe(),
         "--from-customers",
         "cust0",
         "--from-internet",
@@ -185,14 +233,17 @@ fn print(lab: &Lab, more: &[&str]) -> Result<String> {
         "--agent",
         "10.6.0.2,fd06::2",
     ];
-    let printed = WeirAgent::command(&lab.gateway, &[&words[..], more].concat())?;
-    ensure!(printed.success, "{}", printed.output);
-    Ok(printed.output)
+    printed(&lab.gateway, &[&words[..], more].concat())
 }
 
 fn one_of_two_agents_is_killed(backend: Backend) -> Result<()> {
+    one_is_killed(Router::Linux, Steering::Own(backend))
+}
+
+fn one_is_killed(kind: Router, steering: Steering) -> Result<()> {
     Lab::run("beside-router", NarrowLink::Nowhere, |lab| {
         let (router, second) = (router(lab)?, lab.host("gateway2")?);
+        let frr = if kind == Router::Frr { Some(Frr::start(&router)?) } else { None };
         arm(&router, &lab.gateway, 0)?;
         arm(&router, &second, 1)?;
         settle(&[&router, &lab.gateway, &second, &lab.customer, &lab.internet])?;
@@ -200,9 +251,9 @@ fn one_of_two_agents_is_killed(backend: Backend) -> Result<()> {
         let [destination, _destination_v6] =
             Family::BOTH.map(|family| Server::start(&lab.internet, family.destination(), Script::default()));
         let destination = destination?;
-        let (first_agent, _first_filter) = start(&lab.gateway, backend)?;
-        let (_second_agent, _second_filter) = start(&second, backend)?;
-        router.write(SCRIPT, print(lab, &[])?)?;
+        let (first_agent, _first_filter) = start(&lab.gateway, steering)?;
+        let (_second_agent, _second_filter) = start(&second, steering)?;
+        router.write(SCRIPT, print(lab, kind, &[])?)?;
         let mut watch = Command::new("sh");
         watch.args([SCRIPT, "watch"]);
         let watch = router.spawn("steer", watch)?;
@@ -221,26 +272,36 @@ fn one_of_two_agents_is_killed(backend: Backend) -> Result<()> {
             || Ok(sessions(&second)? > 20),
         )?;
         load.judge(&taken, killed, &destination)?;
-        the_one_that_came_back_waits(lab, &second, backend)?;
-
+        the_one_that_came_back_waits(lab, &second, steering)?;
         drop(watch);
-        router.sh(&print(lab, &["--undo"])?)?;
+        router.sh(&print(lab, kind, &["--undo"])?)?;
         let after = router.sh(ROUTING)?;
         ensure!(after == before, "left on the router:\n{after}\nbefore:\n{before}");
         for family in Family::BOTH {
             let way = way(&lab.customer, family.customer(), family.destination())?;
             ensure!(way == Way::Straight, "{family:?} after the undoing");
         }
+        if let Some(frr) = frr {
+            router.sh(&format!("sh {SCRIPT}"))?;
+            for family in Family::BOTH {
+                time_until(Way::Intercepted, &lab.customer, family.customer(), family.destination())?;
+            }
+            frr.stop()?;
+            for family in Family::BOTH {
+                let way = way(&lab.customer, family.customer(), family.destination());
+                ensure!(way.is_err(), "{family:?} without FRR: {way:?}");
+            }
+        }
         Ok(())
     })
 }
 
 /// A session with the second agent outlives the return of the first.
-fn the_one_that_came_back_waits(lab: &Lab, second: &Host, backend: Backend) -> Result<()> {
+fn the_one_that_came_back_waits(lab: &Lab, second: &Host, steering: Steering) -> Result<()> {
     let to = (Family::V4.destination(), 25).into();
     let mut open = Client::connect_from(&lab.customer, Family::V4.customer(), to)?;
     open.greet("mail.customer.test")?;
-    let _first = start(&lab.gateway, backend)?;
+    let _first = start(&lab.gateway, steering)?;
     let had = sessions(second)?;
     for number in 0..3 {
         // As long as the router takes to look again.

@@ -1,5 +1,5 @@
 //! What both daemons share: configuration files, their examples and reference, logs, readiness,
-//! shutdown, privileges, times, memory for bodies, the audit log, the control socket, and what their doctors look at and say.
+//! shutdown, privileges, times, memory for bodies, the audit log, what is stored of people, the control socket, and what their doctors look at and say.
 
 pub mod audit;
 pub mod channel;
@@ -9,9 +9,11 @@ pub mod control;
 pub mod finding;
 pub mod host;
 pub mod http;
+pub mod listeners;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod privacy;
 pub mod privileges;
 pub mod reference;
 mod schema;

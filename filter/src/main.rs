@@ -17,6 +17,7 @@ use caps::Capability;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::sync::watch;
 use trying::Try;
+use weir_daemon::listeners::{self, Listeners};
 use weir_daemon::{command_line, config, control, log, privileges, reference, service};
 use weir_filter::config::Config;
 use weir_filter::control::Request;
@@ -70,7 +71,7 @@ enum Command {
         /// The whole object as JSON.
         #[arg(long)]
         json: bool,
-        /// Which instance, if several run: /run/weir/filter.PID.sock
+        /// Which instance, if several run: /run/weir-filter/filter.PID.sock
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
@@ -126,7 +127,7 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done: anyhow::Result<()> = match command {
-        Command::Run { config } => run(&config),
+        Command::Run { config } => run(&config).inspect_err(|_| listeners::forget()),
         Command::Doctor { config, json } => return examine(&config, json),
         Command::Check { config } => {
             let read: Config = config::load(&config)?;
@@ -214,9 +215,11 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
-    let listeners = serve::listen(&config.smtp.listen, "smtp.listen").await?;
+    let mut kept = Listeners::inherited();
+    let listeners = serve::listen(&mut kept, &config.smtp.listen, "smtp.listen").await?;
     let channel = config.channel.as_ref().map_or(&[][..], |channel| &channel.listen);
-    let channel = serve::listen(channel, "channel.listen").await?;
+    let channel = serve::listen(&mut kept, channel, "channel.listen").await?;
+    kept.keep(listeners.iter().chain(&channel));
     let mut node = Node::new(config)?.with_scripts(config).await?;
     node.records = Records::open(&config.events)?;
     node.quarantine = Quarantine::open(&config.quarantine)?;
@@ -226,7 +229,7 @@ async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
         listeners.iter().filter_map(|one| Some(one.local_addr().ok()?.to_string())).collect();
     let asked = (node.clone(), listen.clone());
     let answer = move |request: &_, actor| weir_filter::control::answer(&asked.0, &asked.1, request, actor);
-    let status = control::serve_known("filter", answer);
+    let status = control::serve("filter", answer);
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(config.smtp.shutdown_timeout);
     let serving = tokio::spawn(serve::serve(node.clone(), listeners, stopped, grace));

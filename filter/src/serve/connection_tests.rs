@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use weir_daemon::listeners::Listeners;
 
 use super::{Node, listen, serve};
 use crate::config::Config;
@@ -34,7 +35,7 @@ async fn start(sections: &str) -> Running {
 
 async fn run(config: &Config, node: Node) -> Running {
     let node = Arc::new(node);
-    let listeners = listen(&config.smtp.listen, "smtp.listen").await.unwrap();
+    let listeners = listen(&mut Listeners::default(), &config.smtp.listen, "smtp.listen").await.unwrap();
     let address = listeners[0].local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(serve(node.clone(), listeners, stopped, LONG));

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use weir_daemon::audit::Audit;
+use weir_daemon::listeners::Listeners;
 use weir_smtp::Reply;
 
 use crate::blocks::{Blocker, Blocks};
@@ -216,10 +217,14 @@ fn counters(config: &config::Counters) -> anyhow::Result<Store> {
 ///
 /// # Errors
 /// Which address cannot be listened on, and why.
-pub async fn listen(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
+pub async fn listen(
+    kept: &mut Listeners,
+    addresses: &[SocketAddr],
+    key: &str,
+) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = TcpListener::bind(address).await;
+        let listener = kept.take(*address).await;
         listeners.push(listener.with_context(|| format!("cannot listen on {address} ({key})"))?);
     }
     Ok(listeners)

@@ -271,7 +271,8 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
                 Err(problems) => return Ok(say(&problems)),
             };
             log::init(config.log.format);
-            run(config, path, take_over).inspect_err(|_| control::remove_directory())?;
+            log::show_addresses(config.log.addresses);
+            run(config, path, take_over).inspect_err(|_| control::remove_directory("agent"))?;
         }
         Command::TakeOver { config } => succeed::take_over(&config)?,
         Command::Check { config } => match load::<Config>(&config) {

@@ -19,7 +19,7 @@ pub struct Block {
     /// One line, which the customer is told.
     #[arg(long, default_value = "")]
     reason: String,
-    /// Which instance, if several run: /run/weir/filter.PID.sock
+    /// Which instance, if several run: /run/weir-filter/filter.PID.sock
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }

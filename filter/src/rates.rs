@@ -11,7 +11,7 @@ use weir_filter::rate::Shown;
 
 #[derive(Debug, Args)]
 pub struct Socket {
-    /// Which instance, if several run: /run/weir/filter.PID.sock
+    /// Which instance, if several run: /run/weir-filter/filter.PID.sock
     #[arg(long = "socket", value_name = "PATH")]
     path: Option<PathBuf>,
 }

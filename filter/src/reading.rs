@@ -30,7 +30,7 @@ pub struct Node {
     /// Its configuration; else the running node is asked where its files are.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Which instance to ask, if several run: /run/weir/filter.PID.sock
+    /// Which instance to ask, if several run: /run/weir-filter/filter.PID.sock
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
 }
@@ -337,7 +337,7 @@ fn of_customer(customer: &str) -> Query {
 
 fn record(audit: &Audit, action: &str, arguments: &Whose) -> anyhow::Result<()> {
     let whose = json!({ "customer": arguments.customer });
-    audit.record(Actor::own(), action, &whose).map_err(anyhow::Error::msg)
+    audit.require(Actor::own(), action, &whose).map_err(anyhow::Error::msg)
 }
 
 fn ask(arguments: &Whose, request: &Request) -> Result<Value, control::Error> {

@@ -57,15 +57,15 @@ fn restricted(config: &Config) -> Result<RulesetStatus, RulesetError> {
 
 /// Where something is written while the agent runs.
 fn places(config: &Config, all: BitFlags<AccessFs>) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
-    let sockets = Path::new(control::DIRECTORY);
+    let sockets = control::directory("agent");
     // It must be there to be named, and is removed by the last that leaves it.
-    if let Err(error) = fs::create_dir_all(sockets) {
+    if let Err(error) = fs::create_dir_all(&sockets) {
         debug!(%error, "no directory for the control socket");
     }
     let mut places = vec![
         (config.spool.directory.clone(), all),
         (nearest(&config.state.directory), all),
-        (sockets.to_owned(), AccessFs::MakeSock | AccessFs::RemoveFile),
+        (sockets.clone(), AccessFs::MakeSock | AccessFs::RemoveFile),
         ("/dev/null".into(), AccessFs::WriteFile.into()),
     ];
     if let Some(parent) = sockets.parent() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{DIRECTORY, pid_of};
+use super::{directory, pid_of};
 
 /// A daemon that does not answer in this time hangs: to replace a million prefixes takes a fifth of it.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ pub fn status(program: &str, socket: Option<&Path>) -> Result<Value, Error> {
 pub fn ask(program: &str, socket: Option<&Path>, request: &Value) -> Result<Value, Error> {
     match socket {
         Some(path) => ask_at(path, request),
-        None => ask_in(Path::new(DIRECTORY), program, request),
+        None => ask_in(&directory(program), program, request),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The control socket of a running daemon: a Unix socket in /run/weir, for its owner alone. Each connection carries
+//! The control socket of a running daemon: a Unix socket in /run/weir-agent or /run/weir-filter, for its owner alone. Each connection carries
 //! one request and one answer, each a line of JSON:
 //!
 //! ```text
@@ -16,15 +16,17 @@ mod summary;
 use std::path::{Path, PathBuf};
 
 pub use client::{Error, ask, status};
-pub use server::{Server, remove_directory, remove_remains, serve, serve_known, status_only};
+pub use server::{Server, remove_directory, remove_remains, serve};
 pub use summary::summary;
 
-/// Where the sockets are.
-pub const DIRECTORY: &str = "/run/weir";
+/// Where the sockets of a program are: nowhere that the other one could make some.
+pub fn directory(program: &str) -> PathBuf {
+    Path::new("/run").join(format!("weir-{program}"))
+}
 
 /// Of the process with this number.
 pub fn socket_of(program: &str, pid: u32) -> PathBuf {
-    socket_path(Path::new(DIRECTORY), program, pid)
+    socket_path(&directory(program), program, pid)
 }
 
 fn socket_path(directory: &Path, program: &str, pid: u32) -> PathBuf {

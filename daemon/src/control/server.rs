@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream as AsyncUnixStream};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::{DIRECTORY, pid_of, socket_path};
+use super::{directory, pid_of, socket_path};
 use crate::audit::Actor;
 
 /// A client that does not write its request, or does not read the answer, is left after this time.
@@ -45,34 +45,19 @@ impl Drop for Server {
 }
 
 /// Answers requests to `program` (`agent`, `filter`) until the returned server is dropped; needs tokio. The
-/// handler has a thread of its own and may block. A daemon without this socket is better than none: a failure is a
+/// handler has a thread of its own and may block, and learns who asks. A daemon without this socket is better than none: a failure is a
 /// warning in the log and `None`.
 pub fn serve(
     program: &str,
-    handler: impl Fn(&Value) -> Result<Value, String> + Send + Sync + 'static,
-) -> Option<Server> {
-    serve_known(program, move |request, _| handler(request))
-}
-
-/// As [`serve`], with who asks.
-pub fn serve_known(
-    program: &str,
     handler: impl Fn(&Value, Actor) -> Result<Value, String> + Send + Sync + 'static,
 ) -> Option<Server> {
-    match serve_in(Path::new(DIRECTORY), program, Arc::new(handler)) {
+    let directory = directory(program);
+    match serve_in(&directory, program, Arc::new(handler)) {
         Ok(server) => Some(server),
         Err(cause) => {
-            warn!(%cause, directory = DIRECTORY, "no control socket: `status` will not find this process");
+            warn!(%cause, directory = %directory.display(), "no control socket: `status` will not find this process");
             None
         }
-    }
-}
-
-/// For daemons that can be asked nothing else.
-pub fn status_only(status: impl Fn() -> Value) -> impl Fn(&Value) -> Result<Value, String> {
-    move |request| match &request["request"] {
-        Value::String(name) if name == "status" => Ok(status()),
-        other => Err(format!("unknown request {other}: only \"status\" is known here")),
     }
 }
 
@@ -141,14 +126,14 @@ async fn converse(mut stream: AsyncUnixStream, handler: &Arc<Handler>) -> io::Re
 
 /// Removes what instances of `program` left that died, and returns the paths.
 pub fn remove_remains(program: &str) -> Vec<PathBuf> {
-    let removed = remove_stale(Path::new(DIRECTORY), program);
+    let removed = remove_stale(&directory(program), program);
     removed.iter().for_each(|path| remove_if_empty(path));
     removed
 }
 
 /// Removes the directory of the sockets, if there is nothing in it: after a start that failed.
-pub fn remove_directory() {
-    let _ = fs::remove_dir(DIRECTORY);
+pub fn remove_directory(program: &str) {
+    let _ = fs::remove_dir(directory(program));
 }
 
 /// The directory is the operator's as long as anything else is in it.

@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+/// Columns of a terminal. Longer lines are broken between words; a word that is longer stays whole.
+const COLUMNS: usize = 80;
+
 /// One line for each value, indented below the object that has it; underscores become spaces.
 pub fn summary(status: &Value) -> String {
     let mut text = String::new();
@@ -35,10 +38,31 @@ fn describe(text: &mut String, value: &Value, depth: usize) {
                 }
             }
             _ => {
-                let _ = writeln!(text, "{indent}{label:width$}  {}", scalar(value));
+                line(text, &format!("{indent}{label:width$}  "), &scalar(value));
             }
         }
     }
+}
+
+/// What does not fit stands below what does.
+fn line(text: &mut String, label: &str, value: &str) {
+    let mut column = label.chars().count();
+    let margin = " ".repeat(column);
+    text.push_str(label);
+    for (place, word) in value.split(' ').enumerate() {
+        let length = word.chars().count();
+        if place > 0 && column + 1 + length > COLUMNS {
+            text.push('\n');
+            text.push_str(&margin);
+            column = margin.len();
+        } else if place > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text.push('\n');
 }
 
 fn scalar(value: &Value) -> String {
@@ -56,6 +80,15 @@ mod tests {
     use serde_json::json;
 
     use super::summary;
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        let words = vec!["word"; 40].join(" ");
+        let text = summary(&json!({"a": {"some name": words, "address": "x".repeat(90)}}));
+        assert!(text.lines().all(|line| line.len() <= 80 || line.contains(&"x".repeat(90))), "{text}");
+        assert_eq!(text.split_whitespace().filter(|word| *word == "word").count(), 40);
+        assert!(text.lines().skip(2).take(2).all(|line| line.starts_with("             word")), "{text}");
+    }
 
     #[test]
     fn values_stand_below_each_other() {

@@ -1,8 +1,10 @@
 //! `GET /metrics`, and nothing else.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -21,14 +22,15 @@ use tracing::{debug, info, warn};
 /// What is said when somebody asks. May block.
 type Text = dyn Fn() -> Result<String, prometheus::Error> + Send + Sync;
 
-/// Connections at a time.
+/// Connections at a time, and of them those from one address.
 const MAX_CONNECTIONS: usize = 16;
+const MAX_FROM_ONE: usize = 4;
 
 /// For the head of a request, and for a whole one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a connection lives: Prometheus makes another.
-const LIFE: Duration = Duration::from_secs(3600);
+/// How long a connection lives, whether its answers are read or not: Prometheus makes another.
+const LIFE: Duration = Duration::from_secs(300);
 
 /// After a failed bind or accept the next try waits. An agent that takes over waits so for the other's address.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ pub async fn serve(
     text: impl Fn() -> Result<String, prometheus::Error> + Send + Sync + 'static,
 ) {
     let text: Arc<Text> = Arc::new(text);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Room::default());
     let mut listening = JoinSet::new();
     for address in listen {
         listening.spawn(accept(address, text.clone(), room.clone()));
@@ -50,14 +52,48 @@ pub async fn serve(
     listening.join_all().await;
 }
 
-async fn accept(address: SocketAddr, text: Arc<Text>, room: Arc<Semaphore>) {
+/// Connections by peer.
+#[derive(Debug, Default)]
+struct Room(Mutex<HashMap<IpAddr, usize>>);
+
+/// A connection's place, until it is dropped.
+struct Place {
+    room: Arc<Room>,
+    peer: IpAddr,
+}
+
+impl Room {
+    fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let peer = peer.to_canonical();
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.values().sum::<usize>() == MAX_CONNECTIONS || peers.get(&peer) == Some(&MAX_FROM_ONE) {
+            return None;
+        }
+        *peers.entry(peer).or_default() += 1;
+        Some(Place { room: self.clone(), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = peers.entry(self.peer) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+async fn accept(address: SocketAddr, text: Arc<Text>, room: Arc<Room>) {
     let listener = bind(address).await;
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(cause) => {
                     warn!(%cause, %address, "accept for metrics");
                     sleep(PAUSE).await;
@@ -65,11 +101,11 @@ async fn accept(address: SocketAddr, text: Arc<Text>, room: Arc<Semaphore>) {
                 }
             },
         };
-        if let Ok(permit) = room.clone().try_acquire_owned() {
+        if let Some(place) = room.enter(peer.ip()) {
             let text = text.clone();
             connections.spawn(async move {
                 converse(stream, text).await;
-                drop(permit);
+                drop(place);
             });
         }
     }
@@ -125,4 +161,24 @@ fn said(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, FORMAT);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IpAddr, MAX_CONNECTIONS, MAX_FROM_ONE, Room};
+    use std::sync::Arc;
+
+    #[test]
+    fn no_peer_takes_all_places() {
+        let room = Arc::new(Room::default());
+        let peer = |number: u8| IpAddr::from([10, 0, 0, number]);
+        let mut places: Vec<_> = (0..MAX_FROM_ONE).map(|_| room.enter(peer(1)).unwrap()).collect();
+        assert!(room.enter(peer(1)).is_none());
+        assert!(room.enter("::ffff:10.0.0.1".parse().unwrap()).is_none());
+        places.extend((2..).map_while(|number| room.enter(peer(number))));
+        assert_eq!(places.len(), MAX_CONNECTIONS);
+        drop(places);
+        assert!(room.enter(peer(1)).is_some());
+        assert!(room.0.lock().unwrap().is_empty());
+    }
 }

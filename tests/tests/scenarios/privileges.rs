@@ -37,7 +37,7 @@ fn another_user_with_capabilities(backend: Backend) -> Result<()> {
             let bpf = if backend == Backend::Ebpf { ",+bpf,+perfmon" } else { "" };
             let capabilities = format!("+net_admin,+sys_nice{bpf}");
             lab.gateway.sh(&format!(
-                "install -d -o {NOBODY} /run/weir /var/lib/weir-agent; chown {NOBODY} /sys/fs/bpf"
+                "install -d -o {NOBODY} /run/weir-agent /var/lib/weir-agent; chown {NOBODY} /sys/fs/bpf"
             ))?;
             let user = format!(
                 "setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --bounding-set -all,{capabilities} \

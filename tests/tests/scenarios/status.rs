@@ -17,6 +17,8 @@ fn the_agent_answers_while_it_runs(backend: Backend) -> Result<()> {
         ensure!(status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2), "{status}");
         let words = WeirAgent::command(&lab.gateway, &["status"])?;
         ensure!(words.success && words.output.contains(backend.name()), "{}", words.output);
+        let longest = words.output.lines().map(str::len).max().unwrap_or_default();
+        ensure!(longest <= 80, "{longest} columns:\n{}", words.output);
         agent.kill()?;
         let dead = WeirAgent::command(&lab.gateway, &["status"])?;
         ensure!(!dead.success, "the agent is dead, but: {}", dead.output);

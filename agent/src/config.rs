@@ -424,6 +424,9 @@ impl Default for State {
 pub struct Log {
     /// `json` (one object a line) or `text`.
     pub format: weir_daemon::log::Format,
+    /// Whether what destinations and nodes reply is logged as they said it. Otherwise `[address]` stands for each word that holds a
+    /// mail address.
+    pub addresses: bool,
 }
 
 mod defaults {

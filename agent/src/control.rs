@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::error;
+use weir_daemon::audit::{Actor, Audit};
 
 use crate::charge::{Charge, NotInCharge};
 use crate::config::{Backend, Mode};
@@ -107,6 +109,22 @@ impl Request {
     pub fn to_json(&self) -> Value {
         json!(self)
     }
+
+    /// What it is called in the audit log; questions that change nothing are not in it.
+    fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Status {} | Self::List {} => None,
+            Self::Exempt { .. } | Self::ExemptPrefix { .. } => Some("exempt"),
+            Self::Unexempt { .. } | Self::UnexemptPrefix { .. } => Some("unexempt"),
+            Self::Block { .. } => Some("block"),
+            Self::Unblock { .. } => Some("unblock"),
+            Self::Drain { draining: true, .. } => Some("drain"),
+            Self::Drain { draining: false, .. } => Some("undrain"),
+            Self::Mode { .. } | Self::ConfiguredMode { .. } => Some("mode"),
+            Self::Release { .. } => Some("release"),
+            Self::EndRelease {} => Some("release --end"),
+        }
+    }
 }
 
 /// Why a request is not fulfilled.
@@ -128,6 +146,7 @@ pub struct Control<S> {
     pub(crate) modes: Arc<Modes>,
     pub(crate) release: Arc<Release>,
     pub(crate) charge: Arc<Charge>,
+    pub(crate) audit: Audit,
 }
 
 impl<S: Fn() -> Value> Control<S> {
@@ -136,14 +155,20 @@ impl<S: Fn() -> Value> Control<S> {
     ///
     /// # Errors
     /// If the request is none, or cannot be fulfilled.
-    pub fn answer(&self, request: &Value) -> Result<Value, String> {
-        let request = Request::deserialize(request).map_err(|error| {
+    pub fn answer(&self, request: &Value, actor: Actor) -> Result<Value, String> {
+        let asked = Request::deserialize(request).map_err(|error| {
             format!(
                 "{error} (status, exempt, unexempt, exempt_prefix, unexempt_prefix, block, unblock, list, drain, mode, \
                  configured_mode, release and end_release are the requests)"
             )
         })?;
-        self.perform(request).map_err(|error| error.to_string())
+        if let Some(action) = asked.action()
+            && let Err(cause) = self.audit.record(actor, action, request)
+        {
+            // A full disk must not stand between an operator and the release of his customers' mail.
+            error!(cause, uid = actor.uid, %request, "done, and not in the audit log");
+        }
+        self.perform(asked).map_err(|error| error.to_string())
     }
 
     fn perform(&self, request: Request) -> Result<Value, Refused> {

@@ -23,6 +23,7 @@ mod orders;
 mod places;
 pub mod policy;
 pub mod prefixes;
+pub mod privacy;
 pub mod privileges;
 mod pulse;
 mod relay;

@@ -9,6 +9,7 @@ use rand::{Rng, RngExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
+use weir_daemon::log::said;
 
 use crate::config;
 use crate::failure::Failure;
@@ -192,7 +193,7 @@ impl Mirrors {
             node = judged.and_then(|decision| decision.node).map(|node| self.node_name(node)),
             real_verdict = comparison.verdict.name(),
             mirror_verdict = judged.map_or("none", |decision| decision.verdict.name()),
-            mirror_reply = judged.and_then(|decision| decision.filter_reply.as_ref()).map(tracing::field::display),
+            mirror_reply = judged.and_then(|decision| decision.filter_reply.as_ref()).map(said),
             agree,
             reason = judged.is_none().then(|| reason(comparison)),
             node_failures = (!failures.is_empty()).then(|| failures.join("; ")),

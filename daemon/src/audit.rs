@@ -1,5 +1,5 @@
-//! What operators did, in a file that only grows: a line of JSON for each action, written before it is done. An action
-//! that cannot be written down is not done.
+//! What operators did, in a file that only grows: a line of JSON for each action, written before it is done. What becomes of
+//! an action that cannot be written down is the daemon's business.
 //!
 //! ```text
 //! {"time":"2026-11-21T06:00:00Z","program":"weir-filter","user":"root","uid":0,"login":"jane","action":"forget","arguments":{...}}
@@ -65,7 +65,7 @@ impl Audit {
     /// Writes down an action, in one write at the end of the file, and waits until the disk has it.
     ///
     /// # Errors
-    /// In words for the operator, whose action must not be done then.
+    /// In words for the operator.
     pub fn record(&self, actor: Actor, action: &str, arguments: &Value) -> Result<(), String> {
         if self.path.as_os_str().is_empty() {
             return Ok(());
@@ -79,9 +79,16 @@ impl Audit {
             "action": action,
             "arguments": arguments,
         });
-        self.append(&format!("{line}\n")).map_err(|cause| {
-            format!("nothing was done: the audit log {} cannot be written: {cause}", self.path.display())
-        })
+        self.append(&format!("{line}\n"))
+            .map_err(|cause| format!("the audit log {} cannot be written: {cause}", self.path.display()))
+    }
+
+    /// As [`Self::record`], for what is done only when it is written down.
+    ///
+    /// # Errors
+    /// In words for the operator, who learns that nothing was done.
+    pub fn require(&self, actor: Actor, action: &str, arguments: &Value) -> Result<(), String> {
+        self.record(actor, action, arguments).map_err(|cause| format!("nothing was done: {cause}"))
     }
 
     fn append(&self, line: &str) -> io::Result<()> {
@@ -130,7 +137,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777 & !0o640, 0);
         fs::remove_dir_all(&directory).unwrap();
         let nowhere = Audit::new("weir-filter", Path::new("/proc/none/audit"));
-        let refused = nowhere.record(own, "forget", &Value::Null).unwrap_err();
+        let refused = nowhere.require(own, "forget", &Value::Null).unwrap_err();
         assert!(refused.starts_with("nothing was done: the audit log /proc/none/audit cannot"), "{refused}");
         Audit::new("weir-filter", Path::new("")).record(own, "forget", &Value::Null).unwrap();
     }

@@ -102,7 +102,7 @@ fn wait<T>(work: impl Future<Output = Result<T, Away>>) -> Result<T, Away> {
 pub fn answer(node: &Node, listen: &[String], request: &Value, actor: Actor) -> Result<Value, String> {
     let asked = Request::deserialize(request).map_err(|error| error.to_string())?;
     if let Some(action) = asked.action() {
-        node.audit.record(actor, action, request)?;
+        node.audit.require(actor, action, request)?;
     }
     let (counters, now) = (node.policy.counters(), node.clock.now());
     match asked {

@@ -1,27 +1,7 @@
 //! Everything that a node stores of people: `docs/privacy.md` is generated from this, and a test compares it with the
 //! tables as they are.
 
-use std::fmt::Write;
-
-/// A column of a table, or a field of a file.
-struct Field {
-    name: &'static str,
-    what: &'static str,
-    why: &'static str,
-}
-
-/// One file, or one kind of files.
-struct Place {
-    title: &'static str,
-    place: &'static str,
-    kept: &'static str,
-    deleted: &'static str,
-    fields: &'static [Field],
-}
-
-const fn field(name: &'static str, what: &'static str, why: &'static str) -> Field {
-    Field { name, what, why }
-}
+use weir_daemon::privacy::{self, Place, field, sections};
 
 const FIND: &str = "to find the message";
 const EXPLAIN: &str = "to explain the verdict";
@@ -92,7 +72,7 @@ const WINDOWS: Place = Place {
 
 const COUNTERS: Place = Place {
     title: "Counters (table `key`)",
-    place: "memory, and `counters.file`",
+    place: "memory, and `counters.file`; with `counters.redis` there, under names `weir:count:…` with the same parts",
     kept: "the longest window of the rule, a day at most (`reputation.days`, where `reputation.enabled` is set), after the last message",
     deleted: "`weir-filter forget --customer`, `weir-filter rates clear KEY`, `weir-filter customer-changed ADDRESS`",
     fields: &[
@@ -126,15 +106,7 @@ const AUDIT: Place = Place {
     place: "`privacy.audit_log`",
     kept: "as long as the operator keeps the file: it only grows, and weir never removes it",
     deleted: "by the operator, with the file",
-    fields: &[
-        field("time", "when, UTC", "to know who did what"),
-        field("program", "weir-filter or weir-agent", "the same"),
-        field("user", "who asked: name of the process's user", "the same"),
-        field("uid", "its number", "the same"),
-        field("login", "who logged in, whatever user he became", "the same"),
-        field("action", "what was done", "the same"),
-        field("arguments", "to whom, and what else was said", "the same"),
-    ],
+    fields: privacy::AUDIT,
 };
 
 const SAMPLES: Place = Place {
@@ -155,24 +127,37 @@ const SAMPLES: Place = Place {
     ],
 };
 
-const PLACES: [Place; 6] = [EVENTS, WINDOWS, COUNTERS, BLOCKS, AUDIT, SAMPLES];
+const SIGHTINGS: Place = Place {
+    title: "Sightings of the outbreak engine (fields of an entry)",
+    place: "memory, with the text's signature as numbers; with `outbreak.shared` and `counters.redis` in the stream \
+            `weir:outbreak:sightings` there",
+    kept: "in memory until others need the room (`outbreak.max_messages`), and who sent copies for a day; in Redis the newest 100,000",
+    deleted: "in memory by a restart, and of customers without a name by `weir-filter customer-changed ADDRESS`; in Redis with \
+              `DEL weir:outbreak:sightings`",
+    fields: &[
+        field(
+            "signature",
+            "numbers that another copy of the text has too, and hashes of attachments",
+            CAMPAIGN,
+        ),
+        field("customer", "hash of the customer", CAMPAIGN),
+        field("source", "hash of his network", CAMPAIGN),
+        field("recipients", "hashes of the first 32 recipients and of their domains", CAMPAIGN),
+    ],
+};
+
+const CAMPAIGN: &str = "to see one message from many customers";
+
+const PLACES: [Place; 7] = [EVENTS, WINDOWS, COUNTERS, BLOCKS, AUDIT, SAMPLES, SIGHTINGS];
 
 /// `docs/privacy.md`.
 pub fn document() -> String {
-    let mut text = String::from(HEAD);
-    for Place { title, place, kept, deleted, fields } in PLACES {
-        // Writing to a String cannot fail.
-        let _ =
-            write!(text, "\n## {title}\n\nWhere: {place}.\nHow long: {kept}.\nHow to delete: {deleted}.\n\n");
-        text.push_str("| field | what | why |\n|---|---|---|\n");
-        for Field { name, what, why } in fields {
-            let _ = writeln!(text, "| `{name}` | {what} | {why} |");
-        }
-    }
-    text
+    HEAD.to_owned() + &sections(&PLACES)
 }
 
 const HEAD: &str = "# What weir-filter stores of people
+
+What the agent stores: [privacy-agent.md](privacy-agent.md). A model notice to customers: [privacy-notice.md](privacy-notice.md).
 
 Nothing of a message's content is kept: not its text, not its subject, no attachment; but for samples, where the operator has
 switched `[quarantine]` on (below). A body is in memory, or in a file without a
@@ -243,12 +228,21 @@ mod tests {
         );
         for ((table, columns), place) in tables.iter().zip(&PLACES) {
             assert!(place.title.ends_with(&format!("(table `{table}`)")), "{}", place.title);
-            assert_eq!(*columns, place.fields.iter().map(|field| field.name).collect::<Vec<_>>(), "{table}");
+            assert_eq!(*columns, place.names(), "{table}");
         }
         let directory = tempfile::TempDir::new().unwrap();
         let file = directory.path().join("audit");
         Audit::new("weir-filter", &file).record(Actor::own(), "forget", &Value::Null).unwrap();
         let line: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let sighting = crate::outbreak::Sighting {
+            signature: crate::outbreak::Signature::default(),
+            customer: 0,
+            source: 0,
+            recipients: Vec::new(),
+        };
+        let sighting = serde_json::to_value(sighting).unwrap();
+        let fields: Vec<&str> = sighting.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, SIGHTINGS.names());
         let label = crate::quarantine::Label {
             id: String::new(),
             time: 0,
@@ -257,9 +251,9 @@ mod tests {
         };
         let label = serde_json::to_value(label).unwrap();
         let fields: Vec<&str> = label.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, SAMPLES.fields.iter().map(|field| field.name).collect::<Vec<_>>());
+        assert_eq!(fields, SAMPLES.names());
         let fields: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, AUDIT.fields.iter().map(|field| field.name).collect::<Vec<_>>());
+        assert_eq!(fields, AUDIT.names());
     }
 
     #[test]

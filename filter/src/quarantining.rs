@@ -89,7 +89,7 @@ fn find(which: &Which) -> anyhow::Result<(Places, Kept)> {
 
 fn record(places: &Places, action: &str, kept: &Kept) -> anyhow::Result<()> {
     let arguments = json!({ "id": kept.label.id, "customer": kept.label.customer });
-    places.audit.record(Actor::own(), action, &arguments).map_err(anyhow::Error::msg)
+    places.audit.require(Actor::own(), action, &arguments).map_err(anyhow::Error::msg)
 }
 
 fn list(directory: &Path, json: bool) -> anyhow::Result<()> {

@@ -273,3 +273,11 @@ fn read(document: Document) -> Result<BTreeMap<String, Vec<Block>>, String> {
     }
     Ok(by_node)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_on_privacy_describes_the_file() {
+        crate::privacy::tests::describes::<super::Line>(super::NAME);
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tracing::{debug, info};
+use weir_daemon::log::said;
 
 use super::Driver;
 use crate::config::Mode;
@@ -61,8 +62,8 @@ impl Driver {
             tls = record.tls,
             fault = record.failure.map(|failure| failure.side().name()),
             node,
-            filter_reply = record.filter_reply.as_ref().map(tracing::field::display),
-            reply = record.reply.as_ref().map(tracing::field::display),
+            filter_reply = record.filter_reply.as_ref().map(said),
+            reply = record.reply.as_ref().map(said),
             node_failures = (!failures.is_empty()).then(|| failures.join("; ")),
             suspect = record.suspect,
             duration_ms = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),

@@ -190,6 +190,11 @@ mod tests {
     }
 
     #[test]
+    fn the_page_on_privacy_describes_the_file() {
+        crate::privacy::tests::describes::<Line>(NAME);
+    }
+
+    #[test]
     fn a_source_is_an_address_or_a_slash_64() {
         assert_eq!(source("10.1.0.2"), source("::ffff:10.1.0.2"));
         assert_ne!(source("10.1.0.2"), source("10.1.0.3"));

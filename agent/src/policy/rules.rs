@@ -152,3 +152,11 @@ fn line(kind: RuleKind, prefix: IpNet, rule: &PrefixRule) -> Line {
         RuleKind::ExemptDestination => Line::ExemptDestination { prefix, until, reason },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_on_privacy_describes_the_file() {
+        crate::privacy::tests::describes::<super::Line>(super::NAME);
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use weir_daemon::audit::Audit;
 use weir_daemon::control as socket;
 
 use super::Agent;
@@ -16,13 +17,18 @@ use crate::steer::{RuleKind, Steering};
 
 /// Time for a check of steering that is under way; whoever asks for the status waits no longer than 10 s.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Below `state.directory`.
+const AUDIT_LOG: &str = "agent-audit.jsonl";
+
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) fn control_socket(config: &Config, agent: &Agent) -> Option<socket::Server> {
     let status = status(config, agent.clone());
     let Agent { shared, steering, policy, release, modes, charge, .. } = agent.clone();
-    let control = Control { policy, steering, status, pool: shared.pool.clone(), modes, release, charge };
-    socket::serve("agent", move |request| control.answer(request))
+    let audit = Audit::new("weir-agent", &config.state.directory.join(AUDIT_LOG));
+    let control =
+        Control { policy, steering, status, pool: shared.pool.clone(), modes, release, charge, audit };
+    socket::serve("agent", move |request, actor| control.answer(request, actor))
 }
 
 /// What steering said when it was last asked.

@@ -151,7 +151,7 @@ impl Blocker {
         let work = move || -> Result<(), String> {
             // Held to the end of it, also where the script's time is over before.
             let _turn = turn;
-            means.audit.record(Actor::own(), "block", &arguments)?;
+            means.audit.require(Actor::own(), "block", &arguments)?;
             let blocked = means.blocks.block(&means.customers, &who, duration, &reason, &script);
             blocked.map_err(|error| error.to_string())
         };

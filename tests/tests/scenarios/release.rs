@@ -72,6 +72,11 @@ fn withdrawn_and_back(name: &str, config: &AgentConfig) -> Result<()> {
             let refused = WeirAgent::command(&lab.gateway, arguments)?;
             ensure!(!refused.success && refused.output.contains(words), "{arguments:?}: {}", refused.output);
         }
+        let audit = lab.gateway.read("/var/lib/weir-agent/agent-audit.jsonl");
+        let actions = audit.lines().map(|line| Ok(serde_json::from_str::<Value>(line)?));
+        let actions = actions.collect::<Result<Vec<_>>>()?;
+        ensure!(actions.iter().any(|line| line["action"] == "release" && line["user"] == "root"), "{audit}");
+        ensure!(actions.iter().any(|line| line["action"] == "release --end"), "{audit}");
         for said in ["released by the operator's command", "its time is over"] {
             wait_until(said, PATIENCE, || Ok(agent.output().contains(said)))?;
         }

@@ -43,8 +43,10 @@ tested:
 test: tested ## everything that must hold before a commit (needs root)
 	RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
 
-test-all: tested ## as `test`, with all 2,000 messages of the corpus and all of docs/interop.md, which it writes
+test-all: tested ## as `test`, with all 2,000 messages of the corpus, all of docs/interop.md, which it writes, and Debian 13
+	@scripts/install-deps debian-13
 	WEIR_CORPUS=2000 WEIR_INTEROP=all RUST_TEST_THREADS=$(LABS_AT_A_TIME) cargo test --release --locked
+	WEIR_DEBIAN=debian-13 cargo test --release --locked --package weir-tests --test scenarios packages::
 
 test-kernels: build ## the tests of steering on Linux 5.10, 6.1, 6.12 and this machine's; writes docs/kernels.md (needs root)
 	@scripts/install-deps lab

@@ -142,7 +142,8 @@ fn judge(config: &Config) -> (Duration, Vec<Duration>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let node = Node::new(&config).unwrap().with_scripts(&config).await.unwrap();
-            let listeners = listen(&mut Listeners::default(), &config.smtp.listen, "smtp.listen").await.unwrap();
+            let listeners =
+                listen(&mut Listeners::default(), &config.smtp.listen, "smtp.listen").await.unwrap();
             said.send(listeners[0].local_addr().unwrap()).unwrap();
             serve(Arc::new(node), listeners, stopped, Duration::from_secs(10)).await;
         });

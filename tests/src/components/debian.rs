@@ -65,9 +65,10 @@ pub struct Debian<'a> {
 }
 
 impl<'a> Debian<'a> {
-    /// Boots one, and waits until nothing more is to be started.
+    /// Boots one, and waits until nothing more is to be started. It is Debian 12, or what `WEIR_DEBIAN` names below
+    /// target/packages.
     pub fn boot(host: &'a Host) -> Result<Self> {
-        let clean = paths::packages("debian")?;
+        let clean = paths::packages(&std::env::var("WEIR_DEBIAN").unwrap_or_else(|_| "debian".into()))?;
         // Its first process's number is nobody else's.
         let group = format!("weir-lab-{}", host.pid());
         let mut command = Command::new("sh");

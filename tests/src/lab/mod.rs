@@ -9,6 +9,7 @@ mod root;
 mod snapshot;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +40,9 @@ pub enum NarrowLink {
     CustomerSide,
     InternetSide,
 }
+
+/// Characters of why a lab failed that are said at once.
+const MAX_REASON: usize = 4000;
 
 /// The hosts, connected. Gone when dropped.
 pub struct Lab {
@@ -85,6 +89,11 @@ impl Lab {
         if !matches!(result, Ok(Ok(()))) {
             lab.keep_logs();
             eprintln!("{}", lab.report());
+        }
+        if let Ok(Err(error)) = &result {
+            // Past the capture of tests' output: what failed is said at once, and not only at the end of the suite.
+            let reason: String = format!("{error:#}").chars().take(MAX_REASON).collect();
+            let _ = writeln!(io::stderr(), "in the lab {name}: {reason}");
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }

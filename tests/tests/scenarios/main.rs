@@ -31,6 +31,7 @@ mod counters;
 mod death;
 mod delivery;
 mod destination_tls;
+mod docs;
 mod doctor;
 mod exempt;
 mod faults;

@@ -51,7 +51,8 @@ mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs tmpfs tmp
 pivot_root . mnt
 umount -l mnt
-exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin /sbin/init --log-target=console --show-status=0
+# A container loads no modules.
+exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin setpriv --bounding-set -sys_module /sbin/init --log-target=console --show-status=0
 "#;
 
 pub struct Debian<'a> {
@@ -93,7 +94,7 @@ impl<'a> Debian<'a> {
         let debian = Self { host, process: Some(process), group, init, init_in_host };
         let mut last = Ok(String::new());
         wait_until("the end of Debian's start", PATIENCE, || {
-            last = debian.sh("systemctl is-system-running");
+            last = debian.sh("systemctl is-system-running || { systemctl --failed; exit 1; }");
             Ok(last.as_ref().is_ok_and(|state| state.trim() == "running"))
         })
         .with_context(|| format!("{last:?}"))?;

@@ -134,7 +134,10 @@ fn commands_in_blocks_are_run() -> Result<()> {
 fn filter_nodes(lab: &Lab) -> Result<[WeirFilter; 2]> {
     let host = &lab.filter;
     let pair = WeirFilter::ask(host, &["quarantine", "key"])?;
-    let key = pair.lines().find_map(|line| line.strip_prefix("# quarantine.public_key = ")).context(pair.clone())?;
+    let key = pair
+        .lines()
+        .find_map(|line| line.strip_prefix("# quarantine.public_key = "))
+        .context(pair.clone())?;
     host.write("/tmp/new.luau", "function data(message) return accept() end\n")?;
     host.write("/tmp/m.eml", "Subject: a message\n\nwords\n")?;
     let [one, other] = [(host, "10.3.0.11"), (&lab.gateway, "10.3.0.1")].map(|(host, address)| {

@@ -40,6 +40,7 @@ mod foreign;
 mod host_settings;
 mod interfaces;
 mod interop;
+mod junos;
 mod kill_under_load;
 mod lab;
 mod limits;

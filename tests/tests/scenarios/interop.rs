@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use weir_tests::components::{AgentConfig, Backend, WeirAgent, WeirFilter};
@@ -14,7 +15,10 @@ use weir_tests::interop::{
     Case, Connection, Customer, Customers, Destination, Outcome, Transcript, Wire, compare, markdown,
 };
 use weir_tests::lab::{Family, Lab, NarrowLink};
-use weir_tests::wait::{PATIENCE, wait_for};
+use weir_tests::wait::wait_for;
+
+/// A server that once could not connect waits a minute before it tries again (OpenSMTPD's routes).
+const SESSIONS: Duration = Duration::from_secs(100);
 
 /// Labs at a time.
 const TOGETHER: usize = 2;
@@ -166,7 +170,7 @@ fn send(customers: &Customers<'_>, wires: &[Wire; 2], sending: Sending) -> Resul
     let Sending { customer, case, family, .. } = sending;
     let known = wires.each_ref().map(Wire::count);
     let succeeded = customers.send(customer, case, family, sending.utf8_addresses())?;
-    let [at_customer, at_destination] = wait_for("the end of its sessions", PATIENCE, || {
+    let [at_customer, at_destination] = wait_for("the end of its sessions", SESSIONS, || {
         let over = [0, 1].map(|end| wires[end].over_since(known[end]).filter(|over| !over.is_empty()));
         let [Some(customer), Some(destination)] = over else { return Ok(None) };
         Ok(Some([customer, destination]))

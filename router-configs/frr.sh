@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sends customers' mail, both ways, to the agents beside this router.
 # Made by `weir-agent router-config frr` from the agent's configuration.
-# After a change there: make it anew and run it; it takes the place of what it put there before.
+# After a change there: make it anew and run it; it takes the place of what it put there before. Where interfaces or a
+# family are gone, undo the old one first.
 set -eu
 
 route_of_mail() {
@@ -10,6 +11,7 @@ route_of_mail() {
     -6) echo 100::25/128 ;;
     esac
 }
+
 
 is_there() {
     ping -c 1 -W 1 "$1" >/dev/null 2>&1
@@ -58,13 +60,48 @@ check() {
     choose -6 fd05::2 fd06::2
 }
 
-check
+# The families whose mail goes to an agent's host now; without one it goes straight.
+wanted() {
+    for family in -4 -6; do
+        if ip "$family" route show "$(route_of_mail "$family")" | grep -q ' via '; then echo "$family"; fi
+    done
+}
 
-vtysh -f /dev/stdin <<'END'
+table() {
+    cat <<'END'
+table inet weir_router
+delete table inet weir_router
+table inet weir_router {
+	set customers_v4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.1.0.0/16 } }
+	set customers_v6 { type ipv6_addr; flags interval; auto-merge; elements = { fd01::/32 } }
+	chain prerouting { type filter hook prerouting priority mangle; policy accept; }
+}
+END
+}
+
+marks() {
+    case $1 in
+    -4) cat <<'END'
+add rule inet weir_router prerouting iifname { "cust0" } ip saddr @customers_v4 tcp dport 25 meta mark set 0x19
+add rule inet weir_router prerouting iifname { "inet0" } ip daddr @customers_v4 tcp sport 25 meta mark set 0x19
+END
+    ;;
+    -6) cat <<'END'
+add rule inet weir_router prerouting iifname { "cust0" } ip6 saddr @customers_v6 tcp dport 25 meta mark set 0x19
+add rule inet weir_router prerouting iifname { "inet0" } ip6 daddr @customers_v6 tcp sport 25 meta mark set 0x19
+END
+    ;;
+    esac
+}
+
+policy() {
+    vtysh -f /dev/stdin <<'END'
 nexthop-group weir-v4
+ no nexthop 192.0.0.8
  nexthop 192.0.0.8
 exit
 nexthop-group weir-v6
+ no nexthop 100::25
  nexthop 100::25
 exit
 pbr-map weir seq 10
@@ -82,25 +119,44 @@ interface inet0
  pbr-policy weir
 exit
 END
-
-nft -f - <<'END'
-table inet weir_router
-delete table inet weir_router
-table inet weir_router {
-	set customers_v4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.1.0.0/16 } }
-	set customers_v6 { type ipv6_addr; flags interval; auto-merge; elements = { fd01::/32 } }
-	chain prerouting {
-		type filter hook prerouting priority mangle; policy accept;
-		iifname { "cust0" } ip saddr @customers_v4 tcp dport 25 meta mark set 0x19
-		iifname { "cust0" } ip6 saddr @customers_v6 tcp dport 25 meta mark set 0x19
-		iifname { "inet0" } ip daddr @customers_v4 tcp sport 25 meta mark set 0x19
-		iifname { "inet0" } ip6 daddr @customers_v6 tcp sport 25 meta mark set 0x19
-	}
 }
-END
+
+# What is marked follows what is wanted; and what others have taken away is put back: nftables that were reloaded, FRR that
+# was started again.
+follow() {
+    now=$(wanted)
+    if [ "$now" != "$marked" ] || ! nft list table inet weir_router >/dev/null 2>&1; then
+        { table; for family in $now; do marks "$family"; done; } | nft -f - && marked=$now
+    fi
+    has_policy && return
+    # A next hop that was named before FRR's daemons knew each other is never found: it is named anew.
+    policy || return
+    if ! vtysh -c 'show pbr map weir' 2>/dev/null | grep -q weir; then
+        echo "FRR has no policy: do zebra and pbrd run (pbrd=yes in /etc/frr/daemons)?" >&2
+        return 1
+    fi
+}
+
+has_policy() {
+    groups=$(vtysh -c 'show pbr nexthop-groups' 2>/dev/null)
+    for family in $now; do
+        echo "$groups" | grep -q "weir-v${family#-} .*Valid: 1" || return
+    done
+}
+
+# What `closed` had put there.
+ip -4 route del unreachable "$(route_of_mail -4)" metric 4000 2>/dev/null || true
+ip -4 rule del preference 2500 2>/dev/null || true
+ip -6 route del unreachable "$(route_of_mail -6)" metric 4000 2>/dev/null || true
+ip -6 rule del preference 2500 2>/dev/null || true
+
+marked=none
+check
+follow
 
 # With the argument `watch` for ever: that is for a service.
 while [ "${1:-}" = watch ]; do
     sleep 1
     check
+    follow || true
 done

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Steers customers' mail into weir-agent with iptables, on the agent's own host.
 # Made by `weir-agent router-config iptables` from the agent's configuration.
-# After a change there: make it anew and run it; it takes the place of what it put there before.
+# After a change there: make it anew and run it; it takes the place of what it put there before. Where interfaces or a
+# family are gone, undo the old one first.
 set -eu
 
 ip -4 route replace local default dev lo table 100

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sends customers' mail, both ways, to the agents beside this router.
 # Made by `weir-agent router-config linux` from the agent's configuration.
-# After a change there: make it anew and run it; it takes the place of what it put there before.
+# After a change there: make it anew and run it; it takes the place of what it put there before. Where interfaces or a
+# family are gone, undo the old one first.
 set -eu
 
 table=25 preference=2500
@@ -69,6 +70,10 @@ check() {
     choose -4 10.5.0.2 10.6.0.2
     choose -6 fd05::2 fd06::2
 }
+
+# What `closed` had put there.
+ip -4 route del unreachable default table $table metric 4000 2>/dev/null || true
+ip -6 route del unreachable default table $table metric 4000 2>/dev/null || true
 
 check
 # Those that are there are never missed: new ones are put behind them first.

@@ -4,7 +4,8 @@
 #   filter.sh [DIRECTORY]    as root on Debian 12; the directory has weir's packages, by default /dist
 set -eu
 
-dpkg -i "${1:-/dist}"/weir-filter_*.deb
+# The newest. The configuration is this script's, whatever a package brings.
+dpkg --force-confold -i "$(find "${1:-/dist}" -name 'weir-filter_*.deb' | sort -V | tail -n 1)"
 cat >/etc/weir/filter.toml <<'END'
 [smtp]
 listen = ["10.3.0.11:10025"]

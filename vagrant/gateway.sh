@@ -19,7 +19,8 @@ internet=$(interface 10.2.0.1)
 echo "net.ipv4.ip_forward = 1" >/etc/sysctl.d/60-gateway.conf
 systemctl restart systemd-sysctl
 
-dpkg -i "${1:-/dist}"/weir-agent_*.deb
+# The newest. The configuration is this script's, whatever a package brings.
+dpkg --force-confold -i "$(find "${1:-/dist}" -name 'weir-agent_*.deb' | sort -V | tail -n 1)"
 cat >/etc/weir/agent.toml <<END
 [steering]
 backend = "ebpf"

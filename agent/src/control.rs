@@ -1,7 +1,8 @@
 //! What the operator can ask of a running agent, over the control socket.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -18,6 +19,9 @@ use crate::policy::{Author, Exemption, Listed, Policy, PolicyError, Release, kin
 use crate::steer::{BootTime, Pair, Refusal, RuleKind, Steering};
 use crate::treatment::Switched;
 use crate::wanted_tls::WantedTls;
+
+/// How long an action waits until it is written down.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A request, as it is on the socket: `{"request": "exempt", "customer": ...}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,12 +167,19 @@ impl<S: Fn() -> Value> Control<S> {
             )
         })?;
         if let Some(action) = asked.action()
-            && let Err(cause) = self.audit.record(actor, action, request)
+            && let Err(cause) = self.write_down(actor, action, request)
         {
-            // A full disk must not stand between an operator and the release of his customers' mail.
             error!(cause, uid = actor.uid, %request, "done, and not in the audit log");
         }
         self.perform(asked).map_err(|error| error.to_string())
+    }
+
+    /// A disk that is full or hangs must not stand between an operator and the release of his customers' mail.
+    fn write_down(&self, actor: Actor, action: &'static str, request: &Value) -> Result<(), String> {
+        let (audit, request) = (self.audit.clone(), request.clone());
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(audit.record(actor, action, &request)));
+        told.recv_timeout(AUDIT_PATIENCE).unwrap_or_else(|_| Err("the disk does not answer".to_owned()))
     }
 
     fn perform(&self, request: Request) -> Result<Value, Refused> {

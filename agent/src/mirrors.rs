@@ -196,7 +196,7 @@ impl Mirrors {
             mirror_reply = judged.and_then(|decision| decision.filter_reply.as_ref()).map(said),
             agree,
             reason = judged.is_none().then(|| reason(comparison)),
-            node_failures = (!failures.is_empty()).then(|| failures.join("; ")),
+            node_failures = (!failures.is_empty()).then(|| said(failures.join("; "))),
             duration_ms = u64::try_from(comparison.duration.as_millis()).unwrap_or(u64::MAX),
             "message mirrored"
         );

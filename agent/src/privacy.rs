@@ -91,7 +91,7 @@ const AUDIT: Place = Place {
     title: "Audit log (`agent-audit.jsonl`, fields of a line)",
     place: "`state.directory`: a line for each command that changes something (`exempt`, `block`, `mode`, `drain`, `release` and \
             their undoing), written before it is done. One that cannot be written is in the agent's log, and done all the same",
-    kept: "as long as the operator keeps the file: it only grows, and weir never removes it",
+    kept: "as long as the operator keeps the file: it only grows, and weir never removes it; purging the package does",
     deleted: "by the operator, with the file",
     fields: privacy::AUDIT,
 };
@@ -114,6 +114,9 @@ In memory only, until the agent ends: who wanted TLS and where (`weir-agent stat
 top`), who sent line ends that are none, and who made nodes fail; addresses of customers and destinations, and counts. The kernel's
 tables have the addresses and ports of open connections, and customers' addresses with the number of their connections; they go
 with the agent, or with `weir-agent cleanup`.
+
+Besides the line for each message (below) log lines tell of sessions that are turned away, of destinations that mask their banner, and of exemptions, blocks and
+modes as they begin and end: with addresses or prefixes of customers and destinations, and the operator's reason.
 
 A customer who is not to be intercepted at all is named in `customers.exempt`: nothing of his is stored here, and his packets are not
 looked at beyond their addresses and ports.

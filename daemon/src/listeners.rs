@@ -17,8 +17,8 @@ const NAME: NotifyState<'static> = NotifyState::FdName("listener");
 pub struct Listeners(Vec<TcpListener>);
 
 impl Listeners {
-    /// Those that systemd kept.
-    pub fn inherited() -> Self {
+    /// Those that systemd kept, of these addresses; others are closed, for they may be in the way of new ones.
+    pub fn inherited(wanted: &[SocketAddr]) -> Self {
         let mut kept = ListenFd::from_env();
         let listeners = (0..kept.len()).filter_map(|place| match kept.take_tcp_listener(place) {
             Ok(listener) => listener,
@@ -27,7 +27,12 @@ impl Listeners {
                 None
             }
         });
-        Self(listeners.collect())
+        Self::only(listeners.collect(), wanted)
+    }
+
+    fn only(mut listeners: Vec<TcpListener>, wanted: &[SocketAddr]) -> Self {
+        listeners.retain(|listener| listener.local_addr().is_ok_and(|own| wanted.contains(&own)));
+        Self(listeners)
     }
 
     /// One on this address: that of the process before, or a new one. Needs tokio.
@@ -43,7 +48,7 @@ impl Listeners {
         tokio::net::TcpListener::from_std(listener)
     }
 
-    /// From now on systemd keeps these and no others. Those that were not taken are closed.
+    /// From now on systemd keeps these and no others.
     pub fn keep<'l>(self, listeners: impl IntoIterator<Item = &'l tokio::net::TcpListener>) {
         drop(self);
         forget();
@@ -65,19 +70,21 @@ pub fn forget() {
 
 #[cfg(test)]
 mod tests {
-    use super::{Listeners, TcpListener};
+    use super::{Listeners, SocketAddr, TcpListener};
 
     #[tokio::test]
     async fn what_is_there_is_taken_and_the_rest_is_new() {
         let kept = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [known, unwanted] = kept.each_ref().map(|listener| listener.local_addr().unwrap());
-        let mut listeners = Listeners(kept.into());
+        let everywhere = SocketAddr::new([0, 0, 0, 0].into(), unwanted.port());
+        let mut listeners = Listeners::only(kept.into(), &[known, everywhere]);
+        let wider = listeners.take(everywhere).await.unwrap();
+        assert_eq!(wider.local_addr().unwrap(), everywhere, "what was narrower is not in its way");
         let taken = listeners.take(known).await.unwrap();
         assert_eq!(taken.local_addr().unwrap(), known);
         assert!(TcpListener::bind(known).is_err(), "it is the same one");
         let new = listeners.take("127.0.0.1:0".parse().unwrap()).await.unwrap();
         assert_ne!(new.local_addr().unwrap(), unwanted);
-        listeners.keep([&taken, &new]);
-        assert!(TcpListener::bind(unwanted).is_ok(), "closed");
+        listeners.keep([&taken, &new, &wider]);
     }
 }

@@ -215,9 +215,9 @@ fn give_up_privileges(config: &Config) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     let shutdown = service::shutdown_signal().context("cannot watch for signals")?;
-    let mut kept = Listeners::inherited();
-    let listeners = serve::listen(&mut kept, &config.smtp.listen, "smtp.listen").await?;
     let channel = config.channel.as_ref().map_or(&[][..], |channel| &channel.listen);
+    let mut kept = Listeners::inherited(&[&config.smtp.listen, channel].concat());
+    let listeners = serve::listen(&mut kept, &config.smtp.listen, "smtp.listen").await?;
     let channel = serve::listen(&mut kept, channel, "channel.listen").await?;
     kept.keep(listeners.iter().chain(&channel));
     let mut node = Node::new(config)?.with_scripts(config).await?;

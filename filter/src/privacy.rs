@@ -104,7 +104,7 @@ const BLOCKS: Place = Place {
 const AUDIT: Place = Place {
     title: "Audit log (fields of a line)",
     place: "`privacy.audit_log`",
-    kept: "as long as the operator keeps the file: it only grows, and weir never removes it",
+    kept: "as long as the operator keeps the file: it only grows, and weir never removes it; purging the package does",
     deleted: "by the operator, with the file",
     fields: privacy::AUDIT,
 };

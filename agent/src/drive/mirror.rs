@@ -12,6 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
+use weir_daemon::log::said;
 
 use super::leg::{Event, LegSocket};
 use super::{Shared, input_of, linger};
@@ -223,8 +224,8 @@ impl Mirroring {
         let node = self.place.mirrors().node_name(node);
         // The message's own line says it as well: a test node that is away does not fill the log.
         match failure {
-            Some(failure) if news => warn!(%node, %failure, "mirror node failed"),
-            Some(failure) => debug!(%node, %failure, "mirror node failed"),
+            Some(failure) if news => warn!(%node, failure = said(failure), "mirror node failed"),
+            Some(failure) => debug!(%node, failure = said(failure), "mirror node failed"),
             None if news => tracing::info!(%node, "mirror node works again"),
             None => {}
         }

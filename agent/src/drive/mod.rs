@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
+use weir_daemon::log::said;
 use weir_smtp::extension::Extensions;
 
 use self::alarm::Alarm;
@@ -493,7 +494,7 @@ impl Driver {
         let news = asked.is_some_and(|asked| asked.report(outcome, now));
         let node = self.node_name(node);
         match failure {
-            Some(failure) => warn!(%node, %failure, "filter node failed"),
+            Some(failure) => warn!(%node, failure = said(failure), "filter node failed"),
             None if news => info!(%node, "filter node works again"),
             None => {}
         }

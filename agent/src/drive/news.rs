@@ -50,7 +50,7 @@ impl Driver {
             id = %record.id,
             customer = %self.customer_address,
             destination = %self.destination_address,
-            helo = %record.helo,
+            helo = said(&record.helo),
             recipients = record.recipients,
             size = record.size,
             bare_lf = record.bare_lf,
@@ -64,7 +64,7 @@ impl Driver {
             node,
             filter_reply = record.filter_reply.as_ref().map(said),
             reply = record.reply.as_ref().map(said),
-            node_failures = (!failures.is_empty()).then(|| failures.join("; ")),
+            node_failures = (!failures.is_empty()).then(|| said(failures.join("; "))),
             suspect = record.suspect,
             duration_ms = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
             "message relayed"

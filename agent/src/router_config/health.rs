@@ -68,9 +68,10 @@ choose() {
 }
 "#;
 
-pub(super) const WATCH: &str = r#"# With the argument `watch` for ever: that is for a service.
-while [ "${1:-}" = watch ]; do
-    sleep 1
-    check
-done
-"#;
+/// What is done every second if the script is to go on.
+pub(super) fn watch(what: &str) -> String {
+    format!(
+        "# With the argument `watch` for ever: that is for a service.\n\
+         while [ \"${{1:-}}\" = watch ]; do\n    sleep 1\n    {what}\ndone\n"
+    )
+}

@@ -34,19 +34,26 @@ pub(super) fn script(facts: &Facts<'_>, beside: &Beside, undo: bool) -> String {
     }
     text += "}\n\nroute_of_mail() {\n    echo \"default table $table\"\n}\n";
     text += &health::check(facts, beside, &families);
-    if facts.config.steering.when_agent_dies == WhenAgentDies::Closed {
-        text += "\n# Without an agent's host no mail goes: when_agent_dies = \"closed\".\n";
-        for family in &families {
-            let flag = family.flag();
-            let _ = writeln!(text, "ip {flag} route replace unreachable default table $table metric 4000");
-        }
+    let closed = facts.config.steering.when_agent_dies == WhenAgentDies::Closed;
+    text += if closed {
+        "\n# Without an agent's host no mail goes: when_agent_dies = \"closed\".\n"
+    } else {
+        "\n# What `closed` had put there.\n"
+    };
+    for flag in families.iter().map(|family| family.flag()) {
+        let route = "unreachable default table $table metric 4000";
+        let _ = if closed {
+            writeln!(text, "ip {flag} route replace {route}")
+        } else {
+            writeln!(text, "ip {flag} route del {route} 2>/dev/null || true")
+        };
     }
     text += "\ncheck\n\
              # Those that are there are never missed: new ones are put behind them first.\n\
              clear $((preference + 1))\nrules $((preference + 1))\nclear $preference\nrules $preference\n\
              clear $((preference + 1))\n\n\
              ";
-    text + health::WATCH
+    text + &health::watch("check")
 }
 
 fn rules(facts: &Facts<'_>, beside: &Beside, family: Family) -> String {

@@ -222,7 +222,7 @@ impl Recipe {
             let _ =
                 writeln!(text, "# Made by `weir-agent router-config {name}` from the agent's configuration.");
             text += if is_script {
-                "# After a change there: make it anew and run it; it takes the place of what it put there before.\n"
+                "# After a change there: make it anew and run it; it takes the place of what it put there before. Where interfaces or a\n# family are gone, undo the old one first.\n"
             } else {
                 "# After a change there: commit what `--undo` prints together with what it then prints anew.\n"
             };

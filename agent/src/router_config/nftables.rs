@@ -12,7 +12,7 @@ pub(super) fn script(facts: &Facts<'_>, undo: bool) -> String {
     if undo {
         return format!("nft delete table {TABLE}\n");
     }
-    let mut text = replaced(TABLE);
+    let mut text = format!("nft -f - <<'END'\n{}", replaced(TABLE));
     for family in facts.families() {
         text += &set(family, &of_family(&facts.config.customers.prefixes, family));
     }
@@ -32,10 +32,10 @@ pub(super) fn script(facts: &Facts<'_>, undo: bool) -> String {
     text
 }
 
-/// How a table begins that takes the place of the one before, in one transaction: it ends with `}` and `END`.
+/// How a table begins that takes the place of the one before, in one transaction.
 pub(super) fn replaced(table: &str) -> String {
     // What is not there cannot be deleted.
-    format!("nft -f - <<'END'\ntable {table}\ndelete table {table}\ntable {table} {{\n")
+    format!("table {table}\ndelete table {table}\ntable {table} {{\n")
 }
 
 /// Of interfaces, as the elements of a set.

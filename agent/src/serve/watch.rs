@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
+use weir_daemon::log::said;
 
 use super::{Agent, WANTING};
 use crate::config::Config;
@@ -122,7 +123,7 @@ async fn watch_node(all: Nodes, node: NodeId, family: Family, interval: Duration
         if pool.probed(node, family, &found, began, Instant::now()) {
             match found {
                 Ok(_) => info!(node = %address, "{role} works again"),
-                Err(failure) => warn!(node = %address, %failure, "{role} failed its probe"),
+                Err(failure) => warn!(node = %address, failure = said(failure), "{role} failed its probe"),
             }
         }
         tokio::time::sleep(interval).await;

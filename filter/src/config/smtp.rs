@@ -52,7 +52,8 @@ pub struct Smtp {
     /// `filter.verdict_budget`, or the agent asks another node about a message that this one still has.
     #[serde(default = "defaults::verdict_budget")]
     pub verdict_budget: u64,
-    /// Seconds a stop waits for messages in flight.
+    /// Seconds a stop waits for messages in flight. Where systemd keeps the listeners during a restart: below the agents'
+    /// `filter.reply_timeout`, for so long agents wait for the next process.
     #[serde(default = "defaults::shutdown_timeout")]
     pub shutdown_timeout: u64,
     /// TLS for agents that are not on the node's own wire: STARTTLS before XCLIENT; their side is `[filter.tls]`. Both
@@ -148,7 +149,7 @@ mod defaults {
         50
     }
     pub(super) fn shutdown_timeout() -> u64 {
-        30
+        15
     }
     pub(super) fn required() -> bool {
         true

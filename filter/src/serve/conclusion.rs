@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::info;
+use weir_daemon::log::without_addresses;
 
 use super::Node;
 use crate::content::Headers;
@@ -183,7 +184,7 @@ fn log(event: &Event, early: Option<Context>) {
         customer = event.address.map(tracing::field::display),
         customer_id = event.customer,
         customer_unknown = event.customer_unknown.then_some(true),
-        helo = event.helo,
+        helo = event.helo.as_deref().map(without_addresses),
         destination = event.destination(),
         size = event.size,
         recipients = event.recipients,

@@ -282,18 +282,45 @@ fn one_is_killed(kind: Router, steering: Steering) -> Result<()> {
             ensure!(way == Way::Straight, "{family:?} after the undoing");
         }
         if let Some(frr) = frr {
-            router.sh(&format!("sh {SCRIPT}"))?;
-            for family in Family::BOTH {
-                time_until(Way::Intercepted, &lab.customer, family.customer(), family.destination())?;
-            }
-            frr.stop()?;
-            for family in Family::BOTH {
-                let way = way(&lab.customer, family.customer(), family.destination());
-                ensure!(way.is_err(), "{family:?} without FRR: {way:?}");
-            }
+            what_is_lost_is_put_back(lab, &router, frr)?;
         }
         Ok(())
     })
+}
+
+/// By way of an agent, in both families.
+fn comes_to_an_agent(lab: &Lab) -> Result<()> {
+    for family in Family::BOTH {
+        time_until(Way::Intercepted, &lab.customer, family.customer(), family.destination())?;
+    }
+    Ok(())
+}
+
+fn goes_nowhere(lab: &Lab, when: &str) -> Result<()> {
+    for family in Family::BOTH {
+        let way = way(&lab.customer, family.customer(), family.destination());
+        ensure!(way.is_err(), "{family:?} {when}: {way:?}");
+    }
+    Ok(())
+}
+
+/// On a router with a way to the internet, by which FRR would find any next hop, while the script goes on.
+fn what_is_lost_is_put_back(lab: &Lab, router: &Host, frr: Frr) -> Result<()> {
+    router.sh("ip route add default via 10.2.0.2; ip -6 route add default via fd02::2")?;
+    let mut watch = Command::new("sh");
+    watch.args([SCRIPT, "watch"]);
+    let _watch = router.spawn("steer", watch)?;
+    comes_to_an_agent(lab)?;
+    router.sh("nft flush ruleset")?;
+    comes_to_an_agent(lab).context("after nftables were reloaded")?;
+    router.sh("ip link set arm0 down; ip link set arm1 down")?;
+    goes_nowhere(lab, "without the agents' hosts")?;
+    router.sh("ip link set arm0 up; ip link set arm1 up; ip addr add fd05::1/64 dev arm0; ip addr add fd06::1/64 dev arm1")?;
+    comes_to_an_agent(lab).context("when the hosts are back")?;
+    frr.stop()?;
+    goes_nowhere(lab, "without FRR")?;
+    let _frr = Frr::start(router)?;
+    comes_to_an_agent(lab).context("after FRR was started again")
 }
 
 /// A session with the second agent outlives the return of the first.

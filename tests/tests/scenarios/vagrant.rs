@@ -24,7 +24,10 @@ fn vagrant_takes_the_file() -> Result<()> {
     let home = paths::executables()?.join("vagrant-of-tests");
     let mut command = Command::new("vagrant");
     command.arg("validate").current_dir(workspace()?.join("vagrant"));
-    command.env("VAGRANT_HOME", home).env("VAGRANT_DEFAULT_PROVIDER", "libvirt");
+    command
+        .env("VAGRANT_DOTFILE_PATH", home.join("machines"))
+        .env("VAGRANT_HOME", home)
+        .env("VAGRANT_DEFAULT_PROVIDER", "libvirt");
     run(&mut command).map(|_| ())
 }
 

@@ -23,7 +23,12 @@ fn frr_and_one_of_two_agents_is_killed() -> Result<()> {
 
 #[test]
 fn with_rules_of_nftables_one_of_two_agents_is_killed() -> Result<()> {
-    one_is_killed(Router::Linux, Steering::Nftables)
+    one_is_killed(Router::Linux, Steering::Rules("nftables"))
+}
+
+#[test]
+fn with_rules_of_iptables_one_of_two_agents_is_killed() -> Result<()> {
+    one_is_killed(Router::Linux, Steering::Rules("iptables"))
 }
 
 const CONFIG: &str = "/etc/weir/agent.toml";
@@ -53,8 +58,8 @@ impl Router {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Steering {
     Own(Backend),
-    /// The rules of `router-config nftables`.
-    Nftables,
+    /// The rules that `router-config` prints under this name.
+    Rules(&'static str),
 }
 
 /// A router between customer and internet, where the lab's gateway would be.
@@ -192,7 +197,7 @@ fn start(host: &Host, steering: Steering) -> Result<(WeirAgent, WeirFilter)> {
     let filter = WeirFilter::start_as(host, 0, &filter)?;
     let backend = match steering {
         Steering::Own(backend) => backend,
-        Steering::Nftables => Backend::Tproxy,
+        Steering::Rules(_) => Backend::Tproxy,
     };
     let config = AgentConfig {
         customer_interfaces: vec!["arm0".into()],
@@ -201,10 +206,10 @@ fn start(host: &Host, steering: Steering) -> Result<(WeirAgent, WeirFilter)> {
         customer_lines: "[metrics]\nlisten = [\"[::]:9125\"]\n".into(),
         ..AgentConfig::new(backend).closed()
     };
-    if steering == Steering::Nftables {
+    if let Steering::Rules(recipe) = steering {
         let config = config.to_toml().replace("backend = \"tproxy\"", "backend = \"external\"");
         WeirAgent::configure(host, &config)?;
-        host.sh(&printed(host, &["nftables"])?)?;
+        host.sh(&printed(host, &[recipe])?)?;
         return Ok((WeirAgent::start_with(host, &config)?, filter));
     }
     Ok((WeirAgent::start(host, &config)?, filter))

@@ -36,7 +36,7 @@ lint:
 tested:
 	@scripts/install-deps build
 	@scripts/install-bpf-toolchain
-	@set -m; { scripts/install-deps lab && scripts/install-deps deb && scripts/install-kernels 5.10; } & installing=$$!; \
+	@set -m; { scripts/install-deps tests && scripts/install-kernels 5.10; } & installing=$$!; \
 	    set +m; trap 'kill -- -$$installing 2>/dev/null; exit 130' INT TERM; \
 	    $(MAKE) --no-print-directory lint && cargo build --release --locked --all-targets; compiled=$$?; \
 	    wait $$installing || { echo "what the tests need is not installed: see above" >&2; exit 1; }; exit $$compiled
